@@ -10,6 +10,7 @@
     ├── NotAllowed              the present state forbids it                          change the state first
     ├── Rejected                one reward is not counted (reason says why)           per item, never fails a batch
     ├── StoreUnavailable        the store did not answer                              retry with backoff
+    ├── CorruptStored           what is stored cannot be read                         restore or delete it
     └── Overloaded              a limit on rate, size or streams                      retry later
 """
 
@@ -96,6 +97,12 @@ class StoreUnavailable(BanditError):
     """The store did not answer in time or refused writes. Retry with backoff; nothing is half-done."""
 
     default_reason = "STORE_UNAVAILABLE"
+
+
+class CorruptStored(BanditError):
+    """What the store holds cannot be read. Raised by codecs; servers keep their last-good state."""
+
+    default_reason = "CORRUPT_STORED"
 
 
 class Overloaded(BanditError):

@@ -1,0 +1,134 @@
+"""Snapshot + unit -> decision: a hash, a look-up, an exact propensity; no draw, no store, no failure.
+
+A :class:`Table` is the immutable view of one experiment that a server decides from.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from bandit.ranges import PPM
+from bandit.rng import hash_unit, point_ppm
+from bandit.rollout.state import Allocation, Experiment, State
+
+
+class Reason(StrEnum):
+    """Why the arm was chosen."""
+
+    ASSIGNED = "assigned"
+    NOT_STARTED = "not_started"
+    PAUSED = "paused"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    FALLBACK = "fallback"
+
+
+class Decision(NamedTuple):
+    """``arm`` index, the unit's ``cohort`` index, salted ``unit_hash``, exact ``propensity_ppm``."""
+
+    arm: int
+    cohort: int
+    unit_hash: int
+    propensity_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All that a decision of one experiment needs. ``counted``: decisions enter the ledger."""
+
+    name: str
+    uid: int
+    epoch: int
+    allocation: int
+    arms: tuple[str, ...]
+    starts: tuple[int, ...]
+    owners: tuple[int, ...]
+    shares_ppm: tuple[int, ...]
+    salt: bytes
+    cohort_attribute: str
+    cohorts: Mapping[str, int]
+    reason: Reason
+    counted: bool
+
+    def decide(self, unit: str, attributes: Mapping[str, str]) -> Decision:
+        """The arm of a unit. The same unit gives the same arm while the allocation lives."""
+        unit_hash = hash_unit(self.salt, unit)
+        arm = self.owners[bisect_right(self.starts, point_ppm(unit_hash)) - 1]
+        cohort = self.cohorts.get(attributes.get(self.cohort_attribute, ""), 0) if self.cohorts else 0
+        return Decision(arm, cohort, unit_hash, self.shares_ppm[arm])
+
+
+_REASONS = {
+    State.DRAFT: Reason.NOT_STARTED,
+    State.PAUSED: Reason.PAUSED,
+    State.CONCLUDED: Reason.PROMOTED,
+    State.RUNNING: Reason.ASSIGNED,
+}
+
+
+def compile_table(experiment: Experiment, allocation: Allocation) -> Table:
+    """The table of an experiment under an allocation.
+
+    Raises ValueError when the two do not fit each other (another epoch or number of arms, traffic for a
+    rolled back arm); the caller falls back to :func:`fallback_table`.
+    """
+    arms = experiment.spec.arms
+    shares = allocation.shares_ppm
+    if allocation.epoch != experiment.epoch or len(shares) != len(arms):
+        raise ValueError(
+            f"allocation {allocation.number} of epoch {allocation.epoch} with {len(shares)} arms does not fit "
+            f"epoch {experiment.epoch} with {len(arms)} arms"
+        )
+    if any(share and state.rollback for share, state in zip(shares, experiment.arms, strict=True)):
+        raise ValueError(f"allocation {allocation.number} gives traffic to an arm that is rolled back")
+    reason = _REASONS[experiment.state]
+    if reason is Reason.ASSIGNED and experiment.every_challenger_rolled_back():
+        reason = Reason.ROLLED_BACK
+    cohorts = experiment.spec.cohorts
+    return Table(
+        name=experiment.name,
+        uid=experiment.uid,
+        epoch=experiment.epoch,
+        allocation=allocation.number,
+        arms=tuple(arm.name for arm in arms),
+        starts=allocation.ranges.starts,
+        owners=tuple(each.arm for each in allocation.ranges.owned),
+        shares_ppm=shares,
+        salt=unit_salt(experiment),
+        cohort_attribute=cohorts.attribute if cohorts else "",
+        cohorts={value: index for index, value in enumerate(cohorts.values, start=1)} if cohorts else {},
+        reason=reason,
+        counted=True,
+    )
+
+
+def fallback_table(experiment: Experiment) -> Table:
+    """The table when no allocation can be used: everything to the control, nothing counted."""
+    control = experiment.spec.control_index
+    return Table(
+        name=experiment.name,
+        uid=experiment.uid,
+        epoch=experiment.epoch,
+        allocation=0,
+        arms=tuple(arm.name for arm in experiment.spec.arms),
+        starts=(0,),
+        owners=(control,),
+        shares_ppm=tuple(PPM if index == control else 0 for index in range(len(experiment.spec.arms))),
+        salt=unit_salt(experiment),
+        cohort_attribute="",
+        cohorts={},
+        reason=Reason.FALLBACK,
+        counted=False,
+    )
+
+
+def unit_salt(experiment: Experiment) -> bytes:
+    """16 bytes: the experiment's own salt; in mode ``epoch`` with the epoch mixed in, so that units are drawn anew."""
+    if experiment.spec.unit.mode == "epoch":
+        epoch = experiment.epoch.to_bytes(8, "little")
+        return experiment.salt[:8] + bytes(a ^ b for a, b in zip(experiment.salt[8:], epoch, strict=True))
+    return experiment.salt

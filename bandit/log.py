@@ -1,0 +1,44 @@
+"""Entries of an experiment's log: what the edge appends and the fenced writer folds. Bytes only.
+
+Exposure entry: ``<IIQ`` issuer, epoch, first number, then 8 bytes ``<IHBx`` per decision: allocation, cohort, arm;
+numbers count on from the first without gaps. Reward entry: records of 40 bytes (``bandit.reward``).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+EXPOSURES = b"x"
+REWARDS = b"r"
+EXPOSURE_HEADER = struct.Struct("<IIQ")
+EXPOSURE = struct.Struct("<IHBx")
+START = "0-0"
+
+
+class LogEntry(NamedTuple):
+    """One entry: ``id`` is its place ("milliseconds-sequence"), ``reply`` names who waits for outcomes (or b"")."""
+
+    id: str
+    kind: bytes
+    payload: bytes
+    reply: bytes = b""
+
+    @property
+    def time_ms(self) -> int:
+        """When the log took it, by the log's clock."""
+        return int(self.id.partition("-")[0])
+
+
+class Append(NamedTuple):
+    """One entry to append to an experiment's log."""
+
+    experiment: str
+    kind: bytes
+    payload: bytes
+    reply: bytes = b""
+
+
+def exposure_entry(issuer: int, epoch: int, first: int, records: bytes) -> bytes:
+    """Payload of an exposure entry; ``records`` are packed ``EXPOSURE`` structs."""
+    return EXPOSURE_HEADER.pack(issuer, epoch, first) + records

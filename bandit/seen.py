@@ -1,0 +1,69 @@
+"""What was counted already: marks per (decision, metric), bucketed foreign ids, and exposures per issuer.
+
+Decision numbers are dense per issuer, so a mark has a place: page ``number >> 8``, slot ``number & 255``. A mark
+is 2 bytes: 0 for unseen, else a fingerprint of the value, so that a second, different value is told from a plain
+repeat (missed once in 65,535). One bit would do for counting alone; the other fifteen buy the conflict count.
+Exposures of an issuer come in order, so one number per issuer says which are counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_BITS = 8
+PAGE_SLOTS = 1 << PAGE_BITS
+BUCKET_MS = 3_600_000
+
+Marks = NDArray[np.uint16]
+
+
+class PageKey(NamedTuple):
+    """Which page: issuing server process, metric index, epoch of the decision, page number."""
+
+    issuer: int
+    epoch: int
+    metric: int
+    page: int
+
+
+@dataclass(slots=True)
+class Page:
+    """256 marks; ``newest_ms`` is the latest issue time among them and says when the page can go."""
+
+    newest_ms: int
+    marks: Marks
+
+    @classmethod
+    def empty(cls) -> Page:
+        """A page without marks."""
+        return cls(0, np.zeros(PAGE_SLOTS, np.uint16))
+
+
+class BucketKey(NamedTuple):
+    """Which bucket of foreign ids: hour of the event time, metric index, epoch."""
+
+    hour: int
+    epoch: int
+    metric: int
+
+
+@dataclass(slots=True)
+class Seen:
+    """Everything that was counted and may come again.
+
+    ``foreign``: per bucket, 64-bit keyed id hash -> fingerprint. ``exposed``: per issuer, the number of the
+    next exposure that is not counted yet.
+    """
+
+    pages: dict[PageKey, Page] = field(default_factory=dict)
+    foreign: dict[BucketKey, dict[int, int]] = field(default_factory=dict)
+    exposed: dict[int, int] = field(default_factory=dict)
+
+
+def fingerprint(q: int) -> int:
+    """1 to 65,535 from a scaled value."""
+    return (q * 0x9E3779B97F4A7C15 % (1 << 64) >> 48) % 0xFFFF + 1

@@ -1,0 +1,79 @@
+"""Decision tokens: a decision's own proof, signed by the server that decided, brought back by its rewards.
+
+65 bytes: 49 of fields (little endian) and the first 16 of HMAC-SHA256 over them (RFC 2104; truncation as
+RFC 2104 section 5). No personal data: the unit is a salted hash. Comparison takes constant time.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bandit.errors import Rejected
+from bandit.ids import DecisionId
+
+VERSION = 1
+TAG_BYTES = 16
+_FIELDS = struct.Struct("<BBIIIIQQQIHB")
+TOKEN_BYTES = _FIELDS.size + TAG_BYTES
+
+
+class Claims(NamedTuple):
+    """What a token says: which decision, under which allocation, for which arm, when."""
+
+    experiment_uid: int
+    epoch: int
+    allocation: int
+    issuer: int
+    number: int
+    issued_ms: int
+    unit_hash: int
+    propensity_ppm: int
+    cohort: int
+    arm: int
+
+    @property
+    def decision_id(self) -> DecisionId:
+        """The decision's id."""
+        return DecisionId(self.experiment_uid, self.issuer, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """Signing keys by key id (0 to 255), each 32 bytes; ``newest`` signs, all verify."""
+
+    keys: Mapping[int, bytes]
+    newest: int
+
+    def __post_init__(self) -> None:
+        if self.newest not in self.keys:
+            raise ValueError(f"key {self.newest} that should sign is not in the ring")
+        if any(not 0 <= kid <= 255 or len(key) < 32 for kid, key in self.keys.items()):
+            raise ValueError("a key id is 0 to 255 and a key has at least 32 bytes")
+
+
+def sign(ring: KeyRing, claims: Claims) -> bytes:
+    """The token of these claims, 65 bytes."""
+    body = _FIELDS.pack(VERSION, ring.newest, *claims)
+    return body + hmac.digest(ring.keys[ring.newest], body, "sha256")[:TAG_BYTES]
+
+
+def verify(ring: KeyRing, token: bytes) -> Claims:
+    """The claims of a token that one of our keys signed. Raises Rejected(BAD_TOKEN).
+
+    The reason is one and the same whatever is wrong, so that a forger learns nothing.
+    """
+    if len(token) == TOKEN_BYTES and token[0] == VERSION:
+        key = ring.keys.get(token[1])
+        if key is not None:
+            body = token[: _FIELDS.size]
+            if hmac.compare_digest(hmac.digest(key, body, "sha256")[:TAG_BYTES], token[_FIELDS.size :]):
+                return Claims._make(_FIELDS.unpack(body)[2:])
+    raise Rejected(
+        "the token was not signed by this service, was cut, or its key is retired; "
+        "send the token bytes exactly as the decide reply gave them",
+        reason="BAD_TOKEN",
+    )

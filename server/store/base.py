@@ -1,0 +1,230 @@
+"""What the service asks of a store; two members keep the promise: ``redis`` and ``memory``.
+
+One experiment lives in one slot, so each call below that names one experiment is atomic. Every call may raise
+StoreUnavailable; then nothing or all of it happened, and the caller reads again (writes carry their own fence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from numpy import float64, int64
+from numpy.typing import NDArray
+
+from bandit.ledger import Ledger, Period
+from bandit.log import Append, LogEntry
+from bandit.rollout.audit import AuditRecord
+from bandit.rollout.state import Allocation, Experiment
+from bandit.seen import BucketKey, Page, PageKey, Seen
+from bandit.token import KeyRing
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An experiment as stored. ``generation`` grows with every commit and never goes back.
+
+    ``audit_sequence`` and ``audit_hash`` are those of its newest audit record (0 and GENESIS for none).
+    """
+
+    experiment: Experiment
+    allocation: Allocation
+    generation: int
+    audit_sequence: int
+    audit_hash: str
+
+
+class Fence(NamedTuple):
+    """Right to be the one writer and judge of an experiment; an older token changes nothing."""
+
+    owner: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One compare-and-set of an experiment.
+
+    ``expected_generation`` 0 creates. With a ``fence`` the lease must still be held. ``audit`` (already chained)
+    is appended when given. ``request_id`` is remembered for a day with the revision that resulted.
+    """
+
+    expected_generation: int
+    experiment: Experiment
+    allocation: Allocation
+    audit: AuditRecord | None = None
+    fence: Fence | None = None
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class RewardCounts:
+    """How many rewards met which end in the log, since the experiment exists."""
+
+    applied: int = 0
+    duplicate: int = 0
+    conflict: int = 0
+    late: int = 0
+    rejected: int = 0
+
+
+@dataclass(slots=True)
+class WriterState:
+    """All that the fenced writer of an experiment knows; what the store keeps is exactly this.
+
+    ``sequence`` counts folds and is the fence: a fold is taken only when it is the store's. ``offset``: last log
+    entry folded. ``folded``: accumulators of the guardrails over blocks (see ``bandit.guardrails``), opaque here.
+    """
+
+    sequence: int
+    offset: str
+    ledger: Ledger
+    seen: Seen
+    counts: RewardCounts
+    exposures_lost: int = 0
+    folded: tuple[NDArray[float64], NDArray[int64]] | None = None
+
+
+@dataclass(slots=True)
+class FoldWrite:
+    """What one fold changes, all or nothing: only when the stored sequence is ``expected_sequence``.
+
+    Values are whole (period, page), never increments, so nothing can overflow or be half-added. ``foreign``
+    holds new ids only. ``replies``: reply name -> one outcome byte per reward of that entry.
+    """
+
+    expected_sequence: int
+    offset: str
+    epoch: int
+    counts: RewardCounts
+    exposures_lost: int
+    set_periods: Mapping[int, Period] = field(default_factory=dict)
+    drop_periods: Sequence[int] = ()
+    set_pages: Mapping[PageKey, Page] = field(default_factory=dict)
+    drop_pages: Sequence[PageKey] = ()
+    add_foreign: Mapping[BucketKey, Mapping[int, int]] = field(default_factory=dict)
+    drop_foreign: Sequence[BucketKey] = ()
+    exposed: Mapping[int, int] = field(default_factory=dict)
+    folded: tuple[NDArray[float64], NDArray[int64]] | None = None
+    replies: Mapping[bytes, bytes] = field(default_factory=dict)
+    trim_before_ms: int = 0
+
+
+class Finding(NamedTuple):
+    """One row of the start-up check: what, how it is, what is wanted; ``fatal`` forbids learning."""
+
+    check: str
+    seen: str
+    wanted: str
+    ok: bool
+    fatal: bool
+
+
+class Subscription(Protocol):
+    """Names of experiments that changed, as a hint; messages may be lost."""
+
+    def next(self, timeout_s: float) -> str | None:
+        """The next name, or None after the timeout. Raises StoreUnavailable when the connection is gone."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class ControlStore(Protocol):
+    """Experiments, their state, audit and leases."""
+
+    def version(self) -> int:
+        """A number that grows with every commit or delete of any experiment."""
+
+    def names(self) -> list[str]:
+        """Names of all experiments, sorted."""
+
+    def load(self, name: str) -> Stored | None:
+        """The experiment, or None. Raises CorruptStored when what is stored cannot be read."""
+
+    def load_many(self, names: Sequence[str]) -> dict[str, Stored | Exception]:
+        """Several at once; a broken one is its exception; missing ones are left out."""
+
+    def commit(self, commit: Commit) -> int:
+        """Executes it once and tells every server. Returns the new generation.
+
+        Raises Stale when the generation, or the lease of the fence, moved on; AlreadyExists on create.
+        """
+
+    def delete(self, name: str, expected_generation: int) -> None:
+        """Removes the experiment and all it has. Raises Stale."""
+
+    def revision_of_request(self, name: str, request_id: str) -> int | None:
+        """Revision that the write with this request id led to, or None."""
+
+    def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
+        """Audit records newest first, with sequence below ``before``."""
+
+    def next_uid(self) -> int:
+        """A number for a new experiment, never given twice, 1 to 2**32 - 1."""
+
+    def reserve_issuers(self, count: int) -> int:
+        """First of ``count`` consecutive issuer numbers, never given twice, from 1."""
+
+    def token_keys(self) -> KeyRing:
+        """Keys that sign decision tokens; made at the first call ever."""
+
+    def acquire(self, name: str, owner: str, ttl_ms: int) -> Fence | None:
+        """The lease of an experiment, new or renewed (same owner, same token); None while another holds it."""
+
+    def release(self, name: str, fence: Fence) -> None:
+        """Give the lease up, if it is still held."""
+
+    def beat(self, owner: str, ttl_ms: int) -> None:
+        """Say that a learner is alive."""
+
+    def learner_alive(self) -> bool:
+        """Did any learner say so within its time?"""
+
+    def put_status(self, name: str, status: bytes, fence: Fence) -> bool:
+        """Publish the status of an experiment; False when the lease is lost."""
+
+    def status(self, name: str) -> bytes | None:
+        """The last published status."""
+
+    def subscribe(self) -> Subscription:
+        """Listen for changed experiments."""
+
+    def findings(self) -> list[Finding]:
+        """The start-up check."""
+
+    def now_ms(self) -> int:
+        """The store's clock, Unix milliseconds."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
+class LedgerStore(Protocol):
+    """The log and the ledger of each experiment."""
+
+    def append(self, entries: Sequence[Append]) -> list[str]:
+        """Append entries in order; returns their ids. All are durable as the store is configured.
+
+        On StoreUnavailable some may have been taken; append all again (folding drops repeats).
+        """
+
+    def read(self, offsets: Mapping[str, str], count: int, block_ms: int) -> dict[str, list[LogEntry]]:
+        """Per experiment at most ``count`` entries after its offset; waits up to ``block_ms`` for the first."""
+
+    def behind(self, name: str, offset: str) -> int:
+        """Number of log entries after the offset."""
+
+    def load_writer(self, name: str) -> WriterState | None:
+        """What the last writer left, or None. Raises CorruptStored."""
+
+    def fold(self, name: str, write: FoldWrite) -> bool:
+        """All of the write, or nothing and False when the stored sequence is another. 0 expects nothing stored."""
+
+    def await_reply(self, name: str, reply: bytes, timeout_s: float) -> bytes | None:
+        """Outcome bytes for a reply name, or None after the timeout."""
+
+
+class Store(ControlStore, LedgerStore, Protocol):
+    """Both."""
