@@ -14,6 +14,7 @@ SERVING = (
     "bandit.ranges",
     "bandit.reward",
     "bandit.rng",
+    "bandit.rollout.audit",
     "bandit.rollout.state",
     "bandit.rollout.transitions",
     "bandit.spec",
@@ -21,6 +22,7 @@ SERVING = (
     "server.journal",
     "server.rpc",
     "server.snapshot",
+    "server.store",
 )
 PROBE = """
 import importlib, pkgutil, sys
