@@ -1,0 +1,351 @@
+"""Moves from one state of an experiment to the next: pure, total over states, each refused with a sentence or done.
+
+Traffic leaves an arm at once and goes to the control; it comes back only through the learner's next allocation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bandit.errors import NotAllowed
+from bandit.ranges import Range, Ranges, contiguous, move
+from bandit.rollout.audit import AuditRecord, chained
+from bandit.rollout.state import Allocation, ArmState, Experiment, PastEpoch, Rollback, State, all_to
+from bandit.spec.diff import diff, new_epoch, restarts_guardrails
+from bandit.spec.model import ExperimentSpec
+
+PAST_EPOCHS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What an experiment becomes, the allocation that goes with it, the audit's word for it, and why."""
+
+    experiment: Experiment
+    allocation: Allocation
+    action: str
+    reason: str
+
+
+def create(spec: ExperimentSpec, uid: int, salt: bytes, now_ms: int) -> Transition:
+    """A new experiment in state DRAFT: everything to the control. ``salt`` is 16 random bytes."""
+    experiment = Experiment(
+        name=spec.experiment,
+        uid=uid,
+        epoch=1,
+        revision=1,
+        state=State.DRAFT,
+        spec=spec,
+        salt=salt,
+        arms=tuple(ArmState() for _ in spec.arms),
+        promoted=None,
+        create_time_ms=now_ms,
+        update_time_ms=now_ms,
+    )
+    allocation = Allocation(
+        number=1,
+        epoch=1,
+        time_ms=now_ms,
+        ranges=contiguous(all_to(spec.control_index, len(spec.arms))),
+        centres=_prior_centres(spec),
+        cause="created",
+    )
+    return Transition(experiment, allocation, "created", "")
+
+
+def start(experiment: Experiment, allocation: Allocation, now_ms: int) -> Transition:
+    """DRAFT to RUNNING. Shares stay with the control until the learner's first allocation, moments later."""
+    _need(experiment, "start", State.DRAFT)
+    after = _with_since(_next(experiment, now_ms, state=State.RUNNING), allocation.number + 1)
+    return Transition(after, _to_control(after, allocation, now_ms, "started"), "started", "")
+
+
+def pause(experiment: Experiment, allocation: Allocation, now_ms: int, reason: str = "") -> Transition:
+    """RUNNING to PAUSED: every unit gets the control."""
+    _need(experiment, "pause", State.RUNNING)
+    after = _next(experiment, now_ms, state=State.PAUSED)
+    return Transition(after, _to_control(after, allocation, now_ms, "paused"), "paused", reason)
+
+
+def resume(experiment: Experiment, allocation: Allocation, now_ms: int) -> Transition:
+    """PAUSED to RUNNING; what was learned is kept."""
+    _need(experiment, "resume", State.PAUSED)
+    after = _next(experiment, now_ms, state=State.RUNNING)
+    return Transition(after, _to_control(after, allocation, now_ms, "resumed"), "resumed", "")
+
+
+def roll_back(
+    experiment: Experiment,
+    allocation: Allocation,
+    arm: int,
+    *,
+    actor: str,
+    reason: str,
+    rollback_id: str,
+    now_ms: int,
+) -> Transition:
+    """Take all traffic from a challenger, in any state, until it is cleared or a new build comes.
+
+    A promoted arm can be rolled back too: everything returns to the control and the experiment is PAUSED.
+    """
+    name = experiment.spec.arms[arm].name
+    if arm == experiment.spec.control_index:
+        raise NotAllowed(
+            f"{name} is the control, which everything falls back to; promote another arm or pause instead",
+            reason="CONTROL_CANNOT_ROLL_BACK",
+        )
+    if experiment.arms[arm].rollback is not None:
+        raise NotAllowed(f"{name} is rolled back already", reason="ALREADY_ROLLED_BACK")
+    state = replace(experiment.arms[arm], rollback=Rollback(rollback_id, now_ms, actor, reason), hold_ppm=None)
+    after = _next(experiment, now_ms, arms=_set(experiment.arms, arm, state))
+    if experiment.promoted == arm:
+        after = replace(after, promoted=None, state=State.PAUSED)
+    shares = list(allocation.shares_ppm)
+    freed, shares[arm] = shares[arm], 0
+    shares[experiment.spec.control_index] += freed
+    return Transition(after, _moved(allocation, shares, now_ms, f"{name} rolled back"), "rolled_back", reason)
+
+
+def hold(experiment: Experiment, allocation: Allocation, arm: int, *, reason: str, now_ms: int) -> Transition:
+    """Keep a challenger's share from rising until an operator clears it; shares do not move now."""
+    share = allocation.shares_ppm[arm]
+    state = replace(experiment.arms[arm], hold_ppm=share)
+    after = _next(experiment, now_ms, arms=_set(experiment.arms, arm, state))
+    cause = f"{experiment.spec.arms[arm].name} held at {share} ppm"
+    return Transition(after, _moved(allocation, allocation.shares_ppm, now_ms, cause), "held", reason)
+
+
+def clear_rollback(
+    experiment: Experiment, allocation: Allocation, arm: int, now_ms: int, reason: str = ""
+) -> Transition:
+    """Let a rolled back or held arm have traffic again: a new attempt, judged by new evidence with less alpha."""
+    name = experiment.spec.arms[arm].name
+    state = experiment.arms[arm]
+    if state.rollback is None and state.hold_ppm is None:
+        raise NotAllowed(f"{name} is neither rolled back nor held", reason="NOTHING_TO_CLEAR")
+    cleared = ArmState(attempt=state.attempt + 1, since=allocation.number + 1)
+    after = _next(experiment, now_ms, arms=_set(experiment.arms, arm, cleared))
+    moved = _moved(allocation, allocation.shares_ppm, now_ms, f"{name} cleared")
+    return Transition(after, moved, "rollback_cleared", reason)
+
+
+def promote(experiment: Experiment, allocation: Allocation, arm: int, now_ms: int, reason: str = "") -> Transition:
+    """RUNNING or PAUSED to CONCLUDED: every unit gets this arm; rewards still count in their windows."""
+    _need(experiment, "promote an arm of", State.RUNNING, State.PAUSED)
+    name = experiment.spec.arms[arm].name
+    if experiment.arms[arm].rollback is not None:
+        raise NotAllowed(f"{name} is rolled back; clear the rollback first", reason="ARM_ROLLED_BACK")
+    after = _next(experiment, now_ms, state=State.CONCLUDED, promoted=arm)
+    shares = all_to(arm, len(experiment.arms))
+    return Transition(after, _moved(allocation, shares, now_ms, f"{name} promoted"), "promoted", reason)
+
+
+def reallocate(
+    experiment: Experiment,
+    allocation: Allocation,
+    shares_ppm: Sequence[int],
+    centres: tuple[float, ...],
+    cause: str,
+    now_ms: int,
+) -> Transition:
+    """The learner's next allocation; the experiment itself stays as it is, revision and all."""
+    moved = replace(_moved(allocation, shares_ppm, now_ms, cause), centres=centres)
+    return Transition(experiment, moved, "reallocated", cause)
+
+
+def update(experiment: Experiment, allocation: Allocation, spec: ExperimentSpec, now_ms: int) -> Transition | None:
+    """Replace the spec; None when nothing that matters differs.
+
+    A new epoch (arms, metrics, cohorts or unit changed) begins statistics anew and keeps each unit on its arm
+    as far as that arm is still there. Changed guardrails begin a new attempt of every arm. An arm of the same
+    name and digest keeps its rollback; another digest is another arm. Raises NotAllowed once CONCLUDED.
+    """
+    if not diff(experiment.spec, spec):
+        return None
+    if experiment.state is State.CONCLUDED:
+        raise NotAllowed(
+            f"{experiment.name} is concluded; create a new experiment for the next comparison", reason="CONCLUDED"
+        )
+    if not new_epoch(experiment.spec, spec):
+        after = _next(experiment, now_ms, spec=spec)
+        if restarts_guardrails(experiment.spec, spec):
+            arms = tuple(
+                replace(arm, attempt=arm.attempt + 1, since=allocation.number + 1) for arm in experiment.arms
+            )
+            after = replace(after, arms=arms)
+        moved = _moved(allocation, allocation.shares_ppm, now_ms, "spec updated")
+        return Transition(after, moved, "updated", "")
+    return _begin_epoch(experiment, allocation, spec, now_ms)
+
+
+def _begin_epoch(experiment: Experiment, allocation: Allocation, spec: ExperimentSpec, now_ms: int) -> Transition:
+    old = {arm.name: index for index, arm in enumerate(experiment.spec.arms)}
+    arms = []
+    kept: dict[int, int] = {}
+    for index, arm in enumerate(spec.arms):
+        state = ArmState(since=allocation.number + 1)
+        before = old.get(arm.name)
+        if before is not None:
+            kept[before] = index
+            if experiment.spec.arms[before].digest == arm.digest and not arm.control:
+                was = experiment.arms[before]
+                state = replace(was, attempt=was.attempt + 1, since=allocation.number + 1)
+        arms.append(state)
+    past = (PastEpoch(experiment.epoch, experiment.spec, now_ms), *experiment.past)[:PAST_EPOCHS]
+    after = replace(
+        _next(experiment, now_ms, spec=spec, arms=tuple(arms)),
+        epoch=experiment.epoch + 1,
+        past=past,
+    )
+    ranges = _carry_ranges(allocation.ranges, kept, spec.control_index, len(spec.arms))
+    if after.state is State.RUNNING:
+        # A new build is unproven: it gives its traffic to the control until the learner's next allocation.
+        changed = [
+            index
+            for before, index in kept.items()
+            if experiment.spec.arms[before].digest != spec.arms[index].digest or arms[index].rollback is not None
+        ]
+        ranges = _give_to_control(ranges, changed, spec.control_index)
+    else:
+        ranges = move(ranges, all_to(spec.control_index, len(spec.arms)))
+    moved = Allocation(
+        number=allocation.number + 1,
+        epoch=after.epoch,
+        time_ms=now_ms,
+        ranges=ranges,
+        centres=_prior_centres(spec),
+        cause="new epoch",
+    )
+    return Transition(after, moved, "updated", "arms, metrics, cohorts or unit changed: statistics begin anew")
+
+
+def _carry_ranges(ranges: Ranges, kept: Mapping[int, int], control: int, arms: int) -> Ranges:
+    """The same partition under new arm indexes; ranges of arms that are gone are spread over the arms kept.
+
+    Arms that are still there keep every unit they have.
+    """
+    shares = [0] * arms
+    gone = 0
+    for arm, share in enumerate(ranges.shares_ppm()):
+        if arm in kept:
+            shares[kept[arm]] += share
+        else:
+            gone += share
+    if gone:
+        heirs = [index for index, share in enumerate(shares) if share] or [control]
+        total = sum(shares)
+        parts = [gone * shares[index] // total if total else gone for index in heirs]
+        parts[0] += gone - sum(parts)
+        for index, part in zip(heirs, parts, strict=True):
+            shares[index] += part
+    # An extra arm stands for everything that is gone; moving its share away keeps all others in place.
+    merged: list[Range] = []
+    for low, high, arm in ranges.owned:
+        owner = kept.get(arm, arms)
+        if merged and merged[-1].arm == owner:
+            merged[-1] = Range(merged[-1].low, high, owner)
+        else:
+            merged.append(Range(low, high, owner))
+    moved = move(Ranges.of(arms + 1, merged), (*shares, 0))
+    return Ranges.of(arms, moved.owned)
+
+
+def _give_to_control(ranges: Ranges, arms: Sequence[int], control: int) -> Ranges:
+    shares = list(ranges.shares_ppm())
+    for arm in arms:
+        if arm != control:
+            shares[control] += shares[arm]
+            shares[arm] = 0
+    return move(ranges, shares)
+
+
+def audit_record(
+    before: tuple[Experiment, Allocation] | None,
+    transition: Transition,
+    *,
+    actor: str,
+    sequence: int,
+    previous_hash: str,
+    now_ms: int,
+    verdict: Mapping[str, object] | None = None,
+) -> AuditRecord:
+    """The chained record of a transition; ``sequence`` and ``previous_hash`` are those of the record before."""
+    return chained(
+        AuditRecord(
+            sequence=sequence + 1,
+            time_ms=now_ms,
+            actor=actor,
+            action=transition.action,
+            reason=transition.reason,
+            state_before=before[0].state.value if before else "",
+            state_after=transition.experiment.state.value,
+            shares_before_ppm=before[1].shares_ppm if before else (),
+            shares_after_ppm=transition.allocation.shares_ppm,
+            epoch=transition.experiment.epoch,
+            allocation=transition.allocation.number,
+            verdict=verdict,
+        ),
+        previous_hash,
+    )
+
+
+def _need(experiment: Experiment, verb: str, *allowed: State) -> None:
+    if experiment.state not in allowed:
+        wanted = " or ".join(state.value for state in allowed)
+        raise NotAllowed(
+            f"cannot {verb} {experiment.name}: it is {experiment.state.value}, it must be {wanted}",
+            reason="WRONG_STATE",
+            state=experiment.state.value,
+        )
+
+
+def _next(
+    experiment: Experiment,
+    now_ms: int,
+    *,
+    state: State | None = None,
+    spec: ExperimentSpec | None = None,
+    arms: tuple[ArmState, ...] | None = None,
+    promoted: int | None = None,
+) -> Experiment:
+    return replace(
+        experiment,
+        revision=experiment.revision + 1,
+        update_time_ms=now_ms,
+        state=experiment.state if state is None else state,
+        spec=experiment.spec if spec is None else spec,
+        arms=experiment.arms if arms is None else arms,
+        promoted=experiment.promoted if promoted is None else promoted,
+    )
+
+
+def _with_since(experiment: Experiment, since: int) -> Experiment:
+    return replace(experiment, arms=tuple(replace(arm, since=since) for arm in experiment.arms))
+
+
+def _set(arms: tuple[ArmState, ...], index: int, state: ArmState) -> tuple[ArmState, ...]:
+    return (*arms[:index], state, *arms[index + 1 :])
+
+
+def _moved(allocation: Allocation, shares_ppm: Sequence[int], now_ms: int, cause: str) -> Allocation:
+    return replace(
+        allocation,
+        number=allocation.number + 1,
+        time_ms=max(now_ms, allocation.time_ms),
+        ranges=move(allocation.ranges, shares_ppm),
+        cause=cause,
+    )
+
+
+def _to_control(experiment: Experiment, allocation: Allocation, now_ms: int, cause: str) -> Allocation:
+    return _moved(allocation, all_to(experiment.spec.control_index, len(experiment.arms)), now_ms, cause)
+
+
+def _prior_centres(spec: ExperimentSpec) -> tuple[float, ...]:
+    """Scaled prior means: the best guess of the control's means before any reward."""
+    centres = []
+    for metric in spec.metrics:
+        low, high = metric.range
+        centres.append(0.5 if metric.prior is None else (metric.prior.mean - low) / (high - low))
+    return tuple(centres)
