@@ -91,7 +91,8 @@ class FoldWrite:
     """What one fold changes, all or nothing: only when the stored sequence is ``expected_sequence``.
 
     Values are whole (period, page), never increments, so nothing can overflow or be half-added. ``foreign``
-    holds new ids only. ``replies``: reply name -> one outcome byte per reward of that entry.
+    holds new ids only. ``replies``: reply name -> one outcome byte per reward of that entry. ``drop_allocations``:
+    kept allocations up to this number are written as periods and may go.
     """
 
     expected_sequence: int
@@ -109,6 +110,7 @@ class FoldWrite:
     folded: tuple[NDArray[float64], NDArray[int64]] | None = None
     replies: Mapping[bytes, bytes] = field(default_factory=dict)
     trim_before_ms: int = 0
+    drop_allocations: int = 0
 
 
 class Finding(NamedTuple):
@@ -150,6 +152,12 @@ class ControlStore(Protocol):
         """Executes it once and tells every server. Returns the new generation.
 
         Raises Stale when the generation, or the lease of the fence, moved on; AlreadyExists on create.
+        """
+
+    def allocations(self, name: str, after: int) -> list[Allocation]:
+        """Every allocation ever committed with a number above ``after``, oldest first, as far as it is kept.
+
+        The writer turns each into a period; ``FoldWrite.drop_allocations`` lets go of those it has written.
         """
 
     def delete(self, name: str, expected_generation: int) -> None:
