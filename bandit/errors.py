@@ -58,9 +58,9 @@ class InvalidArgument(BanditError):
         self.violations = tuple(violations)
 
     @classmethod
-    def at(cls, field: str, description: str, **metadata: object) -> InvalidArgument:
+    def at(cls, field: str, description: str) -> InvalidArgument:
         """The usual case: one field is wrong."""
-        return cls(f"{field}: {description}", violations=(Violation(field, description),), **metadata)
+        return cls(f"{field}: {description}", violations=(Violation(field, description),), field=field)
 
 
 class NotFound(BanditError):

@@ -78,7 +78,12 @@ def parse_experiment(resource: str, field: str = "name") -> ExperimentName:
 def parse_arm(resource: str, field: str = "name") -> tuple[ExperimentName, ArmName]:
     """The parts of ``experiments/{experiment}/arms/{arm}``. Raises InvalidArgument."""
     parts = resource.split("/")
-    if len(parts) != 4 or parts[0] != "experiments" or parts[2] != "arms" or not all(map(_NAME.match, parts[1::2])):
+    if (
+        len(parts) != 4
+        or parts[0] != "experiments"
+        or parts[2] != "arms"
+        or not all(map(_NAME.match, parts[1::2]))
+    ):
         raise InvalidArgument.at(
             field, f"{resource!r} is not an arm; write experiments/NAME/arms/ARM, names of {NAME_RULE}"
         )

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -187,7 +188,7 @@ def table(periods: Sequence[Period], layout: Layout) -> PeriodTable:
 def fold_block(periods: Iterable[Period]) -> Period:
     """Fold adjacent mature periods of one epoch into one block. Raises ValueError on anything else."""
     rows = sorted(periods, key=lambda period: period.number)
-    if not rows or any(a.epoch != b.epoch or a.last >= b.number for a, b in zip(rows, rows[1:], strict=False)):
+    if not rows or any(a.epoch != b.epoch or a.last >= b.number for a, b in pairwise(rows)):
         raise ValueError("a block needs periods of one epoch that do not overlap")
     if any(period.end_ms == 0 for period in rows):
         raise ValueError("an open period cannot be folded")

@@ -41,7 +41,9 @@ class Ranges:
         edge = 0
         for low, high, arm in owned:
             if low != edge or high <= low or not 0 <= arm < arms:
-                raise ValueError(f"range [{low}, {high}) of arm {arm} does not continue the partition at {edge}")
+                raise ValueError(
+                    f"range [{low}, {high}) of arm {arm} does not continue the partition at {edge}"
+                )
             edge = high
         if edge != PPM:
             raise ValueError(f"ranges end at {edge}, not at {PPM}")
@@ -129,4 +131,6 @@ def _share_out(free: list[tuple[int, int]], lacks: dict[int, int], owner_at: dic
 
 def _check_shares(shares_ppm: Sequence[int]) -> None:
     if any(share < 0 for share in shares_ppm) or sum(shares_ppm) != PPM:
-        raise ValueError(f"shares {list(shares_ppm)} must be at least 0 and add up to {PPM}, not {sum(shares_ppm)}")
+        raise ValueError(
+            f"shares {list(shares_ppm)} must be at least 0 and add up to {PPM}, not {sum(shares_ppm)}"
+        )

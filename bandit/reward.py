@@ -55,7 +55,9 @@ class RewardEvent:
     unit: str = ""
 
 
-def accept_with_token(experiment: Experiment, claims: Claims, event: RewardEvent, now_ms: int) -> RewardRecord:
+def accept_with_token(
+    experiment: Experiment, claims: Claims, event: RewardEvent, now_ms: int
+) -> RewardRecord:
     """The record of a reward whose token was verified.
 
     Age is taken from the token's issue time, never from the sender's clock. Raises Rejected with reason
@@ -104,7 +106,9 @@ def accept_without_token(experiment: Experiment, key: bytes, event: RewardEvent,
     arm = spec.arm_index(event.arm)
     if arm is None:
         names = ", ".join(each.name for each in spec.arms)
-        raise Rejected(f"arm {event.arm!r} is not in this experiment; its arms are {names}", reason="UNKNOWN_ARM")
+        raise Rejected(
+            f"arm {event.arm!r} is not in this experiment; its arms are {names}", reason="UNKNOWN_ARM"
+        )
     if not event.unit and not event.event_id:
         raise Rejected("without a token a reward needs its unit or an event_id", reason="NO_UNIT")
     _not_in_future(event.event_ms, now_ms)
@@ -121,7 +125,9 @@ def _metric(spec: ExperimentSpec, name: str) -> int:
     if index is None:
         names = ", ".join(each.name for each in spec.metrics)
         raise Rejected(
-            f"metric {name!r} is not in this experiment; its metrics are {names}", reason="UNKNOWN_METRIC", metric=name
+            f"metric {name!r} is not in this experiment; its metrics are {names}",
+            reason="UNKNOWN_METRIC",
+            metric=name,
         )
     return index
 

@@ -64,6 +64,15 @@ class Seen:
     exposed: dict[int, int] = field(default_factory=dict)
 
 
+_MIX = 0x9E3779B97F4A7C15
+
+
 def fingerprint(q: int) -> int:
     """1 to 65,535 from a scaled value."""
-    return (q * 0x9E3779B97F4A7C15 % (1 << 64) >> 48) % 0xFFFF + 1
+    return ((q * _MIX & 0xFFFFFFFFFFFFFFFF) >> 48) % 0xFFFF + 1
+
+
+def fingerprints(q: NDArray[np.uint32]) -> Marks:
+    """:func:`fingerprint` of each scaled value."""
+    mixed = (q.astype(np.uint64) * np.uint64(_MIX)) >> np.uint64(48)
+    return (mixed % np.uint64(0xFFFF) + np.uint64(1)).astype(np.uint16)

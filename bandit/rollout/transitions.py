@@ -97,7 +97,9 @@ def roll_back(
         )
     if experiment.arms[arm].rollback is not None:
         raise NotAllowed(f"{name} is rolled back already", reason="ALREADY_ROLLED_BACK")
-    state = replace(experiment.arms[arm], rollback=Rollback(rollback_id, now_ms, actor, reason), hold_ppm=None)
+    state = replace(
+        experiment.arms[arm], rollback=Rollback(rollback_id, now_ms, actor, reason), hold_ppm=None
+    )
     after = _next(experiment, now_ms, arms=_set(experiment.arms, arm, state))
     if experiment.promoted == arm:
         after = replace(after, promoted=None, state=State.PAUSED)
@@ -130,7 +132,9 @@ def clear_rollback(
     return Transition(after, moved, "rollback_cleared", reason)
 
 
-def promote(experiment: Experiment, allocation: Allocation, arm: int, now_ms: int, reason: str = "") -> Transition:
+def promote(
+    experiment: Experiment, allocation: Allocation, arm: int, now_ms: int, reason: str = ""
+) -> Transition:
     """RUNNING or PAUSED to CONCLUDED: every unit gets this arm; rewards still count in their windows."""
     _need(experiment, "promote an arm of", State.RUNNING, State.PAUSED)
     name = experiment.spec.arms[arm].name
@@ -154,7 +158,9 @@ def reallocate(
     return Transition(experiment, moved, "reallocated", cause)
 
 
-def update(experiment: Experiment, allocation: Allocation, spec: ExperimentSpec, now_ms: int) -> Transition | None:
+def update(
+    experiment: Experiment, allocation: Allocation, spec: ExperimentSpec, now_ms: int
+) -> Transition | None:
     """Replace the spec; None when nothing that matters differs.
 
     A new epoch (arms, metrics, cohorts or unit changed) begins statistics anew and keeps each unit on its arm
@@ -165,7 +171,8 @@ def update(experiment: Experiment, allocation: Allocation, spec: ExperimentSpec,
         return None
     if experiment.state is State.CONCLUDED:
         raise NotAllowed(
-            f"{experiment.name} is concluded; create a new experiment for the next comparison", reason="CONCLUDED"
+            f"{experiment.name} is concluded; create a new experiment for the next comparison",
+            reason="CONCLUDED",
         )
     if not new_epoch(experiment.spec, spec):
         after = _next(experiment, now_ms, spec=spec)
@@ -179,7 +186,9 @@ def update(experiment: Experiment, allocation: Allocation, spec: ExperimentSpec,
     return _begin_epoch(experiment, allocation, spec, now_ms)
 
 
-def _begin_epoch(experiment: Experiment, allocation: Allocation, spec: ExperimentSpec, now_ms: int) -> Transition:
+def _begin_epoch(
+    experiment: Experiment, allocation: Allocation, spec: ExperimentSpec, now_ms: int
+) -> Transition:
     old = {arm.name: index for index, arm in enumerate(experiment.spec.arms)}
     arms = []
     kept: dict[int, int] = {}
@@ -204,7 +213,8 @@ def _begin_epoch(experiment: Experiment, allocation: Allocation, spec: Experimen
         changed = [
             index
             for before, index in kept.items()
-            if experiment.spec.arms[before].digest != spec.arms[index].digest or arms[index].rollback is not None
+            if experiment.spec.arms[before].digest != spec.arms[index].digest
+            or arms[index].rollback is not None
         ]
         ranges = _give_to_control(ranges, changed, spec.control_index)
     else:
@@ -217,7 +227,9 @@ def _begin_epoch(experiment: Experiment, allocation: Allocation, spec: Experimen
         centres=_prior_centres(spec),
         cause="new epoch",
     )
-    return Transition(after, moved, "updated", "arms, metrics, cohorts or unit changed: statistics begin anew")
+    return Transition(
+        after, moved, "updated", "arms, metrics, cohorts or unit changed: statistics begin anew"
+    )
 
 
 def _carry_ranges(ranges: Ranges, kept: Mapping[int, int], control: int, arms: int) -> Ranges:
