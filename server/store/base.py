@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from numpy import float64, int64
 from numpy.typing import NDArray
 
-from bandit.ledger import Ledger, Period
+from bandit.ledger import Layout, Ledger, Period
 from bandit.log import Append, LogEntry
 from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation, Experiment
@@ -90,14 +90,18 @@ class WriterState:
 class FoldWrite:
     """What one fold changes, all or nothing: only when the stored sequence is ``expected_sequence``.
 
-    Values are whole (period, page), never increments, so nothing can overflow or be half-added. ``foreign``
+    Values are whole (period, page), never increments, so nothing can overflow or be half-added. ``add_foreign``
     holds new ids only. ``replies``: reply name -> one outcome byte per reward of that entry. ``drop_allocations``:
-    kept allocations up to this number are written as periods and may go.
+    kept allocations up to this number are written as periods and may go. ``uid`` is the experiment's: a writer that
+    slept through a delete and a new experiment of the same name changes nothing. ``layout`` is of ``epoch``.
+    ``folded`` None leaves what is stored. ``trim_before_ms``: folded log entries older than this go.
     """
 
+    uid: int
     expected_sequence: int
     offset: str
     epoch: int
+    layout: Layout
     counts: RewardCounts
     exposures_lost: int
     set_periods: Mapping[int, Period] = field(default_factory=dict)
@@ -161,7 +165,11 @@ class ControlStore(Protocol):
         """
 
     def delete(self, name: str, expected_generation: int) -> None:
-        """Removes the experiment and all it has. Raises Stale."""
+        """Removes the experiment and all it has. Raises Stale.
+
+        The generation of an experiment that cannot be read is in the metadata of its CorruptStored, 0 when even
+        that is lost; deleting with that number clears it away.
+        """
 
     def revision_of_request(self, name: str, request_id: str) -> int | None:
         """Revision that the write with this request id led to, or None."""
@@ -179,7 +187,10 @@ class ControlStore(Protocol):
         """Keys that sign decision tokens; made at the first call ever."""
 
     def acquire(self, name: str, owner: str, ttl_ms: int) -> Fence | None:
-        """The lease of an experiment, new or renewed (same owner, same token); None while another holds it."""
+        """The lease of an experiment, new or renewed (same owner, same token).
+
+        None while another holds it, and for an experiment that does not exist.
+        """
 
     def release(self, name: str, fence: Fence) -> None:
         """Give the lease up, if it is still held."""
@@ -213,8 +224,9 @@ class LedgerStore(Protocol):
     """The log and the ledger of each experiment."""
 
     def append(self, entries: Sequence[Append]) -> list[str]:
-        """Append entries in order; returns their ids. All are durable as the store is configured.
+        """Append entries in order; returns their ids, all durable as the store is configured.
 
+        The id is "" for an entry whose experiment does not exist (it was deleted): that entry is dropped.
         On StoreUnavailable some may have been taken; append all again (folding drops repeats).
         """
 
@@ -228,7 +240,10 @@ class LedgerStore(Protocol):
         """What the last writer left, or None. Raises CorruptStored."""
 
     def fold(self, name: str, write: FoldWrite) -> bool:
-        """All of the write, or nothing and False when the stored sequence is another. 0 expects nothing stored."""
+        """All of the write, or nothing and False when the stored sequence (0: nothing folded yet) or uid is another.
+
+        Raises CorruptStored, and changes nothing, when a part of what is stored is gone or of another type.
+        """
 
     def await_reply(self, name: str, reply: bytes, timeout_s: float) -> bytes | None:
         """Outcome bytes for a reply name, or None after the timeout."""
