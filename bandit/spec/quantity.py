@@ -49,6 +49,13 @@ def format_duration(seconds: float) -> str:
     return f"{millis // _UNIT_MS[unit]}{unit}"
 
 
+def _duration(value: object) -> float:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise PydanticCustomError("not_a_duration", "{why}", {"why": str(error)}) from None
+
+
 def number(value: object) -> float:
     """A finite float from an int or a float; text and booleans are refused, not converted."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -81,7 +88,7 @@ Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(number), AfterValida
 Value = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST), BeforeValidator(number)]
 Duration = Annotated[
     float,
-    BeforeValidator(parse_duration, json_schema_input_type=Annotated[str, Field(pattern=DURATION_PATTERN)]),
+    BeforeValidator(_duration, json_schema_input_type=Annotated[str, Field(pattern=DURATION_PATTERN)]),
     PlainSerializer(format_duration, return_type=str),
 ]
 

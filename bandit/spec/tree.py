@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import yaml
 
+from bandit.spec.finding import Loc, cut
 from bandit.spec.scalar import resolve
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 MAX_NODES = 20_000
-
-Loc = tuple[str | int, ...]
 
 # Stands in paths for a key that is no scalar.
 _OTHER = "?"
@@ -233,7 +232,7 @@ class _Reader:
             self._fault(
                 loc,
                 mark,
-                f'the key {key} without quotes is not text to every YAML reader; write "{key}"',
+                f'the key {cut(key)} without quotes is not text to every YAML reader; write "{cut(key)}"',
                 hides=True,
             )
 
@@ -255,7 +254,7 @@ class _Reader:
         self._fault(
             self._loc(),
             _mark(event),
-            f"an alias (*{event.anchor}); aliases are not taken: write the value out",
+            f"an alias (*{cut(event.anchor)}); aliases are not taken: write the value out",
             hides=True,
         )
         self._place(UNREAD)
@@ -287,7 +286,7 @@ class _Reader:
             return
         if event.anchor:
             self._fault(
-                loc, _mark(event), f"an anchor (&{event.anchor}); anchors are not taken: leave it out"
+                loc, _mark(event), f"an anchor (&{cut(event.anchor)}); anchors are not taken: leave it out"
             )
         if getattr(event, "tag", None):
             self._fault(

@@ -1,0 +1,196 @@
+"""Rules between the fields of a spec, all reported at once; it judges one spec and knows no older one.
+
+Each finding names the fields its rule read, so that a parser can leave out what only follows from another
+mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bandit.spec.finding import ANY, Finding, Loc, listed, unknown
+from bandit.spec.model import (
+    Arm,
+    ExperimentSpec,
+    Guardrail,
+    Metric,
+    MetricKind,
+    Term,
+)
+from bandit.spec.shares import share_findings
+
+OTHER_COHORT = "other"
+
+
+def check(spec: ExperimentSpec) -> list[tuple[Loc, str]]:
+    """Every broken rule as (path, sentence); empty when the spec is right."""
+    return [(finding.loc, finding.sentence) for finding in findings(spec)]
+
+
+def findings(spec: ExperimentSpec) -> Iterator[Finding]:
+    """Every broken rule, in the order of the file's sections."""
+    yield from _control(spec.arms)
+    for section, kind, names in (
+        ("arms", "arm", [arm.name for arm in spec.arms]),
+        ("metrics", "metric", [metric.name for metric in spec.metrics]),
+        ("guardrails", "guardrail", [guardrail.name for guardrail in spec.guardrails]),
+    ):
+        yield from _unique(section, "name", names, f"a second {kind} of this name")
+    yield from _digests(spec.arms)
+    yield from _ranges(spec.metrics)
+    yield from _objective(spec.objective, {metric.name: metric for metric in spec.metrics})
+    yield from share_findings(spec)
+    yield from _cohorts(spec)
+    for index, guardrail in enumerate(spec.guardrails):
+        yield from _guardrail(index, guardrail, spec.metrics)
+    yield from _repeated_guardrails(spec.guardrails)
+
+
+def _control(arms: Sequence[Arm]) -> Iterator[Finding]:
+    reads: tuple[Loc, ...] = (("arms", ANY, "control"),)
+    controls = [index for index, arm in enumerate(arms) if arm.control]
+    if not controls:
+        yield Finding(
+            ("arms",),
+            "no arm is the control, to which everything falls back; "
+            f"add control: true to one of {listed(arm.name for arm in arms)}",
+            reads,
+        )
+    for index in controls[1:]:
+        yield Finding(
+            ("arms", index, "control"),
+            f"{arms[index].name} is a second control, next to {arms[controls[0]].name}; "
+            "exactly one arm is the control: take control off one of them",
+            reads,
+        )
+
+
+def _unique(section: str, field: str, names: Sequence[str], what: str) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if first.setdefault(name, index) != index:
+            yield Finding(
+                (section, index, field),
+                f"{name!r} is {what}, the first is {section}.{first[name]}; give each its own",
+                ((section, first[name], field), (section, index, field)),
+            )
+
+
+def _digests(arms: Sequence[Arm]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, arm in enumerate(arms):
+        if arm.digest and first.setdefault(arm.digest, index) != index:
+            twin = first[arm.digest]
+            yield Finding(
+                ("arms", index, "digest"),
+                f"{arm.name} has the same digest as {arms[twin].name}, so both serve one build; "
+                "give each arm the digest of its own build, or leave it out",
+                (("arms", index, "digest"), ("arms", twin, "digest")),
+            )
+
+
+def _ranges(metrics: Sequence[Metric]) -> Iterator[Finding]:
+    for index, metric in enumerate(metrics):
+        if metric.kind is MetricKind.GAUSSIAN and "range" not in metric.model_fields_set:
+            yield Finding(
+                ("metrics", index, "range"),
+                f"missing; a gaussian metric such as {metric.name} needs the lowest and highest legal value, "
+                "outside of which a reward is rejected: add range: [low, high]",
+                (("metrics", index, "range"), ("metrics", index, "kind")),
+            )
+
+
+def _objective(terms: Sequence[Term], metrics: dict[str, Metric]) -> Iterator[Finding]:
+    yield from _unique("objective", "metric", [term.metric for term in terms], "a second term of this metric")
+    for index, term in enumerate(terms):
+        loc: Loc = ("objective", index, "metric")
+        metric = metrics.get(term.metric)
+        if metric is None:
+            yield Finding(
+                loc, unknown(term.metric, list(metrics), "a metric"), (loc, ("metrics", ANY, "name"))
+            )
+        elif term.scale and (term.scale[1] <= metric.range[0] or term.scale[0] >= metric.range[1]):
+            yield Finding(
+                ("objective", index, "scale"),
+                f"{_span(term.scale)} does not overlap the range {_span(metric.range)} of {term.metric}, so all "
+                "rewards would count the same; write a scale inside the range",
+                (loc, ("objective", index, "scale"), ("metrics", ANY, "name"), ("metrics", ANY, "range")),
+            )
+
+
+def _cohorts(spec: ExperimentSpec) -> Iterator[Finding]:
+    if spec.cohorts is None:
+        return
+    first: dict[str, int] = {}
+    for index, value in enumerate(spec.cohorts.values):
+        loc: Loc = ("cohorts", "values", index)
+        if value == OTHER_COHORT:
+            yield Finding(
+                loc, f"{value!r} is the cohort of all values that are not listed; leave it out", (loc,)
+            )
+        if first.setdefault(value, index) != index:
+            yield Finding(
+                loc,
+                f"{value!r} is listed twice, first as cohorts.values.{first[value]}; leave one out",
+                (loc, ("cohorts", "values", first[value])),
+            )
+
+
+def _guardrail(index: int, guardrail: Guardrail, metrics: Sequence[Metric]) -> Iterator[Finding]:
+    at: Loc = ("guardrails", index)
+    kind: Loc = (*at, "kind")
+    names: Loc = ("metrics", ANY, "name")
+    metric = next((metric for metric in metrics if metric.name == guardrail.metric), None)
+    if metric is None:
+        yield Finding(
+            (*at, "metric"),
+            unknown(guardrail.metric, [each.name for each in metrics], "a metric"),
+            ((*at, "metric"), names),
+        )
+    against_limit = guardrail.kind != "harm"
+    if against_limit and guardrail.limit is None:
+        yield Finding(
+            (*at, "limit"),
+            f"missing; {guardrail.kind} compares the share of bad outcomes with it: add one, for example 0.02",
+            (kind, (*at, "limit")),
+        )
+    if not against_limit and guardrail.limit is not None:
+        yield Finding(
+            (*at, "limit"),
+            f"limit {guardrail.limit:g} with kind harm, which compares with the control; leave limit out and "
+            "write margin (1.1 tolerates 10 % more harm), or write kind: rate_limit",
+            (kind, (*at, "limit")),
+        )
+    if against_limit and metric and metric.kind is not MetricKind.BERNOULLI:
+        yield Finding(
+            (*at, "metric"),
+            f"{guardrail.kind} on {metric.name}, which is {metric.kind}; it counts bad outcomes of a "
+            "bernoulli metric: name one, or write kind: harm",
+            (kind, (*at, "metric"), names, ("metrics", ANY, "kind")),
+        )
+    for key, owner in (("margin", "harm"), ("tail", "breaker")):
+        value = getattr(guardrail, key)
+        if guardrail.kind != owner and value != Guardrail.model_fields[key].default:
+            yield Finding(
+                (*at, key),
+                f"{key} {value:g} with kind {guardrail.kind}, which does not use it; leave {key} out, "
+                f"or write kind: {owner}",
+                (kind, (*at, key)),
+            )
+
+
+def _repeated_guardrails(guardrails: Sequence[Guardrail]) -> Iterator[Finding]:
+    first: dict[tuple[object, ...], int] = {}
+    for index, each in enumerate(guardrails):
+        key = (each.kind, each.metric, each.limit, each.margin, each.tail)
+        twin = first.setdefault(key, index)
+        if twin != index and guardrails[twin].name != each.name:
+            yield Finding(
+                ("guardrails", index),
+                f"{each.name} checks the same as {guardrails[twin].name}, which makes both slower; remove one",
+                (("guardrails", index), ("guardrails", twin)),
+            )
+
+
+def _span(pair: tuple[float, float]) -> str:
+    return f"[{pair[0]:g}, {pair[1]:g}]"
