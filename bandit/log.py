@@ -14,6 +14,8 @@ REWARDS = b"r"
 EXPOSURE_HEADER = struct.Struct("<IIQ")
 EXPOSURE = struct.Struct("<IHBx")
 START = "0-0"
+# One byte per reward in a reply; 0 is none yet.
+OUTCOME_APPLIED, OUTCOME_DUPLICATE, OUTCOME_CONFLICT, OUTCOME_LATE, OUTCOME_REJECTED = 1, 2, 3, 4, 5
 
 
 class LogEntry(NamedTuple):
