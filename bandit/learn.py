@@ -13,9 +13,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.kernels.fold import CONFLICT, DUPLICATE, LATE, REJECTED, count_exposures, fold_rewards
+from bandit.kernels.fold import count_exposures, fold_rewards
 from bandit.ledger import COLUMNS, Cells, Layout, Ledger, Period
-from bandit.log import EXPOSURE_HEADER, EXPOSURES, REWARDS, LogEntry
+from bandit.log import (
+    EXPOSURE_HEADER,
+    EXPOSURES,
+    OUTCOME_CONFLICT,
+    OUTCOME_DUPLICATE,
+    OUTCOME_LATE,
+    OUTCOME_REJECTED,
+    REWARDS,
+    LogEntry,
+)
 from bandit.reward import CLOCK_SLACK_S, RECORD_BYTES
 from bandit.rollout.state import Allocation, Experiment
 from bandit.seen import (
@@ -127,9 +136,11 @@ def fold(entries: Sequence[LogEntry], experiment: Experiment, ledger: Ledger, se
         elif entry.kind == REWARDS and entry.payload and len(entry.payload) % RECORD_BYTES == 0:
             rewards.append(entry)
         else:
-            folding.outcomes[REJECTED] += max(len(entry.payload) // RECORD_BYTES, 1)
+            folding.outcomes[OUTCOME_REJECTED] += max(len(entry.payload) // RECORD_BYTES, 1)
             if entry.reply:
-                folding.replies[entry.reply] = bytes([REJECTED]) * max(len(entry.payload) // RECORD_BYTES, 1)
+                folding.replies[entry.reply] = bytes([OUTCOME_REJECTED]) * max(
+                    len(entry.payload) // RECORD_BYTES, 1
+                )
     if rewards:
         _fold_rewards(rewards, experiment, places, seen, folding)
     return folding
@@ -175,7 +186,7 @@ def _exposures(entry: LogEntry) -> Records | None:
 def _fold_exposures(entry: LogEntry, places: _Places, seen: Seen, folding: Folding) -> None:
     records = _exposures(entry)
     if records is None:
-        folding.outcomes[REJECTED] += 1
+        folding.outcomes[OUTCOME_REJECTED] += 1
         return
     issuer, _, first = EXPOSURE_HEADER.unpack_from(entry.payload)
     expected = seen.exposed.get(issuer, 0)
@@ -210,7 +221,7 @@ def _fold_rewards(
     log_ms = np.repeat(np.array([entry.time_ms for entry in entries], np.int64), counts)
     outcome = np.zeros(len(records), np.uint8)
     _judge_age(records, log_ms, experiment, outcome)
-    outcome[records["q"] > Q_LIMIT] = REJECTED
+    outcome[records["q"] > Q_LIMIT] = OUTCOME_REJECTED
     cell, bases, width = _cells(records, places, outcome)
     if (foreign := np.flatnonzero((records["issuer"] == 0) & (outcome == 0))).size:
         _mark_foreign(records, foreign, seen, folding, outcome)
@@ -226,18 +237,18 @@ def _fold_rewards(
 def _judge_age(
     records: Records, log_ms: NDArray[np.int64], experiment: Experiment, outcome: NDArray[np.uint8]
 ) -> None:
-    """Set LATE and REJECTED where the window was closed when the log took it, or the epoch is forgotten."""
+    """Set late and rejected where the window was closed when the log took it, or the epoch is forgotten."""
     for epoch in np.unique(records["epoch"]):
         rows = records["epoch"] == epoch
         spec = experiment.spec_of(int(epoch))
         if spec is None:
-            outcome[rows] = REJECTED
+            outcome[rows] = OUTCOME_REJECTED
             continue
         windows = np.array([m.attribution_window + CLOCK_SLACK_S for m in spec.metrics]) * 1000
         known = rows & (records["metric"] < len(windows))
-        outcome[rows & ~known] = REJECTED
+        outcome[rows & ~known] = OUTCOME_REJECTED
         age = log_ms[known] - records["issued_ms"][known].astype(np.int64)
-        outcome[known] = np.where(age > windows[records["metric"][known]], LATE, 0)
+        outcome[known] = np.where(age > windows[records["metric"][known]], OUTCOME_LATE, 0)
 
 
 def _cells(
@@ -252,7 +263,7 @@ def _cells(
         rows = numbers == number
         period = places.period(int(number))
         if period is None:
-            outcome[rows & (outcome == 0)] = REJECTED
+            outcome[rows & (outcome == 0)] = OUTCOME_REJECTED
             continue
         layout = period.cells.layout
         fits = (
@@ -261,7 +272,7 @@ def _cells(
             & (records["metric"] < layout.metrics)
             & (records["epoch"] == period.epoch)
         )
-        outcome[rows & ~fits & (outcome == 0)] = REJECTED
+        outcome[rows & ~fits & (outcome == 0)] = OUTCOME_REJECTED
         if period.number not in bases:
             bases[period.number] = (period, width)
             width += layout.cohorts * layout.arms * layout.metrics
@@ -286,7 +297,7 @@ def _mark_foreign(
             bucket[number] = mark
             folding.foreign.setdefault(key, {})[number] = mark
         else:
-            outcome[row] = DUPLICATE if before == mark else CONFLICT
+            outcome[row] = OUTCOME_DUPLICATE if before == mark else OUTCOME_CONFLICT
 
 
 def _add(
@@ -311,7 +322,7 @@ def _add(
     tokenless = live & (records["issuer"] == 0)
     sums = np.zeros((max(width, 1), COLUMNS), np.int64)
     q = records["q"].astype(np.int64)
-    tokens = np.where(tokenless, REJECTED, outcome).astype(np.uint8)
+    tokens = np.where(tokenless, OUTCOME_REJECTED, outcome).astype(np.uint8)
     fold_rewards(row, slot, fingerprints(records["q"]), cell, q, pages, sums, tokens)
     outcome[~tokenless] = tokens[~tokenless]
     if tokenless.any():  # their marks were tested by id; here each only needs adding

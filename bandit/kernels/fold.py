@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from bandit.kernels.jit import kernel
 from numpy.typing import NDArray
 
-APPLIED, DUPLICATE, CONFLICT, LATE, REJECTED = 1, 2, 3, 4, 5
+from bandit.kernels.jit import kernel
+from bandit.log import OUTCOME_APPLIED, OUTCOME_CONFLICT, OUTCOME_DUPLICATE
+
 LIMB_BITS = 30
 LIMB_MASK = (1 << LIMB_BITS) - 1
 
@@ -34,10 +35,10 @@ def fold_rewards(
             continue
         seen = pages[row[i], slot[i]]
         if seen != 0:
-            outcome[i] = DUPLICATE if seen == mark[i] else CONFLICT
+            outcome[i] = OUTCOME_DUPLICATE if seen == mark[i] else OUTCOME_CONFLICT
             continue
         pages[row[i], slot[i]] = mark[i]
-        outcome[i] = APPLIED
+        outcome[i] = OUTCOME_APPLIED
         square = q[i] * q[i]
         c = cell[i]
         sums[c, 0] += 1

@@ -1,0 +1,169 @@
+"""Read -> judge -> move: what an experiment's evidence asks for now. It decides; committing is the caller's.
+
+Order of a look: guardrails first; a rollback or hold goes out at once; otherwise, while the experiment runs, the
+next allocation when the weights moved enough or the period is old enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from bandit.allocate import Proposal, propose
+from bandit.guardrails.base import ArmStanding, Folded, Verdict
+from bandit.guardrails.judge import judge
+from bandit.rollout.rollback import Kind, decisions
+
+from bandit.ledger import FloatArray, PeriodTable
+from bandit.ranges import PPM
+from bandit.reading import Reading, read
+from bandit.rollout.state import Allocation, Experiment, State
+from bandit.rollout.transitions import Transition, hold, reallocate, roll_back
+from bandit.spec.model import ExperimentSpec
+
+EVIDENCE = "evidence"
+FRESH_STARTS = frozenset({"created", "started", "resumed", "new epoch"})
+MOVED_ENOUGH = 0.01
+PERIODS_IN_WINDOW = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at one experiment: what was read, judged and proposed, and the move that follows (if any)."""
+
+    now_ms: int
+    table: PeriodTable
+    reading: Reading
+    verdicts: tuple[Verdict, ...]
+    proposal: Proposal
+    transition: Transition | None
+    actor: str
+    verdict: dict[str, object] | None
+
+
+def look(
+    experiment: Experiment, allocation: Allocation, table: PeriodTable, folded: Folded, now_ms: int
+) -> Look:
+    """Judge and propose. Pure; ``now_ms`` is the time up to which the log has been folded."""
+    spec = experiment.spec
+    reading = read(table, spec, now_ms)
+    arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in experiment.arms]
+    verdicts = judge(spec, table, folded, arms, now_ms)
+    fresh = allocation.cause in FRESH_STARTS
+    proposal = propose(
+        spec,
+        reading,
+        np.array(experiment.live(), np.bool_),
+        [arm.hold_ppm for arm in experiment.arms],
+        None if fresh else allocation.shares_ppm,
+        max((now_ms - allocation.time_ms) / 1000, 0.0),
+        expected_requests(table, spec, now_ms),
+    )
+    transition, verdict = _safety(experiment, allocation, verdicts, now_ms)
+    actor = f"guardrail/{verdict.guardrail}" if verdict else "learner"
+    if transition is None and experiment.state is State.RUNNING and _due(spec, allocation, proposal, now_ms):
+        centres = control_centres(table, spec, allocation.centres)
+        transition = reallocate(experiment, allocation, proposal.shares_ppm, centres, EVIDENCE, now_ms)
+    return Look(
+        now_ms=now_ms,
+        table=table,
+        reading=reading,
+        verdicts=verdicts,
+        proposal=proposal,
+        transition=transition,
+        actor=actor,
+        verdict=verdict_values(verdict, spec) if verdict else None,
+    )
+
+
+def _safety(
+    experiment: Experiment, allocation: Allocation, verdicts: tuple[Verdict, ...], now_ms: int
+) -> tuple[Transition | None, Verdict | None]:
+    """The first rollback, else the first new hold, that the verdicts ask for."""
+    arms = [(arm.rollback is not None, arm.hold_ppm is not None) for arm in experiment.arms]
+    asked = [
+        each
+        for each in decisions(verdicts)
+        if not arms[each.arm][0] and not (each.kind is Kind.HOLD and arms[each.arm][1])
+    ]
+    for each in sorted(asked, key=lambda decision: decision.kind is not Kind.ROLL_BACK):
+        verdict = each.verdict
+        if each.kind is Kind.ROLL_BACK:
+            identity = f"{experiment.uid:x}-{experiment.revision:x}-{each.arm}"
+            return (
+                roll_back(
+                    experiment,
+                    allocation,
+                    each.arm,
+                    actor=f"guardrail/{verdict.guardrail}",
+                    reason=verdict.message,
+                    rollback_id=identity,
+                    now_ms=now_ms,
+                ),
+                verdict,
+            )
+        if each.kind is Kind.HOLD:
+            return hold(experiment, allocation, each.arm, reason=verdict.message, now_ms=now_ms), verdict
+    return None, None
+
+
+def _due(spec: ExperimentSpec, allocation: Allocation, proposal: Proposal, now_ms: int) -> bool:
+    """Is the next allocation worth a new period now?
+
+    At once after anything but an allocation by evidence; else after the least interval when at least 1 % of
+    traffic would move, and anyhow when the period is at its greatest age, so that it can mature.
+    """
+    if allocation.cause != EVIDENCE:
+        return True
+    age_s = (now_ms - allocation.time_ms) / 1000
+    if age_s >= longest_period_s(spec):
+        return True
+    pairs = zip(proposal.shares_ppm, allocation.shares_ppm, strict=True)
+    moved = sum(abs(after - before) for after, before in pairs) / (2 * PPM)
+    return age_s >= shortest_period_s(spec) and moved >= MOVED_ENOUGH
+
+
+def longest_period_s(spec: ExperimentSpec) -> float:
+    """Greatest life of an allocation: a quarter of the shortest attribution window, within 2 s and 10 min."""
+    return min(max(min(metric.attribution_window for metric in spec.metrics) / 4, 2.0), 600.0)
+
+
+def shortest_period_s(spec: ExperimentSpec) -> float:
+    """Least life of an allocation by evidence: keeps about 3,000 periods in the longest window, 1 s to 60 s."""
+    longest = max(metric.attribution_window for metric in spec.metrics)
+    return min(max(longest / PERIODS_IN_WINDOW, 1.0), 60.0)
+
+
+def expected_requests(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> float:
+    """Requests that the next allocation will probably serve, from the latest periods that are not blocks."""
+    rows = np.flatnonzero(~table.block)[-8:]
+    if not rows.size:
+        return 1.0
+    since_ms = now_ms - int(table.start_ms[rows[0]])
+    rate = float(table.assigned[rows].sum()) / max(since_ms / 1000, 1.0)
+    return max(rate * longest_period_s(spec), 1.0)
+
+
+def control_centres(table: PeriodTable, spec: ExperimentSpec, before: tuple[float, ...]) -> tuple[float, ...]:
+    """The control's mean of each metric so far, scaled; where it has none, what stood before.
+
+    Frozen into the next period, so it is predictable: it depends on earlier rewards only.
+    """
+    control = spec.control_index
+    n: FloatArray = table.n[:, control, :].sum(axis=0)
+    s1: FloatArray = table.s1[:, control, :].sum(axis=0)
+    return tuple(
+        float(total / count) if count > 0 else old for total, count, old in zip(s1, n, before, strict=True)
+    )
+
+
+def verdict_values(verdict: Verdict, spec: ExperimentSpec) -> dict[str, object]:
+    """A verdict as plain values, for the audit."""
+    values = asdict(verdict)
+    values["arm"] = spec.arms[verdict.arm].name
+    values["outcome"] = str(verdict.outcome)
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,155 @@
+"""The status of an experiment as its learner sees it, in the words of the wire."""
+
+from __future__ import annotations
+
+import numpy as np
+from bandit.guardrails.base import Verdict
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bandit.ids import arm_resource, experiment_resource
+from bandit.ledger import ONE, S1, Ledger, N
+from bandit.rollout.state import Allocation, Experiment, State
+from bandit.v1 import experiment_pb2, spec_pb2
+from server.control.judge import Look
+from server.store.base import RewardCounts, Stored
+
+STATES = {
+    State.DRAFT: experiment_pb2.EXPERIMENT_STATE_DRAFT,
+    State.RUNNING: experiment_pb2.EXPERIMENT_STATE_RUNNING,
+    State.PAUSED: experiment_pb2.EXPERIMENT_STATE_PAUSED,
+    State.CONCLUDED: experiment_pb2.EXPERIMENT_STATE_CONCLUDED,
+}
+
+
+def status_of(
+    stored: Stored,
+    look: Look,
+    ledger: Ledger,
+    counts: RewardCounts,
+    exposures_lost: int,
+    behind: int,
+    warnings: list[str],
+) -> experiment_pb2.ExperimentStatus:
+    """Everything an operator asks, after a look."""
+    experiment, allocation = stored.experiment, stored.allocation
+    totals = ledger.totals()
+    exposures = totals.exposures.sum(axis=0)
+    return experiment_pb2.ExperimentStatus(
+        name=experiment_resource(experiment.name),
+        state=STATES[experiment.state],
+        epoch=experiment.epoch,
+        allocation=_allocation(allocation),
+        arms=[
+            _arm(experiment, allocation, look, totals.sums.sum(axis=0), exposures, k)
+            for k in range(len(exposures))
+        ],
+        verdicts=[_verdict(verdict, experiment) for verdict in look.verdicts],
+        rewards=experiment_pb2.RewardCounts(
+            applied=counts.applied,
+            duplicate=counts.duplicate,
+            conflict=counts.conflict,
+            late=counts.late,
+            rejected=counts.rejected,
+        ),
+        exposures=int(exposures.sum()),
+        exposures_lost=exposures_lost,
+        evaluation_time=_time(look.now_ms),
+        log_entries_behind=behind,
+        periods=len(ledger.periods),
+        warnings=warnings,
+        etag=experiment.etag,
+    )
+
+
+def _allocation(allocation: Allocation) -> experiment_pb2.Allocation:
+    return experiment_pb2.Allocation(
+        number=allocation.number,
+        time=_time(allocation.time_ms),
+        shares_ppm=allocation.shares_ppm,
+        cause=allocation.cause,
+    )
+
+
+def _arm(
+    experiment: Experiment,
+    allocation: Allocation,
+    look: Look,
+    sums: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    exposures: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    index: int,
+) -> experiment_pb2.ArmStatus:
+    arm, proposal = experiment.spec.arms[index], look.proposal
+    floor, cap, _ = experiment.spec.bounds_ppm(index)
+    metrics = []
+    for m, metric in enumerate(experiment.spec.metrics):
+        low, high = metric.range
+        n, s1 = int(sums[index, m, N]), int(sums[index, m, S1])
+        metrics.append(
+            experiment_pb2.MetricStatus(
+                metric=metric.name,
+                n=n,
+                mean=low + (high - low) * s1 / (n * ONE) if n else 0.0,
+                posterior_mean=float(proposal.mean[index, m]),
+                posterior_low=float(proposal.low[index, m]),
+                posterior_high=float(proposal.high[index, m]),
+            )
+        )
+    return experiment_pb2.ArmStatus(
+        arm=arm.name,
+        control=arm.control,
+        share_ppm=allocation.shares_ppm[index],
+        floor_ppm=floor,
+        cap_ppm=cap,
+        exposures=int(exposures[index]),
+        p_best=float(proposal.p_best[index]),
+        expected_loss=float(proposal.expected_loss[index]),
+        utility_mean=float(proposal.utility_mean[index]),
+        utility_sd=float(proposal.utility_sd[index]),
+        metrics=metrics,
+        state=_arm_state(experiment, index),
+    )
+
+
+def _arm_state(experiment: Experiment, index: int) -> experiment_pb2.ArmState:
+    state = experiment.arms[index]
+    message = experiment_pb2.ArmState(
+        name=arm_resource(experiment.name, experiment.spec.arms[index].name),
+        attempt=state.attempt,
+        since_allocation=state.since,
+    )
+    if state.hold_ppm is not None:
+        message.hold_ppm = state.hold_ppm
+    if state.rollback is not None:
+        message.rollback.CopyFrom(
+            experiment_pb2.Rollback(
+                id=state.rollback.id,
+                time=_time(state.rollback.time_ms),
+                actor=state.rollback.actor,
+                reason=state.rollback.reason,
+            )
+        )
+    return message
+
+
+def _verdict(verdict: Verdict, experiment: Experiment) -> experiment_pb2.Verdict:
+    return experiment_pb2.Verdict(
+        guardrail=verdict.guardrail,
+        arm=experiment.spec.arms[verdict.arm].name,
+        outcome=experiment_pb2.Outcome.Value(f"OUTCOME_{verdict.outcome.name}"),
+        log_e=verdict.log_e,
+        log_threshold=verdict.log_threshold,
+        log_e_safe=verdict.log_e_safe,
+        log_threshold_safe=verdict.log_threshold_safe,
+        n=verdict.n,
+        n_control=verdict.n_control,
+        observed=verdict.observed,
+        reference=verdict.reference,
+        action=spec_pb2.GuardrailAction.Value(f"GUARDRAIL_ACTION_{verdict.action.upper()}"),
+        message=verdict.message,
+    )
+
+
+def _time(time_ms: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMilliseconds(time_ms)
+    return stamp

@@ -1,0 +1,279 @@
+"""The learner's loop: leases -> log -> fold -> look -> commit -> status, for every experiment whose lease it holds.
+
+One thread, one experiment after the other; a fault of one experiment drops its writer and leaves the others alone.
+What is not known to be in the store is thrown away and read again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from bandit.errors import BanditError, CorruptStored, Stale, StoreUnavailable
+from bandit.log import LogEntry
+from bandit.rollout.transitions import audit_record
+from server.clock import Clock
+from server.control.judge import Look, look
+from server.control.lease import Leases
+from server.control.status import status_of
+from server.learner import Writer
+from server.store.base import Commit, Store, Stored
+
+log = structlog.get_logger(__name__)
+
+
+class Telemetry(Protocol):
+    """What the loop counts; see ``server.telemetry`` for the names."""
+
+    def folded(self, entries: int, rewards: int, exposures: int, seconds: float) -> None:
+        """One fold was written."""
+
+    def committed(self, action: str) -> None:
+        """One transition was committed."""
+
+    def evaluated(self, experiment: str, behind: int, outcomes: dict[str, int]) -> None:
+        """One look was taken."""
+
+    def leases(self, held: int) -> None:
+        """So many leases are held."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How the loop paces itself; seconds and counts."""
+
+    owner: str
+    lease_ttl_s: float = 5.0
+    tick_s: float = 0.25
+    housekeeping_s: float = 1.0
+    read_count: int = 500
+    block_s: float = 0.02
+    retry_s: float = 1.0
+    parked_s: float = 5.0
+
+
+class LearnerLoop:
+    """Runs until told to stop. ``step`` is one turn and may be driven by tests with their own clock."""
+
+    def __init__(self, store: Store, clock: Clock, settings: LoopSettings, telemetry: Telemetry) -> None:
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._telemetry = telemetry
+        self._leases = Leases(store, clock, settings.owner, int(settings.lease_ttl_s * 1000))
+        self._writers: dict[str, Writer] = {}
+        self._parked: dict[str, tuple[float, str]] = {}
+        self._ticked: dict[str, float] = {}
+        self._version = -1
+        self._kept_s = float("-inf")
+
+    @property
+    def writers(self) -> dict[str, Writer]:
+        """Writers by experiment, for those who look on."""
+        return self._writers
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn until ``stop``; then give the leases up."""
+        while not stop.is_set():
+            try:
+                self.step()
+            except StoreUnavailable as error:
+                log.warning("store_lost", reason=str(error))
+                self._writers.clear()
+                self._version = -1
+                stop.wait(self._settings.retry_s)
+        self._leases.release_all()
+
+    def step(self) -> None:
+        """One turn. Raises StoreUnavailable; the writers are then to be thrown away."""
+        if self._clock.monotonic_s() - self._kept_s >= self._settings.housekeeping_s:
+            self._keep_house()
+        self._take_commits()
+        offsets = {name: writer.state.offset for name, writer in self._writers.items()}
+        batches: dict[str, list[LogEntry]] = {}
+        if offsets:
+            batches = self._store.read(offsets, self._settings.read_count, int(self._settings.block_s * 1000))
+        else:
+            self._clock.sleep(self._settings.block_s)
+        for name, entries in batches.items():
+            self._guarded(name, partial(self._fold, name, entries))
+        now = self._clock.monotonic_s()
+        for name in list(self._writers):
+            if now - self._ticked.get(name, float("-inf")) >= self._settings.tick_s:
+                self._ticked[name] = now
+                caught_up = len(batches.get(name, ())) < self._settings.read_count
+                self._guarded(name, partial(self._tick, name, caught_up=caught_up))
+
+    def _keep_house(self) -> None:
+        self._kept_s = self._clock.monotonic_s()
+        self._store.beat(self._settings.owner, int(self._settings.lease_ttl_s * 1000))
+        now = self._clock.monotonic_s()
+        self._parked = {name: each for name, each in self._parked.items() if each[0] > now}
+        names = [name for name in self._store.names() if name not in self._parked]
+        gained, lost = self._leases.renew(names)
+        for name in lost:
+            self._writers.pop(name, None)
+            log.info("lease_lost", experiment=name)
+        for name in gained:
+            self._writers.pop(name, None)
+            log.info("lease_gained", experiment=name)
+        for name in self._leases.held():
+            if name not in self._writers:
+                self._guarded(name, partial(self._open, name))
+        self._telemetry.leases(len(self._leases.held()))
+
+    def _open(self, name: str) -> None:
+        stored = self._store.load(name)
+        if stored is None:
+            self._leases.drop(name)
+            return
+        writer = Writer.open(self._store, stored)
+        writer.flush()
+        self._writers[name] = writer
+        log.info(
+            "experiment_opened", experiment=name, generation=stored.generation, offset=writer.state.offset
+        )
+
+    def _take_commits(self) -> None:
+        """Take up what others committed since the last turn."""
+        version = self._store.version()
+        if version == self._version:
+            return
+        for name, stored in self._store.load_many(sorted(self._writers)).items():
+            if isinstance(stored, Exception):
+                self._park(name, f"what is stored cannot be read: {stored}")
+            else:
+                self._guarded(name, partial(self._sync, name, stored))
+        self._version = version
+
+    def _sync(self, name: str, stored: Stored) -> None:
+        writer = self._writers[name]
+        if stored.experiment.uid != writer.stored.experiment.uid:
+            del self._writers[name]  # deleted and created anew: its ledger is another one
+        elif stored.generation > writer.stored.generation:
+            writer.sync(stored)
+
+    def _fold(self, name: str, entries: list[LogEntry]) -> None:
+        writer = self._writers[name]
+        if not writer.knows(entries):
+            stored = self._store.load(name)
+            if stored is None or stored.experiment.uid != writer.stored.experiment.uid:
+                del self._writers[name]
+                return
+            writer.sync(stored)
+        began = self._clock.monotonic_s()
+        folding = writer.fold(entries)
+        self._telemetry.folded(
+            len(entries), int(folding.outcomes.sum()), folding.exposures, self._clock.monotonic_s() - began
+        )
+
+    def _tick(self, name: str, *, caught_up: bool) -> None:
+        """Look, commit what follows, publish. Judged only up to the time that the log has been folded to."""
+        writer = self._writers[name]
+        fence = self._leases.fence(name)
+        if fence is None:
+            return
+        behind = 0 if caught_up else self._store.behind(name, writer.state.offset)
+        now_ms = self._clock.now_ms()
+        if behind:
+            now_ms = min(now_ms, int(writer.state.offset.partition("-")[0]))
+        stored = writer.stored
+        seen = look(stored.experiment, stored.allocation, writer.table(), writer.folded(), now_ms)
+        if seen.transition is not None:
+            self._commit(writer, seen)
+        writer.flush()
+        writer.compact(now_ms)
+        status = status_of(
+            writer.stored,
+            seen,
+            writer.state.ledger,
+            writer.state.counts,
+            writer.state.exposures_lost,
+            behind,
+            [],
+        )
+        if not self._store.put_status(name, status.SerializeToString(), fence):
+            raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
+        outcomes: dict[str, int] = {}
+        for verdict in seen.verdicts:
+            outcomes[verdict.outcome] = outcomes.get(verdict.outcome, 0) + 1
+        self._telemetry.evaluated(name, behind, outcomes)
+
+    def _commit(self, writer: Writer, seen: Look) -> None:
+        """Commit a look's transition, with an audit record unless it only moved shares by evidence."""
+        transition, stored, name = seen.transition, writer.stored, writer.name
+        if transition is None:
+            return
+        audit = None
+        if transition.experiment is not stored.experiment:
+            audit = audit_record(
+                (stored.experiment, stored.allocation),
+                transition,
+                actor=seen.actor,
+                sequence=stored.audit_sequence,
+                previous_hash=stored.audit_hash,
+                now_ms=self._clock.now_ms(),
+                verdict=seen.verdict,
+            )
+        commit = Commit(
+            expected_generation=stored.generation,
+            experiment=transition.experiment,
+            allocation=transition.allocation,
+            audit=audit,
+            fence=self._leases.fence(name),
+        )
+        try:
+            generation = self._store.commit(commit)
+        except Stale as error:
+            log.info("commit_refused", experiment=name, action=transition.action, reason=str(error))
+            self._version = -1
+            return
+        writer.sync(
+            Stored(
+                transition.experiment,
+                transition.allocation,
+                generation,
+                audit.sequence if audit else stored.audit_sequence,
+                audit.hash if audit else stored.audit_hash,
+            )
+        )
+        self._telemetry.committed(transition.action)
+        level = log.info if audit else log.debug
+        level(
+            "transition_committed",
+            experiment=name,
+            action=transition.action,
+            actor=seen.actor,
+            reason=transition.reason,
+            before_ppm=stored.allocation.shares_ppm,
+            after_ppm=transition.allocation.shares_ppm,
+            allocation=transition.allocation.number,
+        )
+
+    def _guarded(self, name: str, act: Callable[[], None]) -> None:
+        """Run a step of one experiment; its own faults must not reach the others."""
+        try:
+            act()
+        except StoreUnavailable:
+            raise
+        except CorruptStored as error:
+            self._park(name, str(error))
+        except Stale as error:
+            log.warning("writer_fenced", experiment=name, reason=str(error))
+            self._writers.pop(name, None)
+            self._leases.drop(name)
+        except (BanditError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            log.exception("experiment_failed", experiment=name)
+            self._park(name, repr(error))
+
+    def _park(self, name: str, reason: str) -> None:
+        """Leave an experiment alone for a while: shares stand still, and its status says why by growing old."""
+        log.error("experiment_parked", experiment=name, reason=reason)
+        self._writers.pop(name, None)
+        self._leases.drop(name)
+        self._parked[name] = (self._clock.monotonic_s() + self._settings.parked_s, reason)
