@@ -38,7 +38,7 @@ def findings(spec: ExperimentSpec) -> Iterator[Finding]:
         yield from _unique(section, "name", names, f"a second {kind} of this name")
     yield from _digests(spec.arms)
     yield from _ranges(spec.metrics)
-    yield from _objective(spec.objective, {metric.name: metric for metric in spec.metrics})
+    yield from _objective(spec.objective, spec.metrics)
     yield from share_findings(spec)
     yield from _cohorts(spec)
     for index, guardrail in enumerate(spec.guardrails):
@@ -100,21 +100,24 @@ def _ranges(metrics: Sequence[Metric]) -> Iterator[Finding]:
             )
 
 
-def _objective(terms: Sequence[Term], metrics: dict[str, Metric]) -> Iterator[Finding]:
+def _objective(terms: Sequence[Term], metrics: Sequence[Metric]) -> Iterator[Finding]:
     yield from _unique("objective", "metric", [term.metric for term in terms], "a second term of this metric")
+    places = {metric.name: index for index, metric in enumerate(metrics)}
     for index, term in enumerate(terms):
         loc: Loc = ("objective", index, "metric")
-        metric = metrics.get(term.metric)
-        if metric is None:
+        place = places.get(term.metric)
+        if place is None:
             yield Finding(
-                loc, unknown(term.metric, list(metrics), "a metric"), (loc, ("metrics", ANY, "name"))
+                loc, unknown(term.metric, list(places), "a metric"), (loc, ("metrics", ANY, "name"))
             )
-        elif term.scale and (term.scale[1] <= metric.range[0] or term.scale[0] >= metric.range[1]):
+            continue
+        low, high = metrics[place].range
+        if term.scale and (term.scale[1] <= low or term.scale[0] >= high):
             yield Finding(
                 ("objective", index, "scale"),
-                f"{_span(term.scale)} does not overlap the range {_span(metric.range)} of {term.metric}, so all "
+                f"{_span(term.scale)} does not overlap the range {_span((low, high))} of {term.metric}, so all "
                 "rewards would count the same; write a scale inside the range",
-                (loc, ("objective", index, "scale"), ("metrics", ANY, "name"), ("metrics", ANY, "range")),
+                (loc, ("objective", index, "scale"), ("metrics", place)),
             )
 
 
@@ -139,13 +142,13 @@ def _cohorts(spec: ExperimentSpec) -> Iterator[Finding]:
 def _guardrail(index: int, guardrail: Guardrail, metrics: Sequence[Metric]) -> Iterator[Finding]:
     at: Loc = ("guardrails", index)
     kind: Loc = (*at, "kind")
-    names: Loc = ("metrics", ANY, "name")
-    metric = next((metric for metric in metrics if metric.name == guardrail.metric), None)
+    found = [index for index, metric in enumerate(metrics) if metric.name == guardrail.metric]
+    metric = metrics[found[0]] if found else None
     if metric is None:
         yield Finding(
             (*at, "metric"),
             unknown(guardrail.metric, [each.name for each in metrics], "a metric"),
-            ((*at, "metric"), names),
+            ((*at, "metric"), ("metrics", ANY, "name")),
         )
     against_limit = guardrail.kind != "harm"
     if against_limit and guardrail.limit is None:
@@ -166,7 +169,7 @@ def _guardrail(index: int, guardrail: Guardrail, metrics: Sequence[Metric]) -> I
             (*at, "metric"),
             f"{guardrail.kind} on {metric.name}, which is {metric.kind}; it counts bad outcomes of a "
             "bernoulli metric: name one, or write kind: harm",
-            (kind, (*at, "metric"), names, ("metrics", ANY, "kind")),
+            (kind, (*at, "metric"), ("metrics", found[0])),
         )
     for key, owner in (("margin", "harm"), ("tail", "breaker")):
         value = getattr(guardrail, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -10,6 +11,7 @@ Loc = tuple[str | int, ...]
 
 ANY = "*"
 _SHOWN = 8
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST = 60
 
 
@@ -38,3 +40,10 @@ def listed(words: Iterable[str]) -> str:
 def cut(text: str) -> str:
     """The text, or its beginning when it is long."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def dotted(loc: Loc) -> str:
+    """A path as ``arms.1.bounds.cap``; a key that is no plain word is quoted."""
+    return ".".join(
+        str(part) if isinstance(part, int) or _PLAIN_KEY.fullmatch(part) else cut(repr(part)) for part in loc
+    )

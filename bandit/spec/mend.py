@@ -52,10 +52,22 @@ def touches(faulty: Loc, read: Loc) -> bool:
     return all(there in (here, ANY) for here, there in zip(faulty, read, strict=False))
 
 
+def value_at(value: object, loc: Loc) -> object:
+    """The value at ``loc`` in plain values; None where there is none."""
+    for key in loc:
+        if isinstance(value, dict) and isinstance(key, str):
+            value = value.get(key)
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        else:
+            return None
+    return value
+
+
 def _replace(value: object, loc: Loc) -> None:
     """Puts a stand-in at the innermost part of ``loc`` that has one, or leaves an optional part out."""
     for end in range(len(loc), 0, -1):
-        holder, key = _at(value, loc[: end - 1]), loc[end - 1]
+        holder, key = value_at(value, loc[: end - 1]), loc[end - 1]
         stand_in = _STAND_INS.get(tuple(ANY if isinstance(part, int) else part for part in loc[:end]))
         if isinstance(holder, list) and isinstance(key, int) and key < len(holder) and stand_in is not None:
             holder[key] = _numbered(stand_in, key)
@@ -75,17 +87,6 @@ def _optional(loc: Loc) -> bool:
     if model is None:
         return False
     return loc[-1] not in model.model_fields or (field is not None and not field.is_required())
-
-
-def _at(value: object, loc: Loc) -> object:
-    for key in loc:
-        if isinstance(value, dict) and isinstance(key, str):
-            value = value.get(key)
-        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
-            value = value[key]
-        else:
-            return None
-    return value
 
 
 def _numbered(stand_in: object, index: int) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,16 +9,14 @@ from pydantic import ValidationError
 
 from bandit.errors import InvalidArgument, Violation
 from bandit.spec.check import findings
-from bandit.spec.finding import Loc
-from bandit.spec.mend import mend, touches
+from bandit.spec.finding import Loc, dotted
+from bandit.spec.mend import mend, touches, value_at
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.plain import Plain
-from bandit.spec.sentences import Seen, explain, show, suggest
+from bandit.spec.sentences import Seen, explain, suggest
 from bandit.spec.tree import UNREAD, read
 
 MAX_PROBLEMS = 200
-
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class _Problem(NamedTuple):
@@ -85,13 +82,6 @@ def parse_mapping(value: Mapping[str, object], field_prefix: str = "spec") -> Ex
     raise _refusal(faults, [""] * len(faults), field_prefix)
 
 
-def dotted(loc: Loc) -> str:
-    """A path as ``arms.1.bounds.cap``; a key that is no plain word is quoted."""
-    return ".".join(
-        part if isinstance(part, str) and _PLAIN_KEY.fullmatch(part) else show(part) for part in loc
-    )
-
-
 def _refusal(problems: Sequence[_Problem], places: Sequence[str], prefix: str = "") -> InvalidArgument:
     violations = [
         Violation(".".join(filter(None, (prefix, dotted(problem.loc)))) or "spec", problem.sentence())
@@ -122,7 +112,9 @@ def _build(
     except ValidationError as error:
         problems = _field_problems(error, written)
         meant = [
-            loc for problem in problems[:MAX_PROBLEMS] if (loc := problem.meant()) and not _given(value, loc)
+            loc
+            for problem in problems[:MAX_PROBLEMS]
+            if (loc := problem.meant()) and value_at(value, loc) is None
         ]
         faulty = [*faulty, *(problem.loc for problem in problems), *meant]
         whole = mend(value, [problem.loc for problem in problems])
@@ -133,15 +125,6 @@ def _build(
             if not any(touches(loc, read) for loc in faulty for read in finding.reads)
         ]
     return (None if problems else spec), problems
-
-
-def _given(value: object, loc: Loc) -> bool:
-    for key in loc:
-        if (isinstance(value, list) and isinstance(key, int)) or (isinstance(value, dict) and key in value):
-            value = value[key]
-        else:
-            return False
-    return True
 
 
 def _field_problems(error: ValidationError, written: Mapping[Loc, str]) -> list[_Problem]:

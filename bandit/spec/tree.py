@@ -254,7 +254,7 @@ class _Reader:
         self._fault(
             self._loc(),
             _mark(event),
-            f"an alias (*{cut(event.anchor)}); aliases are not taken: write the value out",
+            f"an alias (*{cut(event.anchor or '')}); aliases are not taken: write the value out",
             hides=True,
         )
         self._place(UNREAD)

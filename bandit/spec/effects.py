@@ -1,0 +1,182 @@
+"""What a change of a spec does, in a few words for the person who applies it; it decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from bandit.spec.finding import ANY, Loc, listed
+from bandit.spec.model import PPM, Arm, Direction, ExperimentSpec
+
+EPOCH = "starts a new epoch, statistics begin anew"
+RESTART = "guardrails begin their evidence anew"
+
+
+class _Edit(NamedTuple):
+    """One change: its path, its values, and the specs around it (``old`` None: the experiment is new)."""
+
+    loc: Loc
+    before: Any
+    after: Any
+    old: ExperimentSpec | None
+    new: ExperimentSpec
+
+
+def effect_of(
+    loc: Loc, before: object, after: object, old: ExperimentSpec | None, new: ExperimentSpec
+) -> str:
+    """The fragment for a change at ``loc``, whose second part is a name where its first is a list."""
+    named = loc[0] in ("arms", "metrics", "objective", "guardrails")
+    pattern = tuple(ANY if index == 1 and named else part for index, part in enumerate(loc))
+    while pattern not in _EFFECTS:
+        pattern = pattern[:-1]
+    words = _EFFECTS[pattern](_Edit(loc, before, after, old, new))
+    return words if old is not None else words.removesuffix(f"; {EPOCH}").removesuffix(f"; {RESTART}")
+
+
+def _per_cent(share: float) -> str:
+    return f"{share * 100:.6g} %"
+
+
+def _arm(spec: ExperimentSpec, name: str) -> tuple[Arm, tuple[int, int, int]]:
+    index = next(index for index, arm in enumerate(spec.arms) if arm.name == name)
+    return spec.arms[index], spec.bounds_ppm(index)
+
+
+def _whole_arm(edit: _Edit) -> str:
+    if edit.after is None:
+        return f"its traffic goes to the other arms; {EPOCH}"
+    arm, (floor, cap, _) = _arm(edit.new, str(edit.loc[1]))
+    role = "the control, everything falls back to it" if arm.control else "a challenger"
+    return f"{role}; takes {_per_cent(floor / PPM)} to {_per_cent(cap / PPM)} of the traffic; {EPOCH}"
+
+
+def _own_bound(edit: _Edit) -> str:
+    key, name = str(edit.loc[3]), str(edit.loc[1])
+    which = ("floor", "cap", "ramp_per_minute").index(key)
+    _, now = _arm(edit.new, name)
+    words = _bound(key, now[which] / PPM, "its share")
+    if edit.old is not None and _arm(edit.old, name)[1][which] == now[which]:
+        return f"nothing changes now, {words} already"
+    return words
+
+
+def _common_bound(edit: _Edit) -> str:
+    key = str(edit.loc[1])
+    own = "floor" if key == "control_floor" else key
+    heirs = [
+        arm.name
+        for arm in edit.new.arms
+        if arm.control == (key == "control_floor") and getattr(arm.bounds, own) is None
+    ]
+    if not heirs:
+        return "nothing changes now, every arm has its own"
+    return _bound(key, edit.after, f"the share of {'each of ' if len(heirs) > 1 else ''}{listed(heirs)}")
+
+
+def _bound(key: str, share: float, what: str) -> str:
+    if key in ("floor", "control_floor"):
+        return f"{what} stays at {_per_cent(share)} or above"
+    if key == "cap":
+        return f"{what} stays at {_per_cent(share)} or below"
+    if share == 1:
+        return f"{what} may rise at any speed"
+    return f"{what} rises by at most {_per_cent(share)} in a minute"
+
+
+def _weight(edit: _Edit) -> str:
+    return (
+        "its share is no longer fixed" if edit.after is None else f"its share becomes {_per_cent(edit.after)}"
+    )
+
+
+def _silent(edit: _Edit) -> str:
+    if edit.after is None:
+        return "a decision without a reward counts as missing"
+    return f"a decision without a reward counts as {edit.after:g}"
+
+
+def _term(edit: _Edit) -> str:
+    weights = {term.metric: term.weight for term in edit.new.objective}
+    weight = weights.get(str(edit.loc[1]))
+    what = (
+        "no longer part of what is maximised"
+        if weight is None
+        else f"{_per_cent(weight / sum(weights.values()))} of what is maximised"
+    )
+    return what if edit.old is None else f"{what}; weights may shift at once, statistics are kept"
+
+
+def _guardrail(edit: _Edit) -> str:
+    name = edit.loc[1]
+    guardrail = next((each for each in edit.new.guardrails if each.name == name), None)
+    if guardrail is None:
+        return f"{name} is no longer checked; {RESTART}"
+    direction = next(each.direction for each in edit.new.metrics if each.name == guardrail.metric)
+    bad = f"{guardrail.metric} = {1 if direction is Direction.MINIMIZE else 0}"
+    deed = "rolls an arm back" if guardrail.action == "rollback" else "holds an arm's share"
+    if guardrail.kind == "harm":
+        margin = "" if guardrail.margin == 1 else f" by more than {_per_cent(guardrail.margin - 1)}"
+        return f"{deed} when its {guardrail.metric} is worse than the control's{margin}; {RESTART}"
+    limit = _per_cent(guardrail.limit or 0.0)
+    if guardrail.kind == "breaker":
+        return f"{deed} on a burst of {bad} that {limit} cannot explain; {RESTART}"
+    return f"{deed} when more than {limit} of its decisions have {bad}; {RESTART}"
+
+
+def _decay(edit: _Edit) -> str:
+    if edit.after is None:
+        return "nothing is forgotten"
+    half_life = edit.after["half_life"] if isinstance(edit.after, dict) else edit.after
+    return f"what was learnt weighs half after {half_life}"
+
+
+def _whole_metric(edit: _Edit) -> str:
+    return f"its rewards are {'refused' if edit.after is None else 'taken'}; {EPOCH}"
+
+
+def _always(words: str) -> Callable[[_Edit], str]:
+    return lambda edit: words
+
+
+_EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
+    ("experiment",): lambda edit: "a new experiment" if edit.old is None else "another experiment",
+    ("hypothesis",): _always("words only, nothing else changes"),
+    ("unit", "kind"): lambda edit: f"the arm is decided for each {edit.after}; {EPOCH}",
+    ("unit", "mode"): lambda edit: (
+        f"units {'keep their arm' if edit.after == 'sticky' else 'are drawn anew in each epoch'}; {EPOCH}"
+    ),
+    ("arms",): _always(f"the arms have other positions; {EPOCH}"),
+    ("arms", ANY): _whole_arm,
+    ("arms", ANY, "control"): lambda edit: (
+        f"{'everything falls back to it' if edit.after else 'no longer the control'}; {EPOCH}"
+    ),
+    ("arms", ANY, "digest"): _always(f"another build, so another arm; {EPOCH}"),
+    ("arms", ANY, "metadata"): _always("callers are told so, shares do not change"),
+    ("arms", ANY, "bounds"): _own_bound,
+    ("metrics",): _always(f"the metrics have other positions; {EPOCH}"),
+    ("metrics", ANY): _whole_metric,
+    ("metrics", ANY, "kind"): _always(f"its rewards mean something else; {EPOCH}"),
+    ("metrics", ANY, "direction"): _always(f"better becomes worse; {EPOCH}"),
+    ("metrics", ANY, "range"): _always(f"other rewards are legal; {EPOCH}"),
+    ("metrics", ANY, "attribution_window"): lambda edit: (
+        f"a reward counts up to {edit.after} after its decision"
+    ),
+    ("metrics", ANY, "default_when_silent"): _silent,
+    ("metrics", ANY, "prior"): _always("another belief before any reward, weights may shift at once"),
+    ("objective",): _always("another order of the terms, nothing else changes"),
+    ("objective", ANY): _term,
+    ("allocator", "kind"): lambda edit: (
+        "shares stay as written" if edit.after == "fixed" else f"shares follow rewards by {edit.after}"
+    ),
+    ("allocator", "weights"): _weight,
+    ("bounds",): _common_bound,
+    ("cohorts",): _always(f"other segments of units; {EPOCH}"),
+    ("alpha",): lambda edit: f"{_per_cent(edit.after)} chance of any false rollback; {RESTART}",
+    ("guardrails",): _always(f"another order of the guardrails; {RESTART}"),
+    ("guardrails", ANY): _guardrail,
+    ("decay",): _decay,
+    ("rewards_without_token",): lambda edit: (
+        f"rewards without a decision token are {'taken' if edit.after else 'refused'}"
+    ),
+}

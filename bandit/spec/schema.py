@@ -1,0 +1,66 @@
+"""The JSON Schema of a spec file, for editors and gateways; the parser does not use it and checks more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bandit.spec.model import ExperimentSpec, format_duration
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+TITLE = "banditd experiment"
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema (draft 2020-12) of an experiment's YAML file: shares are numbers in [0, 1], durations are text.
+
+    Beside the fields it holds the rules that it can express: one control, limit or margin by the guardrail's kind,
+    weights by the allocator's, a range for each gaussian metric. Rules over names and sums are the parser's alone.
+    """
+    schema = ExperimentSpec.model_json_schema()
+    for part in _parts(schema):
+        part.pop("title", None)
+        if "pattern" in part and isinstance(part.get("default"), float):
+            part["default"] = format_duration(part["default"])
+    parts = schema["$defs"]
+    schema["properties"]["arms"] |= {
+        "contains": {"properties": {"control": {"const": True}}, "required": ["control"]},
+        "minContains": 1,
+        "maxContains": 1,
+    }
+    parts["Metric"] |= _when("gaussian", {"required": ["range"]})
+    parts["Guardrail"] |= _when("harm", _without("limit"), {"required": ["limit"]})
+    parts["Allocator"] |= _when("fixed", {"required": ["weights"]}, _without("weights"))
+    parts["Allocator"]["properties"]["weights"]["additionalProperties"] = False
+    return {"$schema": DIALECT, "title": TITLE, **schema}
+
+
+def _when(kind: str, then: dict[str, Any], otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
+    condition: dict[str, Any] = {
+        "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
+        "then": then,
+    }
+    return condition | ({"else": otherwise} if otherwise else {})
+
+
+def _without(key: str) -> dict[str, Any]:
+    """No value at ``key``; the empty ones that say the same are allowed."""
+    return {"properties": {key: {"enum": [None, {}]}}}
+
+
+def _parts(part: object) -> Iterator[dict[str, Any]]:
+    """Every schema within a schema, itself first."""
+    if isinstance(part, dict):
+        yield part
+        for name, inner in part.items():
+            yield from (
+                _named(inner) if name in ("properties", "$defs", "patternProperties") else _parts(inner)
+            )
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _parts(inner)
+
+
+def _named(parts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for inner in parts.values():
+        yield from _parts(inner)
