@@ -1,0 +1,312 @@
+"""The connection to one banditd: every call of the wire as a typed method; it decides nothing itself.
+
+::
+
+    with Client("127.0.0.1:50061") as client:
+        decision = client.decide("summariser", unit="user-17")
+        ...
+        client.report_reward(decision.token, "helpful", 1.0)
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import grpc
+
+from bandit.client.errors import UnexpectedAnswer, answered, from_rpc
+from bandit.client.retries import channel_options
+from bandit.ids import arm_resource, experiment_resource, parse_name
+from bandit.v1 import (
+    decision_service_pb2,
+    decision_service_pb2_grpc,
+    experiment_pb2,
+    experiment_service_pb2,
+    experiment_service_pb2_grpc,
+    reward_service_pb2,
+    reward_service_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from bandit.spec.model import ExperimentSpec
+    from bandit.v1 import spec_pb2
+
+MAX_EVENTS = 1000
+MAX_UNITS = 10_000
+DEFAULT_TIMEOUT_S = 10.0
+# A quiet stream is opened anew after this long, so that a dead connection is noticed.
+WATCH_S = 60.0
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+class Client:
+    """Calls one server; safe to share between threads, not across a fork.
+
+    ``target``: ``host:port``. ``timeout_s``: deadline of each call, retries included. ``actor``: who asks, for the
+    audit. ``credentials``: for TLS; None speaks in the clear. Calls are sent again on UNAVAILABLE (``retries``);
+    each write carries a request_id, so it has one effect. Experiments and arms are given by bare name.
+
+    Every method raises the errors of ``bandit.errors`` that the proto names, and ServerUnavailable or
+    UnexpectedAnswer of ``bandit.client.errors``.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        actor: str = "",
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self.target = target
+        self.timeout_s = timeout_s
+        self.actor = actor
+        options = channel_options()
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, options)
+        self._decisions = decision_service_pb2_grpc.DecisionServiceStub(self._channel)
+        self._rewards = reward_service_pb2_grpc.RewardServiceStub(self._channel)
+        self._experiments = experiment_service_pb2_grpc.ExperimentServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection and every call on it."""
+        self._channel.close()
+
+    def decide(
+        self, experiment: str, unit: str, attributes: Mapping[str, str] | None = None
+    ) -> decision_service_pb2.DecideResponse:
+        """The arm of a unit. Counts one exposure."""
+        return self._call(
+            self._decisions.Decide,
+            decision_service_pb2.DecideRequest(
+                experiment=_experiment(experiment), unit=unit, attributes=attributes or {}
+            ),
+        )
+
+    def decide_batch(
+        self, experiment: str, units: Sequence[str], attributes: Mapping[str, str] | None = None
+    ) -> decision_service_pb2.DecideBatchResponse:
+        """The arms of at most 10000 units, in columns. Counts one exposure each."""
+        return self._call(
+            self._decisions.DecideBatch,
+            decision_service_pb2.DecideBatchRequest(
+                experiment=_experiment(experiment), units=units, attributes=attributes or {}
+            ),
+        )
+
+    def report_rewards(
+        self, events: Iterable[reward_service_pb2.RewardEvent], *, wait: bool = False
+    ) -> list[reward_service_pb2.RewardResult]:
+        """What became of each event, in order. ``wait``: until it is counted, as long as the timeout allows.
+
+        Sent in batches of 1000. After an error send all again: what was counted is not counted twice.
+        """
+        todo = list(events)
+        results: list[reward_service_pb2.RewardResult] = []
+        for start in range(0, len(todo), MAX_EVENTS):
+            batch = todo[start : start + MAX_EVENTS]
+            request = reward_service_pb2.ReportRewardsRequest(events=batch, wait=wait)
+            reply = self._call(self._rewards.ReportRewards, request)
+            if len(reply.results) != len(batch):
+                raise UnexpectedAnswer(
+                    f"{self.target} answered {len(reply.results)} results for {len(batch)} rewards; send them again "
+                    "to a banditd of this version"
+                )
+            results += reply.results
+        return results
+
+    def report_reward(
+        self, token: bytes, metric: str, value: float, *, wait: bool = False
+    ) -> reward_service_pb2.RewardResult:
+        """What became of one reward of the decision that ``token`` came with."""
+        event = reward_service_pb2.RewardEvent(token=token, metric=metric, value=value)
+        return self.report_rewards([event], wait=wait)[0]
+
+    def get(self, experiment: str) -> experiment_pb2.Experiment:
+        """The spec and state of one experiment."""
+        request = experiment_service_pb2.GetExperimentRequest(name=_experiment(experiment))
+        return self._call(self._experiments.GetExperiment, request).experiment
+
+    def experiments(self, page_size: int = 100) -> Iterator[experiment_pb2.Experiment]:
+        """Every experiment, by name."""
+
+        def page(token: str) -> experiment_service_pb2.ListExperimentsResponse:
+            return self._call(
+                self._experiments.ListExperiments,
+                experiment_service_pb2.ListExperimentsRequest(page_size=page_size, page_token=token),
+            )
+
+        return _pages(page, lambda reply: reply.experiments, self.target)
+
+    def audit(self, experiment: str, page_size: int = 100) -> Iterator[experiment_pb2.AuditRecord]:
+        """The audit records of an experiment, newest first."""
+
+        def page(token: str) -> experiment_service_pb2.ListAuditRecordsResponse:
+            return self._call(
+                self._experiments.ListAuditRecords,
+                experiment_service_pb2.ListAuditRecordsRequest(
+                    name=_experiment(experiment), page_size=page_size, page_token=token
+                ),
+            )
+
+        return _pages(page, lambda reply: reply.records, self.target)
+
+    def status(self, experiment: str) -> experiment_pb2.ExperimentStatus:
+        """Everything an operator asks about one experiment."""
+        request = experiment_service_pb2.GetStatusRequest(name=_experiment(experiment))
+        return self._call(self._experiments.GetStatus, request).status
+
+    def watch(
+        self, experiment: str, duration_s: float = WATCH_S
+    ) -> Iterator[experiment_pb2.ExperimentStatus]:
+        """The status now and whenever it changes, for ``duration_s``; then it ends, and is to be called again.
+
+        It raises as soon as the stream breaks; it does not open it again by itself.
+        """
+        request = experiment_service_pb2.WatchStatusRequest(name=_experiment(experiment))
+        stream = self._experiments.WatchStatus(request, timeout=duration_s)
+        seen = False
+        try:
+            for reply in stream:
+                seen = True
+                yield reply.status
+        except grpc.RpcError as error:
+            call = answered(error)
+            if not (seen and call and call.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise from_rpc(error, self.target, duration_s) from error
+        finally:
+            stream.cancel()
+
+    def dry_run(self, spec: ExperimentSpec) -> experiment_service_pb2.DryRunResponse:
+        """What a spec would change. Changes nothing."""
+        request = experiment_service_pb2.DryRunRequest(spec=_proto(spec))
+        return self._call(self._experiments.DryRun, request)
+
+    def create(self, spec: ExperimentSpec) -> experiment_pb2.Experiment:
+        """A new experiment in state DRAFT."""
+        request = experiment_service_pb2.CreateExperimentRequest(spec=_proto(spec), **self._signed())
+        return self._call(self._experiments.CreateExperiment, request).experiment
+
+    def update(self, spec: ExperimentSpec, etag: str = "") -> experiment_service_pb2.UpdateExperimentResponse:
+        """Replaces the spec, when the experiment still has this ``etag`` (empty: whatever it has)."""
+        request = experiment_service_pb2.UpdateExperimentRequest(
+            spec=_proto(spec), etag=etag, **self._signed()
+        )
+        return self._call(self._experiments.UpdateExperiment, request)
+
+    def delete(self, experiment: str, etag: str = "") -> None:
+        """Deletes an experiment with its statistics."""
+        request = experiment_service_pb2.DeleteExperimentRequest(
+            name=_experiment(experiment), etag=etag, **self._signed()
+        )
+        self._call(self._experiments.DeleteExperiment, request)
+
+    def start(self, experiment: str, etag: str = "") -> experiment_pb2.Experiment:
+        """DRAFT to RUNNING."""
+        request = experiment_service_pb2.StartExperimentRequest(
+            name=_experiment(experiment), etag=etag, **self._signed()
+        )
+        return self._call(self._experiments.StartExperiment, request).experiment
+
+    def pause(self, experiment: str, reason: str = "", etag: str = "") -> experiment_pb2.Experiment:
+        """RUNNING to PAUSED: every unit gets the control."""
+        request = experiment_service_pb2.PauseExperimentRequest(
+            name=_experiment(experiment), etag=etag, reason=reason, **self._signed()
+        )
+        return self._call(self._experiments.PauseExperiment, request).experiment
+
+    def resume(self, experiment: str, etag: str = "") -> experiment_pb2.Experiment:
+        """PAUSED to RUNNING."""
+        request = experiment_service_pb2.ResumeExperimentRequest(
+            name=_experiment(experiment), etag=etag, **self._signed()
+        )
+        return self._call(self._experiments.ResumeExperiment, request).experiment
+
+    def roll_back(self, experiment: str, arm: str, reason: str, etag: str = "") -> experiment_pb2.Experiment:
+        """Takes all traffic from a challenger until it is cleared."""
+        request = experiment_service_pb2.RollBackArmRequest(
+            name=_arm(experiment, arm), etag=etag, reason=reason, **self._signed()
+        )
+        return self._call(self._experiments.RollBackArm, request).experiment
+
+    def clear_rollback(
+        self, experiment: str, arm: str, reason: str = "", etag: str = ""
+    ) -> experiment_pb2.Experiment:
+        """Lets a rolled back or held arm have traffic again, as a new attempt."""
+        request = experiment_service_pb2.ClearRollbackRequest(
+            name=_arm(experiment, arm), etag=etag, reason=reason, **self._signed()
+        )
+        return self._call(self._experiments.ClearRollback, request).experiment
+
+    def promote(
+        self, experiment: str, arm: str, reason: str = "", etag: str = ""
+    ) -> experiment_pb2.Experiment:
+        """Gives every unit to one arm and concludes."""
+        request = experiment_service_pb2.PromoteArmRequest(
+            name=_arm(experiment, arm), etag=etag, reason=reason, **self._signed()
+        )
+        return self._call(self._experiments.PromoteArm, request).experiment
+
+    def _signed(self) -> dict[str, Any]:
+        """The fields of every write: a fresh request_id, under which retries have one effect, and who asks."""
+        return {"request_id": uuid.uuid4().hex, "actor": self.actor}
+
+    def _call(self, method: Callable[..., Reply], request: object) -> Reply:
+        try:
+            return method(request, timeout=self.timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.target, self.timeout_s) from error
+
+
+def _experiment(name: str) -> str:
+    return experiment_resource(parse_name(name, "experiment"))
+
+
+def _arm(experiment: str, name: str) -> str:
+    return arm_resource(parse_name(experiment, "experiment"), parse_name(name, "arm"))
+
+
+def _proto(spec: ExperimentSpec) -> spec_pb2.ExperimentSpec:
+    # Late: pydantic takes a quarter of a second, and most commands send no spec.
+    from bandit.client.convert import spec_to_proto
+
+    return spec_to_proto(spec)
+
+
+def split_tokens(reply: decision_service_pb2.DecideBatchResponse) -> list[bytes]:
+    """One token per unit of a batch; empty ones when the decisions are not counted."""
+    size, units = reply.token_size, len(reply.arm_indexes)
+    if not reply.counted:
+        return [b""] * units
+    return [reply.tokens[index * size : (index + 1) * size] for index in range(units)]
+
+
+def _pages(
+    page: Callable[[str], Any], items: Callable[[Any], Iterable[Reply]], target: str
+) -> Iterator[Reply]:
+    token = ""
+    while True:
+        reply = page(token)
+        yield from items(reply)
+        if not reply.next_page_token:
+            return
+        if reply.next_page_token == token:
+            raise UnexpectedAnswer(
+                f"{target} answers the same page again and again; it must be a banditd of this version"
+            )
+        token = reply.next_page_token
