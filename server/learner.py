@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from bandit.guardrails.base import Folded
-from bandit.guardrails.judge import accumulate
 
 from bandit.compact import plan
 from bandit.errors import CorruptStored, Stale
+from bandit.guardrails.base import Folded
+from bandit.guardrails.judge import accumulate
 from bandit.learn import Folding, fold, layout_of, newest_allocation, open_periods
 from bandit.ledger import Ledger, PeriodTable, fold_block, table
 from bandit.log import (

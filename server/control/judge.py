@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from bandit.allocate import Proposal, propose
+
 from bandit.guardrails.base import ArmStanding, Folded, Verdict
 from bandit.guardrails.judge import judge
-from bandit.rollout.rollback import Kind, decisions
-
 from bandit.ledger import FloatArray, PeriodTable
 from bandit.ranges import PPM
 from bandit.reading import Reading, read
+from bandit.rollout.rollback import Kind, decisions
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import Transition, hold, reallocate, roll_back
 from bandit.spec.model import ExperimentSpec
@@ -79,32 +79,23 @@ def look(
 def _safety(
     experiment: Experiment, allocation: Allocation, verdicts: tuple[Verdict, ...], now_ms: int
 ) -> tuple[Transition | None, Verdict | None]:
-    """The first rollback, else the first new hold, that the verdicts ask for."""
-    arms = [(arm.rollback is not None, arm.hold_ppm is not None) for arm in experiment.arms]
-    asked = [
-        each
-        for each in decisions(verdicts)
-        if not arms[each.arm][0] and not (each.kind is Kind.HOLD and arms[each.arm][1])
-    ]
-    for each in sorted(asked, key=lambda decision: decision.kind is not Kind.ROLL_BACK):
-        verdict = each.verdict
-        if each.kind is Kind.ROLL_BACK:
-            identity = f"{experiment.uid:x}-{experiment.revision:x}-{each.arm}"
-            return (
-                roll_back(
-                    experiment,
-                    allocation,
-                    each.arm,
-                    actor=f"guardrail/{verdict.guardrail}",
-                    reason=verdict.message,
-                    rollback_id=identity,
-                    now_ms=now_ms,
-                ),
-                verdict,
-            )
-        if each.kind is Kind.HOLD:
-            return hold(experiment, allocation, each.arm, reason=verdict.message, now_ms=now_ms), verdict
-    return None, None
+    """The first rollback, else the first new hold, that the verdicts ask for; the others have their turn next."""
+    asked = sorted(decisions(verdicts, experiment.arms), key=lambda each: -each.kind)
+    if not asked:
+        return None, None
+    arm, kind, verdict = asked[0]
+    if kind is Kind.HOLD:
+        return hold(experiment, allocation, arm, reason=verdict.message, now_ms=now_ms), verdict
+    move = roll_back(
+        experiment,
+        allocation,
+        arm,
+        actor=f"guardrail/{verdict.guardrail}",
+        reason=verdict.message,
+        rollback_id=f"{experiment.uid:x}-{experiment.revision:x}-{arm}",
+        now_ms=now_ms,
+    )
+    return move, verdict
 
 
 def _due(spec: ExperimentSpec, allocation: Allocation, proposal: Proposal, now_ms: int) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from bandit.guardrails.base import Verdict
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bandit.guardrails.base import Verdict
 from bandit.ids import arm_resource, experiment_resource
 from bandit.ledger import ONE, S1, Ledger, N
 from bandit.rollout.state import Allocation, Experiment, State
