@@ -1,0 +1,160 @@
+"""The start-up check of a server: is it there, may we write, will it keep what it is given. It changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from bandit.errors import BanditError, StoreUnavailable
+from server.store.base import Finding
+from server.store.link import Link
+
+OLDEST = (6, 2)
+MOST_SKEW_MS = 1000
+FULL = 0.9
+
+Answers = Mapping[str, object]
+
+
+def findings(link: Link) -> list[Finding]:
+    """One row for each thing looked at; only the first when the server does not answer."""
+    began = time.time()
+    try:
+        seconds, micros = link.call("TIME")
+        answers = link.call("INFO")
+    except StoreUnavailable as error:
+        return [Finding("reachable", str(error), f"an answer from {link.address}", False, True)]
+    store_ms = int(seconds) * 1000 + int(micros) // 1000
+    return [
+        Finding("reachable", f"{link.address} answers", "an answer", True, True),
+        _version(answers),
+        _one_server(answers),
+        _role(answers),
+        _scripts(link),
+        _eviction(answers),
+        _durability(link, answers),
+        _memory(answers),
+        _skew(store_ms, began * 1000),
+        _transport(link),
+    ]
+
+
+def _version(answers: Answers) -> Finding:
+    text = str(answers.get("redis_version", ""))
+    try:
+        version = tuple(int(part) for part in text.split(".")[:2])
+    except ValueError:
+        version = ()
+    own = answers.get("valkey_version")
+    seen = f"Valkey {own} (speaks Redis {text})" if own else f"Redis {text or 'of unknown version'}"
+    return Finding("version", seen, "Redis 6.2 or newer, or Valkey", version >= OLDEST, True)
+
+
+def _one_server(answers: Answers) -> Finding:
+    cluster = _number(answers, "cluster_enabled") != 0
+    return Finding(
+        "topology",
+        "a cluster" if cluster else "one server",
+        "one server; a cluster is not spoken yet",
+        not cluster,
+        True,
+    )
+
+
+def _role(answers: Answers) -> Finding:
+    role = str(answers.get("role", "unknown"))
+    return Finding("role", role, "master: a replica takes no writes", role == "master", True)
+
+
+def _scripts(link: Link) -> Finding:
+    try:
+        answer = link.call("EVAL", "return 1", 0)
+    except BanditError as error:
+        return Finding("scripts", str(error), "Lua scripts, and the right to call them", False, True)
+    return Finding(
+        "scripts", f"EVAL answers {answer}", "Lua scripts, and the right to call them", answer == 1, True
+    )
+
+
+def _eviction(answers: Answers) -> Finding:
+    policy = str(answers.get("maxmemory_policy", "unknown"))
+    wanted = "maxmemory-policy noeviction: any other may throw parts of a ledger away without an error"
+    return Finding("eviction", policy, wanted, policy == "noeviction", True)
+
+
+def _durability(link: Link, answers: Answers) -> Finding:
+    wanted = "appendonly yes, so that a restart loses nothing that was acknowledged"
+    if not _number(answers, "aof_enabled"):
+        return Finding(
+            "durability",
+            "no append-only file: a restart loses what came after the last dump",
+            wanted,
+            False,
+            False,
+        )
+    if answers.get("aof_last_write_status", "ok") != "ok":
+        return Finding("durability", "the last write to the append-only file failed", wanted, False, False)
+    lost = {
+        "always": "a power cut loses nothing",
+        "everysec": "a power cut loses about the last second",
+        "no": "a power cut loses about the last 30 seconds",
+    }
+    try:
+        policy = str(link.call("CONFIG", "GET", "appendfsync")[1].decode())
+    except (BanditError, LookupError):
+        policy = "unknown to its users"
+    return Finding(
+        "durability",
+        f"append-only file, fsync {policy}: {lost.get(policy, 'ask its operator')}",
+        wanted,
+        True,
+        False,
+    )
+
+
+def _memory(answers: Answers) -> Finding:
+    used, limit = _number(answers, "used_memory"), _number(answers, "maxmemory")
+    wanted = "maxmemory set, and less than nine tenths of it used"
+    if not limit:
+        return Finding(
+            "memory",
+            f"{used / 2**20:.0f} MiB used, no maxmemory: the kernel may end the server instead",
+            wanted,
+            False,
+            False,
+        )
+    seen = f"{used / 2**20:.0f} of {limit / 2**20:.0f} MiB used"
+    return Finding("memory", seen, wanted, used < FULL * limit, False)
+
+
+def _skew(store_ms: int, here_ms: float) -> Finding:
+    # The answer took some time too, so this is an upper estimate of a small skew.
+    skew = store_ms - here_ms
+    return Finding(
+        "clock",
+        f"{skew / 1000:+.3f} s from this server's",
+        f"within {MOST_SKEW_MS / 1000:g} s: run a time service on both",
+        abs(skew) <= MOST_SKEW_MS,
+        False,
+    )
+
+
+def _transport(link: Link) -> Finding:
+    if link.local:
+        return Finding("transport", "on this machine", "TLS and a password off this machine", True, False)
+    tls = "TLS" if link.encrypted else "no TLS"
+    password = "a password" if link.authenticated else "no password"
+    return Finding(
+        "transport",
+        f"{tls}, {password}",
+        "TLS and a password off this machine: write rediss://USER:PASSWORD@HOST",
+        link.encrypted and link.authenticated,
+        False,
+    )
+
+
+def _number(answers: Answers, key: str) -> float:
+    try:
+        return float(str(answers.get(key, 0)))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,319 @@
+"""Documents of the store: experiments, allocations, audit records and signing keys as JSON with a schema number.
+
+Reading trusts nothing: whatever was stored, the answer is a right value or CorruptStored that says where and why.
+The numbers of the ledger are in ``packed``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from typing import TypeVar
+
+from bandit.ids import parse_name
+from bandit.ranges import Ranges
+from bandit.rollout.audit import AuditRecord
+from bandit.rollout.state import Allocation, ArmState, Experiment, PastEpoch, Rollback, State
+from bandit.spec.model import ExperimentSpec
+from bandit.spec.parse import parse_mapping
+from bandit.spec.render import to_mapping
+from bandit.token import KeyRing
+from server.store.packed import SCHEMA, check_schema, reading
+
+T = TypeVar("T")
+_U32 = (1 << 32) - 1
+_U63 = (1 << 63) - 1
+_PPM = 1_000_000
+# An allocation is committed every few seconds, its spec hardly ever changes: reading a spec of 3 arms again takes
+# 0.6 ms, finding it here 20 us. Specs are frozen, so they can be shared.
+_SPECS_KEPT = 1024
+
+
+def dump_experiment(experiment: Experiment) -> bytes:
+    """JSON of an experiment."""
+    return _dump(
+        {
+            "name": experiment.name,
+            "uid": experiment.uid,
+            "epoch": experiment.epoch,
+            "revision": experiment.revision,
+            "state": experiment.state.value,
+            "spec": to_mapping(experiment.spec),
+            "salt": experiment.salt.hex(),
+            "arms": [asdict(arm) for arm in experiment.arms],
+            "promoted": experiment.promoted,
+            "create_time_ms": experiment.create_time_ms,
+            "update_time_ms": experiment.update_time_ms,
+            "past": [
+                {"epoch": past.epoch, "spec": to_mapping(past.spec), "end_ms": past.end_ms}
+                for past in experiment.past
+            ],
+        }
+    )
+
+
+def load_experiment(key: str, raw: bytes) -> Experiment:
+    """Inverse of :func:`dump_experiment`. Raises CorruptStored."""
+    with reading(key):
+        fields = _Fields("experiment", _parse(raw))
+        fields.schema()
+        experiment = Experiment(
+            name=parse_name(fields.text("name"), "name"),
+            uid=fields.whole("uid", 1, _U32),
+            epoch=fields.whole("epoch", 1, _U32),
+            revision=fields.whole("revision", 1, _U63),
+            state=State(fields.text("state")),
+            spec=_spec(fields.take("spec")),
+            salt=bytes.fromhex(fields.text("salt")),
+            arms=tuple(fields.each("arms", _arm)),
+            promoted=fields.maybe("promoted", lambda key: fields.whole(key, 0, _U32)),
+            create_time_ms=fields.whole("create_time_ms", 0, _U63),
+            update_time_ms=fields.whole("update_time_ms", 0, _U63),
+            past=tuple(fields.each("past", _past)),
+        )
+        fields.end()
+        arms = len(experiment.spec.arms)
+        if experiment.spec.experiment != experiment.name:
+            raise ValueError(f"{experiment.name} has the spec of {experiment.spec.experiment}")
+        if len(experiment.arms) != arms:
+            raise ValueError(f"states of {len(experiment.arms)} arms for a spec of {arms}")
+        if experiment.promoted is not None and experiment.promoted >= arms:
+            raise ValueError(f"arm {experiment.promoted} is promoted; the last one is {arms - 1}")
+        return experiment
+
+
+def dump_allocation(allocation: Allocation) -> bytes:
+    """JSON of an allocation."""
+    return _dump(
+        {
+            "number": allocation.number,
+            "epoch": allocation.epoch,
+            "time_ms": allocation.time_ms,
+            "arms": allocation.ranges.arms,
+            "ranges": allocation.ranges.owned,
+            "centres": [float(centre) for centre in allocation.centres],
+            "cause": allocation.cause,
+        }
+    )
+
+
+def load_allocation(key: str, raw: bytes) -> Allocation:
+    """Inverse of :func:`dump_allocation`. Raises CorruptStored."""
+    with reading(key):
+        fields = _Fields("allocation", _parse(raw))
+        fields.schema()
+        allocation = Allocation(
+            number=fields.whole("number", 1, _U32),
+            epoch=fields.whole("epoch", 1, _U32),
+            time_ms=fields.whole("time_ms", 0, _U63),
+            ranges=Ranges.of(fields.whole("arms", 1, 256), fields.each("ranges", _range)),
+            centres=tuple(fields.each("centres", _finite)),
+            cause=fields.text("cause"),
+        )
+        fields.end()
+        return allocation
+
+
+def misfit(experiment: Experiment, allocation: Allocation) -> str | None:
+    """Why an allocation cannot be of this experiment; None when it can."""
+    spec = experiment.spec_of(allocation.epoch)
+    if spec is None:
+        return f"an allocation of epoch {allocation.epoch}, which the experiment has not"
+    if allocation.ranges.arms != len(spec.arms) or len(allocation.centres) != len(spec.metrics):
+        return (
+            f"an allocation of {allocation.ranges.arms} arms and {len(allocation.centres)} metrics for a spec of "
+            f"{len(spec.arms)} and {len(spec.metrics)}"
+        )
+    return None
+
+
+def dump_audit(record: AuditRecord) -> bytes:
+    """JSON of an audit record. Its hash covers the same text, so numbers that are no JSON stay as Python has them."""
+    return json.dumps({"schema": SCHEMA, **asdict(record)}, separators=(",", ":")).encode()
+
+
+def load_audit(key: str, raw: bytes) -> AuditRecord:
+    """Inverse of :func:`dump_audit`; the hash is not verified here. Raises CorruptStored."""
+    with reading(key):
+        fields = _Fields("audit", json.loads(raw))
+        fields.schema()
+        verdict = fields.take("verdict")
+        if verdict is not None and not isinstance(verdict, dict):
+            raise TypeError(f"audit.verdict: {verdict!r} is not a mapping")
+        record = AuditRecord(
+            sequence=fields.whole("sequence", 1, _U63),
+            time_ms=fields.whole("time_ms", 0, _U63),
+            actor=fields.text("actor"),
+            action=fields.text("action"),
+            reason=fields.text("reason"),
+            state_before=fields.text("state_before"),
+            state_after=fields.text("state_after"),
+            shares_before_ppm=tuple(fields.each("shares_before_ppm", _share)),
+            shares_after_ppm=tuple(fields.each("shares_after_ppm", _share)),
+            epoch=fields.whole("epoch", 0, _U32),
+            allocation=fields.whole("allocation", 0, _U32),
+            verdict=verdict,
+            hash=fields.text("hash"),
+        )
+        fields.end()
+        return record
+
+
+def dump_key_ring(ring: KeyRing) -> bytes:
+    """JSON of the signing keys."""
+    keys = {str(number): key.hex() for number, key in ring.keys.items()}
+    return _dump({"keys": keys, "newest": ring.newest})
+
+
+def load_key_ring(key: str, raw: bytes) -> KeyRing:
+    """Inverse of :func:`dump_key_ring`; the error never shows a key. Raises CorruptStored."""
+    with reading(key):
+        fields = _Fields("tokens", _parse(raw))
+        fields.schema()
+        keys = fields.take("keys")
+        newest = fields.whole("newest", 0, 255)
+        fields.end()
+        if not isinstance(keys, dict) or not all(isinstance(each, str) for each in keys.values()):
+            raise TypeError("tokens.keys is not a mapping of texts")
+        return KeyRing({int(number): bytes.fromhex(each) for number, each in keys.items()}, newest)
+
+
+class _Fields:
+    """Fields of one stored mapping: each must be there, of its type, within bounds; none may be left over."""
+
+    def __init__(self, path: str, value: object) -> None:
+        if not isinstance(value, dict):
+            raise TypeError(f"{path}: {_show(value)} is not a mapping")
+        self._path = path
+        self._fields: dict[str, object] = dict(value)
+
+    def take(self, key: str) -> object:
+        """The field, once."""
+        if key not in self._fields:
+            raise ValueError(f"{self._path}.{key} is missing")
+        return self._fields.pop(key)
+
+    def schema(self) -> None:
+        """Refuse a newer schema before anything else is looked at."""
+        check_schema(self.whole("schema", 0, _U63))
+
+    def text(self, key: str) -> str:
+        """A text."""
+        value = self.take(key)
+        if not isinstance(value, str):
+            raise TypeError(f"{self._path}.{key}: {_show(value)} is not a text")
+        return value
+
+    def whole(self, key: str, low: int, high: int) -> int:
+        """A whole number in [low, high]."""
+        return _whole(f"{self._path}.{key}", self.take(key), low, high)
+
+    def maybe(self, key: str, read: Callable[[str], T]) -> T | None:
+        """None, or what ``read`` makes of the field."""
+        if key in self._fields and self._fields[key] is None:
+            del self._fields[key]
+            return None
+        return read(key)
+
+    def each(self, key: str, read: Callable[[str, object], T]) -> list[T]:
+        """A list, each item read with its path."""
+        value = self.take(key)
+        if not isinstance(value, list):
+            raise TypeError(f"{self._path}.{key}: {_show(value)} is not a list")
+        return [read(f"{self._path}.{key}.{index}", item) for index, item in enumerate(value)]
+
+    def end(self) -> None:
+        """Nothing may be left."""
+        if self._fields:
+            raise ValueError(
+                f"{self._path} has fields that nobody knows: {', '.join(sorted(self._fields))[:200]}"
+            )
+
+
+def _dump(fields: Mapping[str, object]) -> bytes:
+    return json.dumps({"schema": SCHEMA, **fields}, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _parse(raw: bytes) -> object:
+    return json.loads(raw, parse_constant=_no_constant)
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not a finite number")
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _whole(path: str, value: object, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{path}: {_show(value)} is not a whole number from {low} to {high}")
+    return value
+
+
+def _share(path: str, value: object) -> int:
+    return _whole(path, value, 0, _PPM)
+
+
+def _finite(path: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e300:
+        raise ValueError(f"{path}: {_show(value)} is not a finite number")
+    return float(value)
+
+
+def _range(path: str, value: object) -> tuple[int, int, int]:
+    if not isinstance(value, list) or len(value) != 3:
+        raise TypeError(f"{path}: {_show(value)} is not [low, high, arm]")
+    low, high, arm = (_whole(path, part, 0, _PPM) for part in value)
+    return low, high, arm
+
+
+def _arm(path: str, value: object) -> ArmState:
+    fields = _Fields(path, value)
+    arm = ArmState(
+        rollback=fields.maybe("rollback", lambda key: _rollback(f"{path}.{key}", fields.take(key))),
+        hold_ppm=fields.maybe("hold_ppm", lambda key: fields.whole(key, 0, _PPM)),
+        attempt=fields.whole("attempt", 1, _U32),
+        since=fields.whole("since", 0, _U32),
+    )
+    fields.end()
+    return arm
+
+
+def _rollback(path: str, value: object) -> Rollback:
+    fields = _Fields(path, value)
+    rollback = Rollback(
+        id=fields.text("id"),
+        time_ms=fields.whole("time_ms", 0, _U63),
+        actor=fields.text("actor"),
+        reason=fields.text("reason"),
+    )
+    fields.end()
+    return rollback
+
+
+def _past(path: str, value: object) -> PastEpoch:
+    fields = _Fields(path, value)
+    past = PastEpoch(
+        epoch=fields.whole("epoch", 0, _U32),
+        spec=_spec(fields.take("spec")),
+        end_ms=fields.whole("end_ms", 0, _U63),
+    )
+    fields.end()
+    return past
+
+
+def _spec(value: object) -> ExperimentSpec:
+    return _spec_of_text(json.dumps(value, separators=(",", ":")))
+
+
+@lru_cache(_SPECS_KEPT)
+def _spec_of_text(text: str) -> ExperimentSpec:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise TypeError(f"spec: {_show(value)} is not a mapping")
+    return parse_mapping(value)

@@ -1,0 +1,127 @@
+"""Every key of the store, named in this one file; it reads and writes none of them.
+
+Keys of one experiment share the hash tag ``{name}``, so one script touches one slot. Experiment names begin with a
+letter, so the tag ``{_registry}`` of what belongs to all experiments can never be one of them::
+
+    {name}:head         hash    documents, generation, fences and sizes of the ledger    lives with the experiment
+    {name}:allocations  zset    allocations that are no periods yet, by number           lives with the experiment
+    {name}:audit        list    audit records, oldest first; sequence n at index n - 1   lives with the experiment
+    {name}:requests     hash    digest of a request id -> revision                       a day
+    {name}:requested    zset    digest of a request id, by time in ms                    a day
+    {name}:lease        hash    owner and token of the one writer                        the lease
+    {name}:status       string  last published status                                    lives with the experiment
+    {name}:log          stream  exposures and rewards, see ``bandit.log``                until folded and trimmed
+    {name}:writer       string  offset, counts and sizes of the ledger, packed           lives with the experiment
+    {name}:periods      hash    number -> period, packed                                 lives with the experiment
+    {name}:pages        hash    page key -> marks, packed                                dropped by folds
+    {name}:exposed      hash    issuer -> next exposure not counted                      lives with the experiment
+    {name}:foreign      hash    bucket -> number of ids in its list                      dropped by folds
+    {name}:foreign:B    list    chunks of ids of bucket B, packed                        dropped by folds
+    {name}:folded       string  accumulators of the guardrails, packed                   lives with the experiment
+    {name}:reply:R      list    one element: outcome bytes of the log entry R            a minute
+
+    {_registry}:version string  number of the last change, which readers poll            for ever
+    {_registry}:names   hash    name -> uid of every experiment (and of some lost ones)  for ever
+    {_registry}:pending zset    commits begun and not yet told, by time in ms            seconds
+    {_registry}:numbers hash    last experiment number and last issuer number given      for ever
+    {_registry}:tokens  string  keys that sign decision tokens                           for ever
+    {_registry}:beat    string  last learner that said it is alive                       its time
+    changes             channel names of experiments that changed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bandit.seen import BucketKey
+
+NAMESPACE = "banditd"
+REPLY_TTL_S = 60
+REQUEST_TTL_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentKeys:
+    """Keys of one experiment; ``root`` ends with a colon."""
+
+    root: str
+    head: str
+    allocations: str
+    audit: str
+    requests: str
+    requested: str
+    lease: str
+    status: str
+    log: str
+    writer: str
+    periods: str
+    pages: str
+    exposed: str
+    foreign: str
+    folded: str
+
+    def bucket(self, name: str) -> str:
+        """List of chunks of one bucket of foreign ids."""
+        return f"{self.foreign}:{name}"
+
+    def reply(self, name: bytes) -> str:
+        """Where the outcomes of one log entry are put; any bytes make a safe key."""
+        return f"{self.root}reply:{name.hex()}"
+
+    def all(self, buckets: Iterable[str] = ()) -> list[str]:
+        """Every key that lives as long as the experiment, the head first, then the lists of these buckets."""
+        fixed = [
+            self.head,
+            self.allocations,
+            self.audit,
+            self.requests,
+            self.requested,
+            self.lease,
+            self.status,
+            self.log,
+            self.writer,
+            self.periods,
+            self.pages,
+            self.exposed,
+            self.foreign,
+            self.folded,
+        ]
+        return fixed + [self.bucket(each) for each in buckets]
+
+
+class Keys:
+    """All keys under one namespace."""
+
+    def __init__(self, namespace: str = NAMESPACE) -> None:
+        if not namespace or set(namespace) & set("{}*?[]\\ \r\n"):
+            raise ValueError(f"{namespace!r} cannot be the namespace of keys; use letters, digits and colons")
+        self.namespace = namespace
+        registry = f"{namespace}:{{_registry}}"
+        self.version = f"{registry}:version"
+        self.names = f"{registry}:names"
+        self.pending = f"{registry}:pending"
+        self.numbers = f"{registry}:numbers"
+        self.tokens = f"{registry}:tokens"
+        self.beat = f"{registry}:beat"
+        self.changes = f"{namespace}:changes"
+
+    def of(self, name: str) -> ExperimentKeys:
+        """Keys of the experiment of that (checked) name."""
+        root = f"{self.namespace}:{{{name}}}:"
+        parts = "head allocations audit requests requested lease status log writer periods pages exposed foreign folded"
+        return ExperimentKeys(root, *(root + part for part in parts.split()))
+
+
+def bucket_name(key: BucketKey) -> str:
+    """``hour.epoch.metric`` in decimal: field of the index and end of the list's key."""
+    return f"{key.hour}.{key.epoch}.{key.metric}"
+
+
+def bucket_key(name: str) -> BucketKey:
+    """Inverse of :func:`bucket_name`. Raises ValueError for any other text."""
+    hour, epoch, metric = (int(part) for part in name.split("."))
+    key = BucketKey(hour, epoch, metric)
+    if min(key) < 0 or bucket_name(key) != name:
+        raise ValueError(f"{name!r} is not the name of a bucket")
+    return key

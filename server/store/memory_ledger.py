@@ -1,0 +1,188 @@
+"""The ledger half of the store in memory: logs, folds and replies of each experiment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bandit.log import Append, LogEntry
+from bandit.rollout.audit import GENESIS
+from server.store.base import Fence, FoldWrite, WriterState
+from server.store.keys import REPLY_TTL_S, Keys
+from server.store.packed import split_offset
+from server.store.writes import FoldCall, Parts, assemble, fold_call
+
+
+@dataclass(slots=True)
+class Book:
+    """The ledger of an experiment, packed."""
+
+    sequence: int = 0
+    writer: bytes = b""
+    periods: dict[bytes, bytes] = field(default_factory=dict)
+    pages: dict[bytes, bytes] = field(default_factory=dict)
+    exposed: dict[bytes, bytes] = field(default_factory=dict)
+    foreign: dict[str, list[bytes]] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    folded: bytes | None = None
+
+    def take(self, call: FoldCall) -> None:
+        """Change what a fold changes."""
+        self.sequence = call.expected_sequence + 1
+        self.writer = call.writer
+        for number, period in call.set_periods:
+            self.periods[b"%d" % number] = period
+        for number in call.drop_periods:
+            self.periods.pop(b"%d" % number, None)
+        self.pages.update(call.set_pages)
+        for key in call.drop_pages:
+            self.pages.pop(key, None)
+        self.exposed.update((b"%d" % issuer, b"%d" % following) for issuer, following in call.exposed)
+        for bucket, chunk, count in call.chunks:
+            self.foreign.setdefault(bucket, []).append(chunk)
+            self.totals[bucket] = self.totals.get(bucket, 0) + count
+        for bucket in call.drop_buckets:
+            self.foreign.pop(bucket, None)
+            self.totals.pop(bucket, None)
+        if call.folded:
+            self.folded = call.folded
+
+    def parts(self) -> Parts:
+        """All of it."""
+        foreign = {
+            bucket.encode(): (b"%d" % self.totals[bucket], chunks) for bucket, chunks in self.foreign.items()
+        }
+        return Parts(self.writer, self.periods, self.pages, self.exposed, foreign, self.folded)
+
+
+@dataclass(slots=True)
+class Kept:
+    """One experiment and all it has."""
+
+    uid: int
+    generation: int = 0
+    experiment: bytes = b""
+    allocation: bytes = b""
+    allocation_number: int = 0
+    allocations: dict[int, bytes] = field(default_factory=dict)
+    audit: list[bytes] = field(default_factory=list)
+    audit_hash: str = GENESIS
+    requests: dict[str, tuple[int, int]] = field(default_factory=dict)
+    fence: int = 0
+    lease: tuple[Fence, int] | None = None
+    status: bytes | None = None
+    log: list[tuple[tuple[int, int], LogEntry]] = field(default_factory=list)
+    book: Book = field(default_factory=Book)
+    replies: dict[bytes, tuple[int, deque[bytes]]] = field(default_factory=dict)
+
+
+class MemoryLedger:
+    """The part of a store in memory that holds logs and ledgers."""
+
+    def __init__(self, clock_ms: Callable[[], int]) -> None:
+        self._clock_ms = clock_ms
+        self._changed = threading.Condition()
+        self._kept: dict[str, Kept] = {}
+        self._last_id = (0, 0)
+        self._keys = Keys()
+
+    def append(self, entries: Sequence[Append]) -> list[str]:
+        """See LedgerStore."""
+        if any(not entry.kind for entry in entries):
+            raise ValueError("an entry has no kind")
+        with self._changed:
+            ids: list[str] = []
+            for entry in entries:
+                kept = self._kept.get(entry.experiment)
+                if kept is None:
+                    ids.append("")
+                    continue
+                ms, count = self._last_id
+                now_ms = self._clock_ms()
+                self._last_id = (now_ms, 0) if now_ms > ms else (ms, count + 1)
+                id_ = f"{self._last_id[0]}-{self._last_id[1]}"
+                kept.log.append(
+                    (self._last_id, LogEntry(id_, bytes(entry.kind), bytes(entry.payload), entry.reply))
+                )
+                ids.append(id_)
+            self._changed.notify_all()
+            return ids
+
+    def read(self, offsets: Mapping[str, str], count: int, block_ms: int) -> dict[str, list[LogEntry]]:
+        """See LedgerStore."""
+        after = {name: split_offset(offset) for name, offset in offsets.items()}
+        deadline = time.monotonic() + block_ms / 1000
+        with self._changed:
+            while True:
+                found: dict[str, list[LogEntry]] = {}
+                for name, offset in after.items():
+                    kept = self._kept.get(name)
+                    entries = [entry for place, entry in kept.log if place > offset] if kept else []
+                    if entries:
+                        found[name] = entries[:count]
+                left_s = deadline - time.monotonic()
+                if found or left_s <= 0:
+                    return found
+                self._changed.wait(left_s)
+
+    def behind(self, name: str, offset: str) -> int:
+        """See LedgerStore."""
+        after = split_offset(offset)
+        with self._changed:
+            kept = self._kept.get(name)
+            return sum(place > after for place, _ in kept.log) if kept else 0
+
+    def load_writer(self, name: str) -> WriterState | None:
+        """See LedgerStore."""
+        with self._changed:
+            kept = self._kept.get(name)
+            if kept is None or not kept.book.sequence:
+                return None
+            return assemble(self._keys.of(name), kept.book.parts())
+
+    def fold(self, name: str, write: FoldWrite) -> bool:
+        """See LedgerStore."""
+        call = fold_call(write)
+        with self._changed:
+            kept = self._kept.get(name)
+            if kept is None or kept.uid != write.uid or kept.book.sequence != write.expected_sequence:
+                return False
+            kept.book.take(call)
+            for number in [each for each in kept.allocations if each <= call.drop_allocations]:
+                del kept.allocations[number]
+            if call.keep_from:
+                first = split_offset(call.keep_from)
+                kept.log = [each for each in kept.log if each[0] >= first]
+            now_ms = self._clock_ms()
+            kept.replies = {name: each for name, each in kept.replies.items() if each[0] > now_ms}
+            for reply, outcomes in call.replies:
+                queue = kept.replies[reply][1] if reply in kept.replies else deque()
+                queue.append(outcomes)
+                kept.replies[reply] = (now_ms + REPLY_TTL_S * 1000, queue)
+            self._changed.notify_all()
+            return True
+
+    def await_reply(self, name: str, reply: bytes, timeout_s: float) -> bytes | None:
+        """See LedgerStore."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                kept = self._kept.get(name)
+                until_ms, queue = (kept.replies.get(reply) if kept else None) or (0, None)
+                if kept is not None and queue and until_ms > self._clock_ms():
+                    outcomes = queue.popleft()
+                    if not queue:
+                        del kept.replies[reply]
+                    return outcomes
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return None
+                self._changed.wait(left_s)
+
+    def _held(self, kept: Kept) -> Fence | None:
+        if kept.lease is None or kept.lease[1] <= self._clock_ms():
+            return None
+        return kept.lease[0]

@@ -1,0 +1,311 @@
+"""The numbers of the ledger as bytes: little endian, framed, checked; what cannot be right is neither written nor read.
+
+Frame: kind (1 byte), schema (1 byte), body, CRC-32 (4 bytes) over the place it is stored at, kind, schema and body.
+A value that was cut, damaged or moved to another place is CorruptStored, and so is one of a newer schema.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.errors import BanditError, CorruptStored, StoreUnavailable
+from bandit.ledger import BITS, CELL_ROOM, COLUMNS, ONE, S1, S2_HIGH, S2_LOW, Cells, Layout, N, Period
+from bandit.seen import PAGE_SLOTS, BucketKey, Page, PageKey
+from server.store.base import RewardCounts
+from server.store.keys import bucket_key
+
+SCHEMA = 1
+_PERIOD, _PAGE, _CHUNK, _WRITER, _FOLDED = b"P", b"G", b"F", b"W", b"A"
+_CRC = struct.Struct("<I")
+_PERIOD_HEAD = struct.Struct("<IIIQQHHH")
+_PAGE_KEY = struct.Struct("<IIHQ")
+_PAGE_HEAD = struct.Struct("<Q")
+_WRITER_BODY = struct.Struct("<QIHHHQQQQQQQQ")
+_COUNT = struct.Struct("<I")
+_FOREIGN_ID = np.dtype([("id", "<u8"), ("mark", "<u2")])
+_MOST_DIMENSIONS = 8
+
+
+class WriterHead(NamedTuple):
+    """The small numbers of a writer state."""
+
+    sequence: int
+    epoch: int
+    layout: Layout
+    offset: str
+    counts: RewardCounts
+    exposures_lost: int
+
+
+@contextmanager
+def reading(key: str) -> Iterator[None]:
+    """Turn whatever goes wrong with bytes of the key into CorruptStored that names it."""
+    try:
+        yield
+    except (CorruptStored, StoreUnavailable):
+        raise
+    except (
+        BanditError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
+        raise CorruptStored(
+            f"{key}: {str(error) or type(error).__name__}; restore it from a copy, or delete the experiment",
+            key=key,
+        ) from error
+
+
+def pack_period(period: Period) -> bytes:
+    """Bytes of a period. Raises ValueError when its sums cannot be sums of values in [0, 1]."""
+    _check_period(period)
+    g, k, m = period.cells.layout
+    head = _PERIOD_HEAD.pack(
+        period.number, period.last, period.epoch, period.start_ms, period.end_ms, g, k, m
+    )
+    arrays = (
+        np.asarray(period.shares_ppm, "<u4"),
+        np.asarray(period.centres, "<f8"),
+        period.cells.exposures.astype("<i8", copy=False),
+        period.cells.sums.astype("<i8", copy=False),
+    )
+    body = head + b"".join(array.tobytes() for array in arrays)
+    return _frame(_PERIOD, body, _decimal(period.number))
+
+
+def unpack_period(key: str, field: bytes, raw: bytes) -> Period:
+    """The period stored in a field. Raises CorruptStored."""
+    with reading(f"{key}[{field!r}]"):
+        body = _Body(_open(_PERIOD, raw, field))
+        number, last, epoch, start_ms, end_ms, g, k, m = body.struct(_PERIOD_HEAD)
+        shares = body.array("<u4", (k,))
+        centres = body.array("<f8", (m,))
+        exposures = body.array("<i8", (g, k)).astype(np.int64, copy=False)
+        sums = body.array("<i8", (g, k, m, COLUMNS)).astype(np.int64, copy=False)
+        body.end()
+        cells = Cells(exposures, sums)
+        period = Period(
+            number, last, epoch, start_ms, end_ms, tuple(shares.tolist()), tuple(centres.tolist()), cells
+        )
+        _check_period(period)
+        if field != _decimal(number):
+            raise ValueError(f"holds period {number}")
+        return period
+
+
+def page_field(key: PageKey) -> bytes:
+    """Field of a page, 18 bytes."""
+    return _PAGE_KEY.pack(*key)
+
+
+def pack_page(key: PageKey, page: Page) -> bytes:
+    """Bytes of a page."""
+    if page.marks.shape != (PAGE_SLOTS,):
+        raise ValueError(f"a page has {PAGE_SLOTS} marks, not {page.marks.shape}")
+    body = _PAGE_HEAD.pack(page.newest_ms) + page.marks.astype("<u2", copy=False).tobytes()
+    return _frame(_PAGE, body, page_field(key))
+
+
+def unpack_page(key: str, field: bytes, raw: bytes) -> tuple[PageKey, Page]:
+    """The page stored in a field. Raises CorruptStored."""
+    with reading(f"{key}[{field.hex()}]"):
+        page_key = PageKey(*_PAGE_KEY.unpack(field))
+        body = _Body(_open(_PAGE, raw, field))
+        (newest_ms,) = body.struct(_PAGE_HEAD)
+        marks = body.array("<u2", (PAGE_SLOTS,))
+        body.end()
+        return page_key, Page(newest_ms, marks.astype(np.uint16, copy=False))
+
+
+def pack_chunk(bucket: str, ids: Mapping[int, int]) -> bytes:
+    """Bytes of new foreign ids of a bucket: 10 an id."""
+    rows = np.empty(len(ids), _FOREIGN_ID)
+    rows["id"] = np.fromiter(ids.keys(), np.uint64, len(ids))
+    rows["mark"] = np.fromiter(ids.values(), np.uint16, len(ids))
+    return _frame(_CHUNK, _COUNT.pack(len(ids)) + rows.tobytes(), bucket.encode())
+
+
+def unpack_bucket(
+    key: str, bucket: str, total: bytes, chunks: list[bytes]
+) -> tuple[BucketKey, dict[int, int]]:
+    """All ids of a bucket from its chunks; ``total`` is what the index says. Raises CorruptStored."""
+    with reading(key):
+        ids: dict[int, int] = {}
+        held = 0
+        for raw in chunks:
+            body = _Body(_open(_CHUNK, raw, bucket.encode()))
+            (count,) = body.struct(_COUNT)
+            rows = body.array(_FOREIGN_ID, (count,))
+            body.end()
+            ids.update(zip(rows["id"].tolist(), rows["mark"].tolist(), strict=True))
+            held += count
+        if held != whole(total):
+            raise ValueError(f"holds {held} ids where the index has {whole(total)}")
+        return bucket_key(bucket), ids
+
+
+def pack_writer(head: WriterHead) -> bytes:
+    """Bytes of the small numbers of a writer state."""
+    counts = head.counts
+    body = _WRITER_BODY.pack(
+        head.sequence,
+        head.epoch,
+        *head.layout,
+        *split_offset(head.offset),
+        counts.applied,
+        counts.duplicate,
+        counts.conflict,
+        counts.late,
+        counts.rejected,
+        head.exposures_lost,
+    )
+    return _frame(_WRITER, body)
+
+
+def unpack_writer(key: str, raw: bytes) -> WriterHead:
+    """Inverse of :func:`pack_writer`. Raises CorruptStored."""
+    with reading(key):
+        body = _Body(_open(_WRITER, raw))
+        sequence, epoch, g, k, m, ms, count, *counts, lost = body.struct(_WRITER_BODY)
+        body.end()
+        return WriterHead(sequence, epoch, Layout(g, k, m), f"{ms}-{count}", RewardCounts(*counts), lost)
+
+
+def pack_folded(folded: tuple[NDArray[np.float64], NDArray[np.int64]]) -> bytes:
+    """Bytes of the guardrails' accumulators; any shapes."""
+    body = b""
+    for array, kind in zip(folded, ("<f8", "<i8"), strict=True):
+        shape = np.asarray(array.shape, "<u4")
+        body += bytes([array.ndim]) + shape.tobytes() + array.astype(kind, copy=False).tobytes()
+    return _frame(_FOLDED, body)
+
+
+def unpack_folded(key: str, raw: bytes) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Inverse of :func:`pack_folded`. Raises CorruptStored."""
+    with reading(key):
+        body = _Body(_open(_FOLDED, raw))
+        sums = body.array("<f8", body.shape()).astype(np.float64, copy=False)
+        since = body.array("<i8", body.shape()).astype(np.int64, copy=False)
+        body.end()
+        return sums, since
+
+
+def split_offset(offset: str) -> tuple[int, int]:
+    """Milliseconds and sequence of a log id. Raises ValueError for other text."""
+    ms, dash, count = offset.partition("-")
+    if not dash or not all(part.isascii() and part.isdigit() for part in (ms, count)):
+        raise ValueError(f"{offset!r} is not the id of a log entry")
+    return int(ms), int(count)
+
+
+def whole(raw: bytes | str) -> int:
+    """A whole number in plain decimal, as the scripts write it. Raises ValueError for anything else."""
+    number = int(raw)
+    if _decimal(number) != (raw.encode() if isinstance(raw, str) else raw):
+        raise ValueError(f"{raw!r} is not a plain whole number")
+    return number
+
+
+def _decimal(number: int) -> bytes:
+    return b"%d" % number
+
+
+def _frame(kind: bytes, body: bytes, place: bytes = b"") -> bytes:
+    head = kind + bytes([SCHEMA])
+    return head + body + _CRC.pack(zlib.crc32(body, zlib.crc32(place + head)))
+
+
+def _open(kind: bytes, raw: bytes, place: bytes = b"") -> memoryview:
+    """Body of a frame. Raises ValueError."""
+    if len(raw) < 2 + _CRC.size:
+        raise ValueError(f"cut to {len(raw)} bytes")
+    body = memoryview(raw)[2 : -_CRC.size]
+    if zlib.crc32(body, zlib.crc32(place + raw[:2])) != _CRC.unpack(raw[-_CRC.size :])[0]:
+        raise ValueError("the checksum does not fit: cut, damaged or moved here from elsewhere")
+    if raw[:1] != kind:
+        raise ValueError(f"holds something of kind {raw[:1]!r} where {kind!r} belongs")
+    check_schema(raw[1])
+    return body
+
+
+def check_schema(schema: int) -> None:
+    """Raises ValueError for a schema that this version cannot read."""
+    if schema > SCHEMA:
+        raise ValueError(f"written by a newer version (schema {schema}; this one reads up to {SCHEMA})")
+    if schema < 1:
+        raise ValueError(f"{schema} is no schema")
+
+
+class _Body:
+    """Reads a body from its start; every read checks that enough is left."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._at = 0
+
+    def struct(self, shape: struct.Struct) -> tuple[int, ...]:
+        """The next numbers."""
+        return shape.unpack(self._take(shape.size))
+
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an array: number of dimensions, then each."""
+        (dimensions,) = self._take(1)
+        if dimensions > _MOST_DIMENSIONS:
+            raise ValueError(f"an array of {dimensions} dimensions")
+        return tuple(self.array("<u4", (dimensions,)).tolist())
+
+    def array(self, kind: str | np.dtype[np.void], shape: tuple[int, ...]) -> NDArray[Any]:
+        """A copy of the next array, so that it can be changed."""
+        dtype = np.dtype(kind)
+        values = np.frombuffer(self._take(math.prod(shape) * dtype.itemsize), dtype)
+        return values.reshape(shape).copy()
+
+    def end(self) -> None:
+        """Nothing may be left."""
+        if self._at != len(self._view):
+            raise ValueError(f"{len(self._view) - self._at} bytes too many")
+
+    def _take(self, size: int) -> memoryview:
+        part = self._view[self._at : self._at + size]
+        if len(part) != size:
+            raise ValueError(f"ends {size - len(part)} bytes early")
+        self._at += size
+        return part
+
+
+def _check_period(period: Period) -> None:
+    cells = period.cells
+    g, k, m = cells.layout
+    if cells.exposures.shape != (g, k) or len(period.shares_ppm) != k or len(period.centres) != m:
+        raise ValueError(f"period {period.number}: shares, centres, exposures and sums differ in size")
+    if period.last < period.number:
+        raise ValueError(f"period {period.number} ends before it begins, at {period.last}")
+    if not all(map(math.isfinite, period.centres)):
+        raise ValueError(f"period {period.number}: a centre is not finite")
+    n, s1, high, low = (cells.sums[..., column] for column in (N, S1, S2_HIGH, S2_LOW))
+    if min(int(cells.exposures.min(initial=0)), int(cells.sums.min(initial=0))) < 0:
+        raise ValueError(f"period {period.number}: a sum below 0")
+    if int(n.max(initial=0)) > CELL_ROOM:
+        raise ValueError(f"period {period.number}: a cell with more than {CELL_ROOM} rewards")
+    # Values in [0, ONE]: s1 <= n ONE, and by Cauchy-Schwarz s1^2 <= n s2 <= n ONE s1; floats are good to 1e-15 each.
+    squares = high.astype(np.float64) * (1 << BITS) + low
+    first, count = s1.astype(np.float64), n.astype(np.float64)
+    slack = 1 + 1e-12
+    if (
+        (s1 > n * ONE).any()
+        or (first * first > count * squares * slack).any()
+        or (squares > first * ONE * slack).any()
+    ):
+        raise ValueError(f"period {period.number}: sums that no values in [0, 1] have")

@@ -1,0 +1,303 @@
+"""Experiments, audit, leases and numbers on a Redis or Valkey server.
+
+A commit touches two slots: the experiment's, then the registry that servers poll. The registry is told first that a
+change is about to happen; when its maker dies in between, whoever polls the version next announces it in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+
+from bandit.errors import BanditError, CorruptStored, Overloaded, StoreUnavailable
+from bandit.rollout.audit import GENESIS, AuditRecord
+from bandit.rollout.state import Allocation
+from bandit.token import KeyRing
+from server.store import codec, scripts
+from server.store.base import Commit, Fence, Stored, Subscription
+from server.store.keys import REQUEST_TTL_MS, ExperimentKeys, Keys
+from server.store.link import Link
+from server.store.packed import reading, whole
+from server.store.refusals import (
+    CHANGE_WITHIN_MS,
+    HIGHEST_NUMBER,
+    KEY_BYTES,
+    check_lease,
+    deletion_refusal,
+    refusal,
+)
+
+# After this long the one who began it has either told everyone or is gone.
+GRACE_MS = 2500
+_BATCH = 500
+_TRIES = 5
+_HEAD = ("experiment", "allocation", "generation", "audit_sequence", "audit_hash")
+
+
+class RedisControl:
+    """The part of a store that holds experiments."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._keys = keys
+
+    def version(self) -> int:
+        """See ControlStore."""
+        return scripts.version(self._link, self._keys, GRACE_MS)
+
+    def names(self) -> list[str]:
+        """See ControlStore."""
+        listed = [name.decode("utf-8", "replace") for name in self._link.call("HKEYS", self._keys.names)]
+        # A create that was refused, or died, leaves its name listed; only the experiment itself says that it exists.
+        found: list[str] = []
+        for start in range(0, len(listed), _BATCH):
+            part = listed[start : start + _BATCH]
+            there = self._link.batch([("EXISTS", self._keys.of(name).head) for name in part])
+            for name, answer in zip(part, there, strict=True):
+                if isinstance(answer, BanditError):
+                    raise answer
+                if answer:
+                    found.append(name)
+        return sorted(found)
+
+    def load(self, name: str) -> Stored | None:
+        """See ControlStore."""
+        keys = self._keys.of(name)
+        return _stored(name, keys, self._link.call("HMGET", keys.head, *_HEAD))
+
+    def load_many(self, names: Sequence[str]) -> dict[str, Stored | Exception]:
+        """See ControlStore."""
+        found: dict[str, Stored | Exception] = {}
+        for start in range(0, len(names), _BATCH):
+            part = [(name, self._keys.of(name)) for name in names[start : start + _BATCH]]
+            answers = self._link.batch([("HMGET", keys.head, *_HEAD) for _, keys in part])
+            for (name, keys), answer in zip(part, answers, strict=True):
+                try:
+                    if isinstance(answer, StoreUnavailable):
+                        raise answer
+                    if isinstance(answer, BanditError):
+                        found[name] = answer
+                    elif (stored := _stored(name, keys, answer)) is not None:
+                        found[name] = stored
+                except CorruptStored as error:
+                    found[name] = error
+        return found
+
+    def commit(self, commit: Commit) -> int:
+        """See ControlStore."""
+        experiment, allocation, audit = commit.experiment, commit.allocation, commit.audit
+        keys = self._keys.of(experiment.name)
+        creates = commit.expected_generation == 0
+        documents = codec.dump_experiment(experiment), codec.dump_allocation(allocation)
+        if problem := codec.misfit(experiment, allocation):
+            raise ValueError(f"{experiment.name}: {problem}")
+        member = _member(experiment.name)
+        begun_ms = scripts.prepare(
+            self._link, self._keys, member, experiment.name, experiment.uid if creates else None
+        )
+        call = scripts.CommitCall(
+            expected_generation=commit.expected_generation,
+            uid=experiment.uid,
+            experiment=documents[0],
+            allocation=documents[1],
+            allocation_number=allocation.number,
+            audit=codec.dump_audit(audit) if audit else b"",
+            audit_sequence=audit.sequence if audit else 0,
+            audit_hash=audit.hash if audit else "",
+            owner=commit.fence.owner if commit.fence else "",
+            token=commit.fence.token if commit.fence else 0,
+            request=_digest(commit.request_id) if commit.request_id else b"",
+            revision=experiment.revision,
+            not_after_ms=begun_ms + CHANGE_WITHIN_MS,
+            remember_ms=REQUEST_TTL_MS,
+        )
+        leftovers = keys.all(self._buckets(keys))[6:] if creates else []
+        word, *values = scripts.commit(self._link, keys, call, leftovers)
+        self._announce(member, experiment.name, changed=word == b"ok")
+        if word == b"ok":
+            return int(values[0])
+        raise refusal(commit, word.decode(), [value.decode("utf-8", "replace") for value in values])
+
+    def allocations(self, name: str, after: int) -> list[Allocation]:
+        """See ControlStore."""
+        key = self._keys.of(name).allocations
+        kept = self._link.call("ZRANGEBYSCORE", key, f"({after}", "+inf")
+        return [codec.load_allocation(key, raw) for raw in kept]
+
+    def delete(self, name: str, expected_generation: int) -> None:
+        """See ControlStore."""
+        keys = self._keys.of(name)
+        member = _member(name)
+        not_after_ms = scripts.prepare(self._link, self._keys, member, name, None) + CHANGE_WITHIN_MS
+        for _ in range(_TRIES):
+            word, *values = scripts.delete(
+                self._link, keys, expected_generation, not_after_ms, self._buckets(keys)
+            )
+            if word != b"buckets":
+                break
+        ok = word == b"ok"
+        self._announce(member, name, changed=ok, gone_uid=values[0] if ok else b"")
+        if not ok:
+            raise deletion_refusal(name, expected_generation, int(values[0]) if values else None)
+
+    def revision_of_request(self, name: str, request_id: str) -> int | None:
+        """See ControlStore."""
+        keys, digest = self._keys.of(name), _digest(request_id)
+        answers = self._link.batch(
+            [("HGET", keys.requests, digest), ("ZSCORE", keys.requested, digest), ("TIME",)]
+        )
+        for answer in answers:
+            if isinstance(answer, BanditError):
+                raise answer
+        revision, at, (seconds, micros) = answers
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        if revision is None or at is None or float(at) + REQUEST_TTL_MS <= now_ms:
+            return None
+        with reading(keys.requests):
+            return whole(revision)
+
+    def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
+        """See ControlStore."""
+        key = self._keys.of(name).audit
+        if limit <= 0 or (before is not None and before <= 1):
+            return []
+        start, stop = (-limit, -1) if before is None else (max(before - 1 - limit, 0), before - 2)
+        rows = self._link.call("LRANGE", key, start, stop)
+        return [codec.load_audit(key, raw) for raw in reversed(rows)]
+
+    def next_uid(self) -> int:
+        """See ControlStore."""
+        return self._reserve("experiment", 1)
+
+    def reserve_issuers(self, count: int) -> int:
+        """See ControlStore."""
+        return self._reserve("issuer", count)
+
+    def token_keys(self) -> KeyRing:
+        """See ControlStore."""
+        raw = self._link.call("GET", self._keys.tokens)
+        if raw is None:
+            ring = KeyRing({1: secrets.token_bytes(KEY_BYTES)}, 1)
+            self._link.call("SET", self._keys.tokens, codec.dump_key_ring(ring), "NX")
+            raw = self._link.call("GET", self._keys.tokens)
+        if raw is None:
+            raise StoreUnavailable(f"the store at {self._link.address} loses what it is given; try again")
+        return codec.load_key_ring(self._keys.tokens, raw)
+
+    def acquire(self, name: str, owner: str, ttl_ms: int) -> Fence | None:
+        """See ControlStore."""
+        check_lease(owner, ttl_ms)
+        token = scripts.acquire(self._link, self._keys.of(name), owner, ttl_ms)
+        return None if token is None else Fence(owner, token)
+
+    def release(self, name: str, fence: Fence) -> None:
+        """See ControlStore."""
+        scripts.release(self._link, self._keys.of(name), fence.owner, fence.token)
+
+    def beat(self, owner: str, ttl_ms: int) -> None:
+        """See ControlStore."""
+        check_lease(owner, ttl_ms)
+        scripts.beat(self._link, self._keys, owner, ttl_ms)
+
+    def learner_alive(self) -> bool:
+        """See ControlStore."""
+        return bool(self._link.call("EXISTS", self._keys.beat))
+
+    def put_status(self, name: str, status: bytes, fence: Fence) -> bool:
+        """See ControlStore."""
+        return scripts.put_status(self._link, self._keys.of(name), fence.owner, fence.token, status)
+
+    def status(self, name: str) -> bytes | None:
+        """See ControlStore."""
+        found: bytes | None = self._link.call("GET", self._keys.of(name).status)
+        return found
+
+    def subscribe(self) -> Subscription:
+        """See ControlStore."""
+        return _Listener(self._link, self._keys.changes)
+
+    def now_ms(self) -> int:
+        """See ControlStore."""
+        seconds, micros = self._link.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def _reserve(self, kind: str, count: int) -> int:
+        if count < 1:
+            raise ValueError(f"{count} numbers were asked for; ask for at least 1")
+        first = scripts.reserve(self._link, self._keys, kind, count, HIGHEST_NUMBER)
+        if first is None:
+            raise Overloaded(f"no {kind} numbers are left below {HIGHEST_NUMBER}; begin with an empty store")
+        return first
+
+    def _buckets(self, keys: ExperimentKeys) -> list[str]:
+        """Names of the lists of foreign ids; none when their index is no index."""
+        try:
+            return [
+                name.decode("utf-8", "surrogateescape") for name in self._link.call("HKEYS", keys.foreign)
+            ]
+        except CorruptStored:
+            return []
+
+    def _announce(self, member: str, name: str, *, changed: bool, gone_uid: bytes = b"") -> None:
+        try:
+            scripts.announce(self._link, self._keys, member, name, changed=changed, gone_uid=gone_uid)
+        except StoreUnavailable:
+            # The change is made and must not be reported as unknown; version.lua announces it in a moment.
+            return
+
+
+class _Listener:
+    """Names that arrive on the channel of changes."""
+
+    def __init__(self, link: Link, channel: str) -> None:
+        self._link = link
+        self._listener = link.listen(channel)
+
+    def next(self, timeout_s: float) -> str | None:
+        """See Subscription."""
+        name = self._link.heard(self._listener, timeout_s)
+        return None if name is None else name.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """See Subscription."""
+        self._listener.close()
+
+
+def _stored(name: str, keys: ExperimentKeys, head: Sequence[bytes | None]) -> Stored | None:
+    experiment_raw, allocation_raw, generation_raw, audit_sequence, audit_hash = head
+    if experiment_raw is None and allocation_raw is None and generation_raw is None:
+        return None
+    generation = _generation(generation_raw)
+    try:
+        with reading(keys.head):
+            if experiment_raw is None or allocation_raw is None or not generation:
+                raise ValueError("a part of the head is missing")
+            experiment = codec.load_experiment(f"{keys.head}[experiment]", experiment_raw)
+            allocation = codec.load_allocation(f"{keys.head}[allocation]", allocation_raw)
+            if experiment.name != name:
+                raise ValueError(f"holds the experiment {experiment.name}")
+            if problem := codec.misfit(experiment, allocation):
+                raise ValueError(problem)
+            sequence = whole(audit_sequence or b"0")
+            hash_ = audit_hash.decode() if audit_hash else GENESIS
+            return Stored(experiment, allocation, generation, sequence, hash_)
+    except CorruptStored as error:
+        error.metadata["generation"] = str(generation)
+        raise
+
+
+def _generation(raw: bytes | None) -> int:
+    """The generation, 0 when it is lost."""
+    try:
+        return whole(raw or b"0")
+    except ValueError:
+        return 0
+
+
+def _member(name: str) -> str:
+    return f"{name}:{secrets.token_hex(8)}"
+
+
+def _digest(request_id: str) -> bytes:
+    return hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).digest()[:16]

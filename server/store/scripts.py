@@ -1,0 +1,181 @@
+"""One typed call for each Lua file; what the numbers and words mean is told at the top of that file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.store.keys import ExperimentKeys, Keys
+from server.store.link import Argument, Link, Script
+from server.store.writes import FoldCall
+
+_PREPARE = Script("prepare")
+_ANNOUNCE = Script("announce")
+_VERSION = Script("version")
+_COMMIT = Script("commit")
+_DELETE = Script("delete")
+_LEASE = Script("lease")
+_STATUS = Script("status")
+_BEAT = Script("beat")
+_RESERVE = Script("reserve")
+_FOLD = Script("fold")
+_BEHIND = Script("behind")
+
+
+@dataclass(frozen=True, slots=True)
+class CommitCall:
+    """Arguments of commit.lua."""
+
+    expected_generation: int
+    uid: int
+    experiment: bytes
+    allocation: bytes
+    allocation_number: int
+    audit: bytes
+    audit_sequence: int
+    audit_hash: str
+    owner: str
+    token: int
+    request: bytes
+    revision: int
+    not_after_ms: int
+    remember_ms: int
+
+
+def prepare(link: Link, keys: Keys, member: str, name: str, uid: int | None) -> int:
+    """Announce that a change is about to happen; the store's time, Unix ms."""
+    answer = link.run(_PREPARE, [keys.pending, keys.names], [member, name, "" if uid is None else uid])
+    return int(answer)
+
+
+def announce(link: Link, keys: Keys, member: str, name: str, *, changed: bool, gone_uid: bytes = b"") -> None:
+    """Tell every server of the change, or take the mark back."""
+    link.run(
+        _ANNOUNCE,
+        [keys.version, keys.pending, keys.names],
+        [member, name, int(changed), gone_uid, keys.changes],
+    )
+
+
+def version(link: Link, keys: Keys, grace_ms: int) -> int:
+    """Number of the last change."""
+    return int(link.run(_VERSION, [keys.version, keys.pending], [grace_ms, keys.changes]))
+
+
+def commit(link: Link, keys: ExperimentKeys, call: CommitCall, leftovers: Sequence[str]) -> list[bytes]:
+    """Word and values of the outcome; ``leftovers``: keys to clear on create."""
+    owned = [keys.head, keys.allocations, keys.audit, keys.requests, keys.requested, keys.lease]
+    answer: list[bytes] = link.run(
+        _COMMIT,
+        owned + list(leftovers),
+        [
+            call.expected_generation,
+            call.uid,
+            call.experiment,
+            call.allocation,
+            call.allocation_number,
+            call.audit,
+            call.audit_sequence or "",
+            call.audit_hash,
+            call.owner,
+            call.token or "",
+            call.request,
+            call.revision,
+            call.not_after_ms,
+            call.remember_ms,
+        ],
+    )
+    return answer
+
+
+def delete(
+    link: Link, keys: ExperimentKeys, generation: int, not_after_ms: int, buckets: Sequence[str]
+) -> list[bytes]:
+    """Word and value of the outcome."""
+    rest = [key for key in keys.all(buckets) if key not in (keys.head, keys.foreign)]
+    answer: list[bytes] = link.run(
+        _DELETE, [keys.head, keys.foreign, *rest], [generation, not_after_ms, *buckets]
+    )
+    return answer
+
+
+def acquire(link: Link, keys: ExperimentKeys, owner: str, ttl_ms: int) -> int | None:
+    """The fencing token, or None."""
+    answer = link.run(_LEASE, [keys.head, keys.lease], ["acquire", owner, ttl_ms])
+    return int(answer) if answer else None
+
+
+def release(link: Link, keys: ExperimentKeys, owner: str, token: int) -> None:
+    """Give the lease up."""
+    link.run(_LEASE, [keys.head, keys.lease], ["release", owner, token])
+
+
+def put_status(link: Link, keys: ExperimentKeys, owner: str, token: int, status: bytes) -> bool:
+    """True when the lease was held."""
+    return bool(link.run(_STATUS, [keys.lease, keys.status], [owner, token, status]))
+
+
+def beat(link: Link, keys: Keys, owner: str, ttl_ms: int) -> None:
+    """Say that a learner is alive."""
+    link.run(_BEAT, [keys.beat], [owner, ttl_ms])
+
+
+def reserve(link: Link, keys: Keys, kind: str, count: int, highest: int) -> int | None:
+    """First of the numbers, or None when none are left."""
+    answer = link.run(_RESERVE, [keys.numbers], [kind, count, highest])
+    return int(answer) if answer else None
+
+
+def fold(link: Link, keys: ExperimentKeys, call: FoldCall) -> str:
+    """Word of the outcome."""
+    parts = (
+        call.set_periods,
+        call.drop_periods,
+        call.set_pages,
+        call.drop_pages,
+        call.exposed,
+        call.chunks,
+        call.drop_buckets,
+        call.replies,
+    )
+    arguments: list[Argument] = [
+        call.uid,
+        call.expected_sequence,
+        call.expected_sequence + 1,
+        call.writer,
+        call.folded,
+        call.keep_from,
+        call.drop_allocations,
+        call.reply_ttl_s,
+        *map(len, parts),
+    ]
+    arguments += [each for pair in call.set_periods for each in pair]
+    arguments += call.drop_periods
+    arguments += [each for pair in call.set_pages for each in pair]
+    arguments += call.drop_pages
+    arguments += [each for pair in call.exposed for each in pair]
+    arguments += [each for chunk in call.chunks for each in chunk]
+    arguments += call.drop_buckets
+    arguments += [outcomes for _, outcomes in call.replies]
+    names = [
+        keys.head,
+        keys.log,
+        keys.allocations,
+        keys.writer,
+        keys.periods,
+        keys.pages,
+        keys.exposed,
+        keys.foreign,
+        keys.folded,
+        *(keys.bucket(bucket) for bucket, _, _ in call.chunks),
+        *(keys.bucket(bucket) for bucket in call.drop_buckets),
+        *(keys.reply(reply) for reply, _ in call.replies),
+    ]
+    answer: bytes = link.run(_FOLD, names, arguments)
+    return answer.decode()
+
+
+def behind(link: Link, keys: ExperimentKeys, offset: str, most: int) -> tuple[int, str]:
+    """Entries counted after the offset, at most ``most``, and the id of the last of them."""
+    count, last = link.run(_BEHIND, [keys.log], [offset, most])
+    return int(count), last.decode()
