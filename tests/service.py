@@ -88,7 +88,7 @@ class Service:
             text = self.log.read_text(errors="replace")[-3000:]
             raise AssertionError(f"banditd ended with {self._process.returncode}: {text}")
         try:
-            with urllib.request.urlopen(f"http://{self.http}/readyz", timeout=2) as reply:  # noqa: S310
+            with urllib.request.urlopen(f"http://{self.http}/readyz", timeout=2) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -112,7 +112,9 @@ class Service:
     def kill(self, what: str) -> list[int]:
         """kill -9 every process below the supervisor whose command line holds ``what``."""
         assert self._process is not None
-        pids = [pid for pid, command in self.processes().items() if what in command and pid != self._process.pid]
+        pids = [
+            pid for pid, command in self.processes().items() if what in command and pid != self._process.pid
+        ]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         return pids
