@@ -1,0 +1,192 @@
+"""Domain values to the wire and back; it checks what only the wire can get wrong and decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bandit.client.convert import spec_to_proto
+from bandit.decide import Reason
+from bandit.errors import InvalidArgument
+from bandit.ids import MAX_UNIT_BYTES, arm_resource, experiment_resource
+from bandit.reward import RewardEvent
+from bandit.rollout.audit import AuditRecord
+from bandit.rollout.state import Allocation, Experiment, State
+from bandit.spec.diff import Change
+from bandit.v1 import decision_service_pb2, experiment_pb2, experiment_service_pb2, reward_service_pb2
+from server.snapshot import Mode
+
+MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTE_KEY_BYTES = 64
+MAX_ATTRIBUTE_VALUE_BYTES = 256
+
+REASONS: Mapping[Reason, decision_service_pb2.DecisionReason.ValueType] = {
+    Reason.ASSIGNED: decision_service_pb2.DECISION_REASON_ASSIGNED,
+    Reason.NOT_STARTED: decision_service_pb2.DECISION_REASON_NOT_STARTED,
+    Reason.PAUSED: decision_service_pb2.DECISION_REASON_PAUSED,
+    Reason.PROMOTED: decision_service_pb2.DECISION_REASON_PROMOTED,
+    Reason.ROLLED_BACK: decision_service_pb2.DECISION_REASON_ROLLED_BACK,
+    Reason.FALLBACK: decision_service_pb2.DECISION_REASON_FALLBACK,
+}
+MODES: Mapping[Mode, decision_service_pb2.ServingMode.ValueType] = {
+    Mode.FRESH: decision_service_pb2.SERVING_MODE_FRESH,
+    Mode.STALE: decision_service_pb2.SERVING_MODE_STALE,
+    Mode.FROZEN: decision_service_pb2.SERVING_MODE_FROZEN,
+    Mode.FALLBACK: decision_service_pb2.SERVING_MODE_FALLBACK,
+}
+STATES: Mapping[State, experiment_pb2.ExperimentState.ValueType] = {
+    State.DRAFT: experiment_pb2.EXPERIMENT_STATE_DRAFT,
+    State.RUNNING: experiment_pb2.EXPERIMENT_STATE_RUNNING,
+    State.PAUSED: experiment_pb2.EXPERIMENT_STATE_PAUSED,
+    State.CONCLUDED: experiment_pb2.EXPERIMENT_STATE_CONCLUDED,
+}
+
+
+def check_unit(unit: str, field: str) -> None:
+    """1 to 256 bytes of UTF-8. Raises InvalidArgument."""
+    if not unit or (len(unit) > MAX_UNIT_BYTES // 4 and len(unit.encode()) > MAX_UNIT_BYTES):
+        raise InvalidArgument.at(
+            field,
+            f"a unit has 1 to {MAX_UNIT_BYTES} bytes, this one {len(unit.encode())}; send the id of what is assigned, "
+            "hashed if it is longer",
+        )
+
+
+def check_attributes(attributes: Mapping[str, str]) -> None:
+    """At most 64, keys of at most 64 bytes, values of at most 256. Raises InvalidArgument."""
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise InvalidArgument.at(
+            "attributes", f"{len(attributes)} attributes; send at most {MAX_ATTRIBUTES}, those of the cohorts"
+        )
+    for key, value in attributes.items():
+        if len(key.encode()) > MAX_ATTRIBUTE_KEY_BYTES or len(value.encode()) > MAX_ATTRIBUTE_VALUE_BYTES:
+            raise InvalidArgument.at(
+                "attributes",
+                f"{key[:64]!r} has a key of {len(key.encode())} and a value of {len(value.encode())} bytes; "
+                f"at most {MAX_ATTRIBUTE_KEY_BYTES} and {MAX_ATTRIBUTE_VALUE_BYTES} are allowed",
+            )
+
+
+def duration(seconds: float) -> Duration:
+    """A span, never negative, to the millisecond."""
+    whole, part = divmod(max(round(seconds * 1000), 0), 1000)
+    return Duration(seconds=whole, nanos=part * 1_000_000)
+
+
+def timestamp(time_ms: int) -> Timestamp:
+    """A moment from Unix milliseconds."""
+    return Timestamp(seconds=time_ms // 1000, nanos=time_ms % 1000 * 1_000_000)
+
+
+def reward_event(event: reward_service_pb2.RewardEvent) -> RewardEvent:
+    """One event as its sender gave it; what is unset is None."""
+    event_ms = None
+    if event.HasField("event_time"):
+        event_ms = event.event_time.seconds * 1000 + event.event_time.nanos // 1_000_000
+    return RewardEvent(
+        metric=event.metric,
+        value=event.value if event.HasField("value") else None,
+        event_ms=event_ms,
+        event_id=event.event_id,
+        arm=event.arm,
+        unit=event.unit,
+    )
+
+
+def experiment_to_proto(experiment: Experiment) -> experiment_pb2.Experiment:
+    """An experiment with its spec and state."""
+    promoted = experiment.promoted
+    return experiment_pb2.Experiment(
+        name=experiment_resource(experiment.name),
+        uid=experiment.uid,
+        etag=experiment.etag,
+        spec=spec_to_proto(experiment.spec),
+        state=STATES[experiment.state],
+        epoch=experiment.epoch,
+        arms=[arm_state_to_proto(experiment, index) for index in range(len(experiment.arms))],
+        promoted_arm="" if promoted is None else experiment.spec.arms[promoted].name,
+        create_time=timestamp(experiment.create_time_ms),
+        update_time=timestamp(experiment.update_time_ms),
+    )
+
+
+def arm_state_to_proto(experiment: Experiment, index: int) -> experiment_pb2.ArmState:
+    """What was decided about one arm."""
+    state = experiment.arms[index]
+    message = experiment_pb2.ArmState(
+        name=arm_resource(experiment.name, experiment.spec.arms[index].name),
+        hold_ppm=state.hold_ppm,
+        attempt=state.attempt,
+        since_allocation=state.since,
+    )
+    if (rollback := state.rollback) is not None:
+        message.rollback.id = rollback.id
+        message.rollback.time.CopyFrom(timestamp(rollback.time_ms))
+        message.rollback.actor = rollback.actor
+        message.rollback.reason = rollback.reason
+    return message
+
+
+def allocation_to_proto(allocation: Allocation) -> experiment_pb2.Allocation:
+    """One numbered vector of shares."""
+    return experiment_pb2.Allocation(
+        number=allocation.number,
+        time=timestamp(allocation.time_ms),
+        shares_ppm=allocation.shares_ppm,
+        cause=allocation.cause,
+    )
+
+
+def changes_to_proto(changes: Sequence[Change]) -> list[experiment_service_pb2.Change]:
+    """Differences of two specs, their values as text."""
+    return [
+        experiment_service_pb2.Change(
+            path=change.path, before=_text(change.before), after=_text(change.after), effect=change.effect
+        )
+        for change in changes
+    ]
+
+
+def audit_to_proto(record: AuditRecord) -> experiment_pb2.AuditRecord:
+    """One audit record."""
+    return experiment_pb2.AuditRecord(
+        sequence=record.sequence,
+        time=timestamp(record.time_ms),
+        actor=record.actor,
+        action=record.action,
+        reason=record.reason,
+        shares_before_ppm=record.shares_before_ppm,
+        shares_after_ppm=record.shares_after_ppm,
+        state_before=_state(record.state_before),
+        state_after=_state(record.state_after),
+        verdict=None if record.verdict is None else verdict_to_proto(record.verdict),
+        hash=record.hash,
+        epoch=record.epoch,
+        allocation_number=record.allocation,
+    )
+
+
+def verdict_to_proto(values: Mapping[str, object]) -> experiment_pb2.Verdict:
+    """A verdict from the plain values that the audit keeps. What this version does not know is left out."""
+    message = experiment_pb2.Verdict()
+    for field in message.DESCRIPTOR.fields:
+        value = values.get(field.name)
+        if value is None:
+            continue
+        if field.enum_type is not None:
+            prefix = field.enum_type.values[0].name.removesuffix("UNSPECIFIED")
+            known = field.enum_type.values_by_name.get(f"{prefix}{str(value).upper()}")
+            setattr(message, field.name, known.number if known else 0)
+        else:
+            setattr(message, field.name, value)
+    return message
+
+
+def _state(state: str) -> experiment_pb2.ExperimentState.ValueType:
+    return STATES[State(state)] if state in set(State) else experiment_pb2.EXPERIMENT_STATE_UNSPECIFIED
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)

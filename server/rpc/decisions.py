@@ -1,0 +1,214 @@
+"""The decision service: snapshot -> arm -> journal -> token. It calls no store, and a known experiment never fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import grpc
+import structlog
+
+from bandit.errors import BanditError, CorruptStored, InvalidArgument, NotFound, StoreUnavailable
+from bandit.ids import parse_experiment
+from bandit.ranges import PPM
+from bandit.token import TOKEN_BYTES, Claims, sign
+from bandit.v1 import decision_service_pb2 as pb
+from bandit.v1 import decision_service_pb2_grpc
+from server.clock import Clock
+from server.journal import Journal
+from server.rpc.columns import decide_many, sign_many
+from server.rpc.convert import MODES, REASONS, check_attributes, check_unit, duration
+from server.snapshot import Entry, Snapshot, SnapshotKeeper
+
+log = structlog.get_logger(__name__)
+
+MAX_UNITS = 10_000
+COMPLAIN_EVERY_S = 10.0
+_PREFIX = "experiments/"
+
+
+class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
+    """Answers from the keeper's snapshot. ``journal`` is None until the store has given an issuer number."""
+
+    def __init__(self, keeper: SnapshotKeeper, clock: Clock, journal: Journal | None = None) -> None:
+        self.journal = journal
+        self.fallbacks = 0
+        self._keeper = keeper
+        self._clock = clock
+        self._complained_s = float("-inf")
+
+    def Decide(self, request: pb.DecideRequest, context: grpc.ServicerContext) -> pb.DecideResponse:  # noqa: N802
+        """One unit."""
+        snapshot, journal = self._serving()
+        entry = _find(snapshot, request.experiment)
+        check_unit(request.unit, "unit")
+        if request.attributes:
+            check_attributes(request.attributes)
+        try:
+            return self._decide(snapshot, entry, journal, request.unit, request.attributes)
+        except Exception as error:  # noqa: BLE001 - a known experiment answers its control, whatever is broken
+            self._complain(entry, error)
+            return self._control(snapshot, entry)
+
+    def DecideBatch(  # noqa: N802
+        self, request: pb.DecideBatchRequest, context: grpc.ServicerContext
+    ) -> pb.DecideBatchResponse:
+        """Many units of one experiment."""
+        snapshot, journal = self._serving()
+        entry = _find(snapshot, request.experiment)
+        if not 1 <= len(request.units) <= MAX_UNITS:
+            raise InvalidArgument.at("units", f"{len(request.units)} units; send 1 to {MAX_UNITS} in a batch")
+        for index, unit in enumerate(request.units):
+            if not 0 < len(unit) <= 64:
+                check_unit(unit, f"units[{index}]")
+        check_attributes(request.attributes)
+        try:
+            return self._decide_batch(snapshot, entry, journal, request)
+        except Exception as error:  # noqa: BLE001 - a known experiment answers its control, whatever is broken
+            self._complain(entry, error)
+            return self._control_batch(snapshot, entry, len(request.units))
+
+    def DecideStream(  # noqa: N802
+        self, request_iterator: Iterator[pb.DecideStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.DecideStreamResponse]:
+        """Unit after unit."""
+        for message in request_iterator:
+            yield pb.DecideStreamResponse(response=self.Decide(message.request, context))
+
+    def _serving(self) -> tuple[Snapshot, Journal]:
+        snapshot, journal = self._keeper.snapshot, self.journal
+        if snapshot is None or journal is None:
+            raise StoreUnavailable(
+                "this server has not read any experiment yet; ask another, or again in a second",
+                reason="NOT_READY",
+            )
+        return snapshot, journal
+
+    def _decide(
+        self, snapshot: Snapshot, entry: Entry, journal: Journal, unit: str, attributes: Mapping[str, str]
+    ) -> pb.DecideResponse:
+        table = entry.table
+        arm, cohort, unit_hash, propensity_ppm = table.decide(unit, attributes)
+        now_s = self._clock.monotonic_s()
+        number = None
+        if table.counted:
+            number = journal.record(table.uid, table.epoch, table.allocation, cohort, arm)
+        response = pb.DecideResponse(
+            arm=table.arms[arm],
+            propensity=propensity_ppm / PPM,
+            reason=REASONS[table.reason],
+            epoch=table.epoch,
+            allocation_number=table.allocation,
+            state_age=duration(now_s - snapshot.read_s),
+            mode=MODES[snapshot.mode(entry, now_s)],
+        )
+        if number is not None:
+            claims = Claims(
+                table.uid,
+                table.epoch,
+                table.allocation,
+                journal.issuer,
+                number,
+                self._clock.now_ms(),
+                unit_hash,
+                propensity_ppm,
+                cohort,
+                arm,
+            )
+            response.decision_id = str(claims.decision_id)
+            response.token = sign(snapshot.keys, claims)
+            response.counted = True
+        return response
+
+    def _decide_batch(
+        self, snapshot: Snapshot, entry: Entry, journal: Journal, request: pb.DecideBatchRequest
+    ) -> pb.DecideBatchResponse:
+        table = entry.table
+        columns = decide_many(table, request.units)
+        cohort = table.decide(request.units[0], request.attributes).cohort
+        arms = columns.arms.tobytes()
+        now_s = self._clock.monotonic_s()
+        first = None
+        if table.counted:
+            first = journal.record_many(table.uid, table.epoch, table.allocation, cohort, arms)
+        response = pb.DecideBatchResponse(
+            arms=table.arms,
+            arm_indexes=arms,
+            propensities_ppm=columns.propensities_ppm.tolist(),
+            reason=REASONS[table.reason],
+            epoch=table.epoch,
+            allocation_number=table.allocation,
+            state_age=duration(now_s - snapshot.read_s),
+            mode=MODES[snapshot.mode(entry, now_s)],
+        )
+        if first is not None:
+            claims = Claims(
+                table.uid,
+                table.epoch,
+                table.allocation,
+                journal.issuer,
+                first,
+                self._clock.now_ms(),
+                0,
+                0,
+                cohort,
+                0,
+            )
+            response.tokens = sign_many(snapshot.keys, claims, columns)
+            response.token_size = TOKEN_BYTES
+            response.first_decision_id = str(claims.decision_id)
+            response.counted = True
+        return response
+
+    def _control(self, snapshot: Snapshot, entry: Entry) -> pb.DecideResponse:
+        experiment = entry.experiment
+        return pb.DecideResponse(
+            arm=experiment.spec.arms[experiment.spec.control_index].name,
+            propensity=1.0,
+            reason=pb.DECISION_REASON_FALLBACK,
+            epoch=experiment.epoch,
+            state_age=duration(self._clock.monotonic_s() - snapshot.read_s),
+            mode=pb.SERVING_MODE_FALLBACK,
+        )
+
+    def _control_batch(self, snapshot: Snapshot, entry: Entry, count: int) -> pb.DecideBatchResponse:
+        experiment = entry.experiment
+        return pb.DecideBatchResponse(
+            arms=[arm.name for arm in experiment.spec.arms],
+            arm_indexes=bytes([experiment.spec.control_index]) * count,
+            propensities_ppm=[PPM] * count,
+            reason=pb.DECISION_REASON_FALLBACK,
+            epoch=experiment.epoch,
+            state_age=duration(self._clock.monotonic_s() - snapshot.read_s),
+            mode=pb.SERVING_MODE_FALLBACK,
+        )
+
+    def _complain(self, entry: Entry, error: Exception) -> None:
+        """Say so once in a while, however many requests meet the same fault."""
+        self.fallbacks += 1
+        now_s = self._clock.monotonic_s()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            log.error(
+                "decision_failed", experiment=entry.experiment.name, fallbacks=self.fallbacks, exc_info=error
+            )
+
+
+def _find(snapshot: Snapshot, resource: str) -> Entry:
+    if resource.startswith(_PREFIX):
+        entry = snapshot.entries.get(resource[len(_PREFIX) :])
+        if entry is not None:
+            return entry
+    raise _unknown(snapshot, resource)
+
+
+def _unknown(snapshot: Snapshot, resource: str) -> BanditError:
+    name = parse_experiment(resource, "experiment")
+    if (why := snapshot.unreadable.get(name)) is not None:
+        return CorruptStored(
+            f"{resource}: {why}; restore the store, or delete and create it again", resource=resource
+        )
+    return NotFound(
+        f"there is no {resource}; if it was created within the last second, ask again",
+        reason="EXPERIMENT_NOT_FOUND",
+        resource=resource,
+    )

@@ -1,0 +1,233 @@
+"""The reward service: verify -> accept -> packed append to the experiment's log. It folds nothing and keeps nothing.
+
+A call is appended whole or refused whole as UNAVAILABLE, and may then be sent again: folding drops repeats. What
+is wrong with one event is that event's result, never the call's.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import cast
+
+import grpc
+
+from bandit.errors import InvalidArgument, Rejected, StoreUnavailable
+from bandit.ids import MAX_UNIT_BYTES, parse_experiment
+from bandit.log import (
+    OUTCOME_APPLIED,
+    OUTCOME_CONFLICT,
+    OUTCOME_DUPLICATE,
+    OUTCOME_LATE,
+    OUTCOME_REJECTED,
+    REWARDS,
+    Append,
+)
+from bandit.reward import RewardRecord, accept_with_token, accept_without_token
+from bandit.rollout.state import Experiment
+from bandit.token import verify
+from bandit.v1 import reward_service_pb2 as pb
+from bandit.v1 import reward_service_pb2_grpc
+from server.clock import Clock
+from server.rpc.convert import duration, reward_event
+from server.snapshot import Entry, Snapshot, SnapshotKeeper
+from server.store.base import LedgerStore
+
+MAX_EVENTS = 1000
+MAX_TEXT_BYTES = 512
+MESSAGE_CHARS = 300
+REPLY_BYTES = 16
+WAIT_S = 10.0
+WAIT_CAP_S = 30.0
+ANSWER_S = 0.05  # kept of a deadline to answer in
+WAITING_AT_ONCE = 16
+BEHIND_MS = 5000
+"""A token issued so much before the snapshot was read is of an experiment that the snapshot has, or that is gone."""
+
+_LATE = "LATE"
+_ACCEPTED = pb.RewardResult(outcome=pb.REWARD_OUTCOME_ACCEPTED)
+_OUTCOMES = {
+    OUTCOME_APPLIED: pb.RewardResult(outcome=pb.REWARD_OUTCOME_APPLIED),
+    OUTCOME_DUPLICATE: pb.RewardResult(outcome=pb.REWARD_OUTCOME_DUPLICATE),
+    OUTCOME_CONFLICT: pb.RewardResult(
+        outcome=pb.REWARD_OUTCOME_CONFLICT,
+        reason="CONFLICT",
+        message="this decision and metric have a reward of another value; the first stays",
+    ),
+    OUTCOME_LATE: pb.RewardResult(
+        outcome=pb.REWARD_OUTCOME_LATE,
+        reason=_LATE,
+        message="the attribution window was over when the log took it",
+    ),
+    OUTCOME_REJECTED: pb.RewardResult(
+        outcome=pb.REWARD_OUTCOME_REJECTED,
+        reason="UNKNOWN_ALLOCATION",
+        message="the ledger has no place for this decision: its allocation, arm or metric is not known there",
+    ),
+}
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Records of one experiment out of one call, and the places of their events."""
+
+    records: list[bytes] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    reply: bytes = b""
+
+
+class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
+    """Takes rewards for the experiments of the keeper's snapshot."""
+
+    def __init__(self, keeper: SnapshotKeeper, store: LedgerStore, clock: Clock) -> None:
+        self._keeper = keeper
+        self._store = store
+        self._clock = clock
+        self._waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
+
+    def ReportRewards(  # noqa: N802
+        self, request: pb.ReportRewardsRequest, context: grpc.ServicerContext
+    ) -> pb.ReportRewardsResponse:
+        """One batch."""
+        if not 1 <= len(request.events) <= MAX_EVENTS:
+            raise InvalidArgument.at(
+                "events", f"{len(request.events)} events; send 1 to {MAX_EVENTS} in a batch"
+            )
+        snapshot = self._keeper.snapshot
+        if snapshot is None:
+            raise StoreUnavailable(
+                "this server has not read any experiment yet; send all again in a second", reason="NOT_READY"
+            )
+        results: list[pb.RewardResult] = [_ACCEPTED] * len(request.events)
+        batches = self._sort(snapshot, request, results)
+        if batches:
+            self._append(batches, results)
+            if request.wait and self._waiting.acquire(blocking=False):
+                try:
+                    self._await(batches, results, context)
+                finally:
+                    self._waiting.release()
+        return pb.ReportRewardsResponse(results=results)
+
+    def ReportRewardStream(  # noqa: N802
+        self, request_iterator: Iterator[pb.ReportRewardStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ReportRewardStreamResponse]:
+        """Batch after batch."""
+        for message in request_iterator:
+            began = perf_counter()
+            response = self.ReportRewards(message.request, context)
+            yield pb.ReportRewardStreamResponse(response=response, elapsed=duration(perf_counter() - began))
+
+    def _sort(
+        self, snapshot: Snapshot, request: pb.ReportRewardsRequest, results: list[pb.RewardResult]
+    ) -> dict[str, _Batch]:
+        """Accepted records by experiment; the rest are answered in ``results``."""
+        batches: dict[str, _Batch] = {}
+        now_ms = self._clock.now_ms()
+        for place, event in enumerate(request.events):
+            try:
+                name, record = self._accept(snapshot, event, now_ms)
+            except Rejected as error:
+                results[place] = _refused(error)
+                continue
+            batch = batches.get(name)
+            if batch is None:
+                batch = batches[name] = _Batch(
+                    reply=secrets.token_bytes(REPLY_BYTES) if request.wait else b""
+                )
+            batch.records.append(record.pack())
+            batch.places.append(place)
+        return batches
+
+    def _accept(self, snapshot: Snapshot, event: pb.RewardEvent, now_ms: int) -> tuple[str, RewardRecord]:
+        """The experiment and the record. Raises Rejected, and StoreUnavailable when our snapshot is too old to tell."""
+        _check_lengths(event)
+        if not event.token:
+            entry = _named(snapshot, event.experiment)
+            key = foreign_key(entry.experiment)
+            return entry.table.name, accept_without_token(entry.experiment, key, reward_event(event), now_ms)
+        claims = verify(snapshot.keys, event.token)
+        found = snapshot.by_uid.get(claims.experiment_uid)
+        behind = found is not None and claims.epoch > found.experiment.epoch
+        if found is None or behind:
+            gone = self._keeper.name_of(claims.experiment_uid, float("inf")) == ""
+            if not gone and (behind or claims.issued_ms > snapshot.read_ms - BEHIND_MS):
+                raise StoreUnavailable(
+                    "this server has not read the experiment of a fresh token yet; send all again in a second",
+                    reason="SNAPSHOT_BEHIND",
+                )
+            raise Rejected("the experiment of this token was deleted", reason="UNKNOWN_EXPERIMENT")
+        return found.table.name, accept_with_token(found.experiment, claims, reward_event(event), now_ms)
+
+    def _append(self, batches: dict[str, _Batch], results: list[pb.RewardResult]) -> None:
+        entries = [
+            Append(name, REWARDS, b"".join(batch.records), batch.reply) for name, batch in batches.items()
+        ]
+        for (name, batch), place in zip(list(batches.items()), self._store.append(entries), strict=True):
+            if place:
+                continue
+            error = Rejected(f"experiments/{name} was deleted", reason="UNKNOWN_EXPERIMENT")
+            for index in batch.places:
+                results[index] = _refused(error)
+            del batches[name]
+
+    def _await(
+        self, batches: dict[str, _Batch], results: list[pb.RewardResult], context: grpc.ServicerContext
+    ) -> None:
+        """Fill in final outcomes, as far as they come in time."""
+        left = cast("float | None", context.time_remaining())
+        deadline = self._clock.monotonic_s() + (WAIT_S if left is None else min(left - ANSWER_S, WAIT_CAP_S))
+        for name, batch in batches.items():
+            timeout_s = deadline - self._clock.monotonic_s()
+            if timeout_s <= 0 or not context.is_active():
+                return
+            try:
+                outcomes = self._store.await_reply(name, batch.reply, timeout_s)
+            except StoreUnavailable:
+                return  # they are in the log all the same
+            if outcomes is not None:
+                for index, outcome in zip(batch.places, outcomes, strict=False):
+                    results[index] = _OUTCOMES.get(outcome, _ACCEPTED)
+
+
+def foreign_key(experiment: Experiment) -> bytes:
+    """The key that hashes ids which are not ours, 32 bytes.
+
+    It comes from the experiment's secret salt, which every server reads and which lives as long as the experiment:
+    token keys come and go, and with them the same event would get another number and count twice.
+    """
+    return hmac.digest(experiment.salt, b"banditd ids of rewards without a token", "sha256")
+
+
+def _named(snapshot: Snapshot, resource: str) -> Entry:
+    try:
+        entry = snapshot.entries.get(parse_experiment(resource, "experiment"))
+    except InvalidArgument as error:
+        raise Rejected(f"no token, and {error}", reason="NO_TOKEN") from None
+    if entry is None:
+        raise Rejected(
+            f"there is no {resource}; if it was created within the last second, send it again",
+            reason="UNKNOWN_EXPERIMENT",
+        )
+    return entry
+
+
+def _check_lengths(event: pb.RewardEvent) -> None:
+    if len(event.unit.encode()) > MAX_UNIT_BYTES:
+        raise Rejected(f"a unit has at most {MAX_UNIT_BYTES} bytes", reason="TOO_LONG")
+    for name in ("metric", "event_id", "experiment", "arm"):
+        if len(getattr(event, name).encode()) > MAX_TEXT_BYTES:
+            raise Rejected(f"{name} is longer than {MAX_TEXT_BYTES} bytes", reason="TOO_LONG")
+
+
+def _refused(error: Rejected) -> pb.RewardResult:
+    late = error.reason == _LATE
+    return pb.RewardResult(
+        outcome=pb.REWARD_OUTCOME_LATE if late else pb.REWARD_OUTCOME_REJECTED,
+        reason=error.reason,
+        message=str(error)[:MESSAGE_CHARS],
+    )
