@@ -1,6 +1,100 @@
-"""What every test shares: property tests that draw the same examples on every machine."""
+"""What every test shares: property tests that draw the same examples on every machine, and stores on real servers."""
 
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 from hypothesis import settings
+
+from server.store.base import Store
+from server.store.embedded import Embedded
+from server.store.memory import MemoryStore
+from server.store.redis import RedisStore
+from tests.fakes import FakeClock
 
 settings.register_profile("seeded", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("seeded")
+
+# The servers that the store must be right on: the packaged Valkey, and the oldest Redis that Debian stable has.
+SERVERS = ["valkey", "redis"]
+if os.environ.get("BANDITD_TESTS_NO_REDIS") == "1" and os.environ.get("CI") != "true":
+    SERVERS.remove("redis")
+
+
+class Kept(NamedTuple):
+    """A store under test; ``pass_ms`` lets its clock move on by at least that much."""
+
+    store: Store
+    pass_ms: Callable[[int], None]
+
+
+def server_program(name: str) -> Path | None:
+    """The program of a server (None: the packaged one); the test fails when it is not installed."""
+    if name == "valkey":
+        return None
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.fail(
+            "redis-server is not installed; run 'apt-get install redis-server', or set BANDITD_TESTS_NO_REDIS=1 to "
+            "leave it out on this machine"
+        )
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Embedded]]:
+    """Servers of this run by name, each started when it is first asked for."""
+    started: dict[str, Embedded] = {}
+
+    def server(name: str) -> Embedded:
+        if name not in started:
+            embedded = Embedded(tmp_path_factory.mktemp(name), binary=server_program(name))
+            embedded.start()
+            started[name] = embedded
+        return started[name]
+
+    yield server
+    for each in started.values():
+        each.stop()
+
+
+@pytest.fixture(params=SERVERS)
+def remote(request: pytest.FixtureRequest, servers: Callable[[str], Embedded]) -> Iterator[RedisStore]:
+    """An empty store on each server, under a namespace of its own."""
+    with contextlib.closing(
+        RedisStore(servers(request.param).url, namespace=f"t{secrets.token_hex(6)}")
+    ) as store:
+        yield store
+
+
+@pytest.fixture(params=["memory", *SERVERS])
+def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
+    """Each member of the stores, empty."""
+    if request.param == "memory":
+        clock = FakeClock()
+        yield Kept(MemoryStore(clock.now_ms), lambda ms: clock.advance(ms / 1000))
+        return
+    server = request.getfixturevalue("servers")(request.param)
+    with contextlib.closing(RedisStore(server.url, namespace=f"t{secrets.token_hex(6)}")) as store:
+        yield Kept(store, lambda ms: time.sleep((ms + 20) / 1000))
+
+
+@pytest.fixture
+def store(kept: Kept) -> Store:
+    """Each member of the stores, empty."""
+    return kept.store
+
+
+@pytest.fixture(params=SERVERS)
+def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Embedded]:
+    """A server that this test may hurt."""
+    with Embedded(tmp_path / "kept", binary=server_program(request.param)) as embedded:
+        yield embedded

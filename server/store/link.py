@@ -122,7 +122,7 @@ class Link:
         if isinstance(error, redis.exceptions.ResponseError) and "WRONGTYPE" in text:
             name = key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
             return CorruptStored(
-                f"{name}: {text}; restore it from a copy, or delete the experiment",
+                f"{name}: {text}; restore it from a copy, or delete what it belongs to",
                 key=name,
                 server_says=text,
             )

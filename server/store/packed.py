@@ -63,7 +63,7 @@ def reading(key: str) -> Iterator[None]:
         struct.error,
     ) as error:
         raise CorruptStored(
-            f"{key}: {str(error) or type(error).__name__}; restore it from a copy, or delete the experiment",
+            f"{key}: {str(error) or type(error).__name__}; restore it from a copy, or delete what it belongs to",
             key=key,
         ) from error
 

@@ -106,7 +106,7 @@ class RedisControl:
             audit_sequence=audit.sequence if audit else 0,
             audit_hash=audit.hash if audit else "",
             owner=commit.fence.owner if commit.fence else "",
-            token=commit.fence.token if commit.fence else 0,
+            token=commit.fence.token if commit.fence else None,
             request=_digest(commit.request_id) if commit.request_id else b"",
             revision=experiment.revision,
             not_after_ms=begun_ms + CHANGE_WITHIN_MS,
@@ -160,10 +160,12 @@ class RedisControl:
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """See ControlStore."""
         key = self._keys.of(name).audit
-        if limit <= 0 or (before is not None and before <= 1):
+        newest = int(self._link.call("LLEN", key))
+        if before is not None:
+            newest = min(newest, before - 1)
+        if limit <= 0 or newest <= 0:
             return []
-        start, stop = (-limit, -1) if before is None else (max(before - 1 - limit, 0), before - 2)
-        rows = self._link.call("LRANGE", key, start, stop)
+        rows = self._link.call("LRANGE", key, max(newest - limit, 0), newest - 1)
         return [codec.load_audit(key, raw) for raw in reversed(rows)]
 
     def next_uid(self) -> int:

@@ -35,7 +35,7 @@ class CommitCall:
     audit_sequence: int
     audit_hash: str
     owner: str
-    token: int
+    token: int | None
     request: bytes
     revision: int
     not_after_ms: int
@@ -78,7 +78,7 @@ def commit(link: Link, keys: ExperimentKeys, call: CommitCall, leftovers: Sequen
             call.audit_sequence or "",
             call.audit_hash,
             call.owner,
-            call.token or "",
+            "" if call.token is None else call.token,
             call.request,
             call.revision,
             call.not_after_ms,

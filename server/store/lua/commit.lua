@@ -18,8 +18,8 @@
 -- ARGV[6]  audit record, document, or ""
 -- ARGV[7]  its sequence, or ""
 -- ARGV[8]  its hash, or ""
--- ARGV[9]  owner of the lease that must be held, or "" for none
--- ARGV[10] token of that lease, or ""
+-- ARGV[9]  owner of the lease that must be held
+-- ARGV[10] its token, or "" when no lease is needed
 -- ARGV[11] digest of the request id, or ""
 -- ARGV[12] revision to remember for it
 -- ARGV[13] last moment for the commit, Unix ms; after it version.lua may have announced it already
@@ -62,14 +62,14 @@ else
         return {'allocation', stored[4]}
     end
     audit_sequence = stored[3] or '0'
-    if ARGV[9] ~= '' then
+    if ARGV[10] ~= '' then
         local lease = redis.call('HMGET', KEYS[6], 'owner', 'token')
         if lease[1] ~= ARGV[9] or lease[2] ~= ARGV[10] then
             return {'lease'}
         end
     end
 end
-if creates and ARGV[9] ~= '' then
+if creates and ARGV[10] ~= '' then
     return {'lease'}
 end
 if ARGV[6] ~= '' then
