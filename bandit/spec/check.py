@@ -117,7 +117,7 @@ def _objective(terms: Sequence[Term], metrics: Sequence[Metric]) -> Iterator[Fin
                 ("objective", index, "scale"),
                 f"{_span(term.scale)} does not overlap the range {_span((low, high))} of {term.metric}, so all "
                 "rewards would count the same; write a scale inside the range",
-                (loc, ("objective", index, "scale"), ("metrics", place)),
+                (loc, ("objective", index, "scale"), ("metrics", place, "name"), ("metrics", place, "range")),
             )
 
 
@@ -169,7 +169,7 @@ def _guardrail(index: int, guardrail: Guardrail, metrics: Sequence[Metric]) -> I
             (*at, "metric"),
             f"{guardrail.kind} on {metric.name}, which is {metric.kind}; it counts bad outcomes of a "
             "bernoulli metric: name one, or write kind: harm",
-            (kind, (*at, "metric"), ("metrics", found[0])),
+            (kind, (*at, "metric"), ("metrics", found[0], "name"), ("metrics", found[0], "kind")),
         )
     for key, owner in (("margin", "harm"), ("tail", "breaker")):
         value = getattr(guardrail, key)

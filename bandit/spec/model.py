@@ -282,7 +282,9 @@ class Decay(_Frozen):
     @classmethod
     def _check_half_life(cls, value: float) -> float:
         if not 1 <= value <= 3650 * 86400:
-            raise ValueError(f"{format_duration(value)} is not within 1s to 10 years (3650d)")
+            raise ValueError(
+                f"{format_duration(value)} is not within 1s to 10 years (3650d); write one that is"
+            )
         return value
 
 

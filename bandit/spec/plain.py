@@ -8,6 +8,8 @@ from bandit.spec.finding import Loc
 from bandit.spec.sentences import show
 from bandit.spec.tree import MAX_DEPTH, MAX_NODES, UNREAD
 
+_LARGEST = 10**300
+
 
 class Plain:
     """Copies one value; ``faults`` are the (path, sentence) of what could not be copied and is UNREAD there."""
@@ -33,6 +35,8 @@ class Plain:
             if self._nodes == MAX_NODES + 1:
                 self._refuse((), f"more than {MAX_NODES} values; a spec has far fewer: shorten it")
             return UNREAD
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            return self._refuse(loc, "a whole number of more than 300 digits; write a smaller one")
         if value is None or isinstance(value, str | bool | int | float):
             return value
         if isinstance(value, Mapping):

@@ -17,8 +17,8 @@ from pydantic_core import PydanticCustomError
 PPM = 1_000_000
 
 _UNIT_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
-DURATION_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d|w)$"
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d|w)")
+DURATION_PATTERN = r"^[0-9]{1,13}(\.[0-9]{1,9})?(ms|s|m|h|d|w)$"
+_DURATION = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,9})?)(ms|s|m|h|d|w)")
 _LONGEST_MS = 5200 * _UNIT_MS["w"]
 # Beyond it, differences of the size that experiments look for drown in the rounding of sums.
 _LARGEST = 1e12

@@ -156,7 +156,7 @@ def _weight_sizes(spec: ExperimentSpec, allocator: Allocator, reads: tuple[Loc, 
 
 
 def _shown(ppm: int) -> str:
-    return f"{ppm / PPM:.10g}"
+    return f"{ppm / PPM:.6f}".rstrip("0").rstrip(".")
 
 
 def _inherited(inherited: bool, field: str) -> str:

@@ -45,6 +45,8 @@ _SYNTAX = (
         "this line does not continue the mapping above; give its keys the same indentation, in spaces",
     ),
     ("expected '-' indicator", "this line does not continue the list above; begin each item with '- '"),
+    ("maximum nesting depth", "brackets within brackets without end; close each list and mapping"),
+    ("expected node content", "a value is missing here; write it, and quote text that begins with , ] or }"),
     (
         "unknown escape",
         "a backslash that YAML does not know; use single quotes, or write \\\\ for a backslash",
@@ -143,10 +145,12 @@ def _unfit(text: str) -> Fault | None:
 
 def _syntax_fault(error: yaml.MarkedYAMLError, lines: list[str]) -> Fault:
     problem, at = error.problem or "", error.problem_mark
-    if error.context_mark and re.search(r"',' or|end of stream", problem):
+    if error.context_mark and re.search(r"',' or|end of stream|expected ':'", problem):
         at = error.context_mark
-    line = min(at.line, len(lines) - 1) if at else 0
-    column = min(at.column, len(lines[line])) if at else 0
+    line, column = (at.line, at.column) if at else (0, 0)
+    if line >= len(lines):
+        line, column = len(lines) - 1, len(lines[-1])
+    column = min(column, len(lines[line]))
     known = next((told for part, told in _SYNTAX if part in problem), "")
     if "cannot start any token" in problem and lines[line][column : column + 1] == "\t":
         known = _SYNTAX[0][1]

@@ -1,0 +1,101 @@
+"""The schema for editors: it takes the good example and refuses what it can see to be wrong."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from bandit.spec.parse import parse_yaml
+from bandit.spec.render import render_yaml, to_mapping
+from bandit.spec.schema import DIALECT, json_schema
+
+SPECS = Path(__file__).resolve().parents[1] / "fixtures" / "specs"
+GOOD: dict[str, Any] = yaml.safe_load((SPECS / "support-answers.yaml").read_text())
+SCHEMA = json_schema()
+VALIDATOR = Draft202012Validator(SCHEMA)
+
+
+def test_it_is_a_schema_of_its_dialect() -> None:
+    assert SCHEMA["$schema"] == DIALECT
+    Draft202012Validator.check_schema(SCHEMA)
+    assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+
+
+def test_it_takes_the_good_example_in_all_its_forms() -> None:
+    spec = parse_yaml((SPECS / "support-answers.yaml").read_text())
+    for form in (GOOD, yaml.safe_load(render_yaml(spec)), to_mapping(spec)):
+        VALIDATOR.validate(form)
+
+
+def test_it_refuses_the_bad_example() -> None:
+    bad = yaml.safe_load((SPECS / "ten-mistakes.yaml").read_text())
+    places = {tuple(error.absolute_path) for error in VALIDATOR.iter_errors(bad)}
+    # All but the unknown metric and the kind of a guardrail's metric, which no schema can see; `yes` is true here.
+    assert places == {
+        ("experiment",),
+        ("arms", 1, "bounds"),
+        ("arms", 1, "bounds", "cap"),
+        ("metrics", 0, "kind"),
+        ("metrics", 1),
+        ("metrics", 1, "attribution_window"),
+        ("objective", 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("arms", 1, "control"), True),
+        (("arms", 0, "control"), False),
+        (("arms", 0, "control"), "yes"),
+        (("arms", 0, "digest"), "a b"),
+        (("arms", 0, "metadata"), {"n": 1}),
+        (("arms",), [{"name": "a", "control": True}]),
+        (("bounds", "floor"), -0.1),
+        (("bounds", "floor"), "0.1"),
+        (("metrics", 0, "range"), [0]),
+        (("metrics", 0, "range"), [0, 1, 2]),
+        (("metrics", 1, "range"), [0, 1e13]),
+        (("decay",), {"half_life": "1h30m"}),
+        (("decay",), {"half_life": 60}),
+        (("guardrails", 0, "limit"), 1),
+        (("guardrails", 1, "limit"), 0.1),
+        (("guardrails", 0), {"name": "g", "kind": "breaker", "metric": "unsafe"}),
+        (("allocator",), {"kind": "fixed"}),
+        (("allocator",), {"kind": "ucb", "weights": {"large": 1}}),
+        (("allocator",), {"kind": "fixed", "weights": {"Large": 1}}),
+        (("cohorts",), {"attribute": "plan"}),
+        (("guardrial",), []),
+    ],
+)
+def test_it_refuses_one_mistake(path: tuple[str | int, ...], value: object) -> None:
+    mapping = deepcopy(GOOD)
+    holder: Any = mapping
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    assert not VALIDATOR.is_valid(mapping)
+
+
+def test_every_field_is_described() -> None:
+    parts = [SCHEMA, *SCHEMA["$defs"].values()]
+    missing = [
+        name
+        for part in parts
+        for name, field in part.get("properties", {}).items()
+        if "description" not in field and "$ref" not in field
+    ]
+    assert missing == ["guardrails"]
+
+
+def test_durations_are_text_with_text_defaults() -> None:
+    window = SCHEMA["$defs"]["Metric"]["properties"]["attribution_window"]
+    assert (window["type"], window["default"]) == ("string", "1d")
+    assert Draft202012Validator(window).is_valid("1.5h")
+    assert not Draft202012Validator(window).is_valid("h")
