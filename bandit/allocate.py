@@ -1,0 +1,85 @@
+"""Reading + spec + bounds -> the next shares, with every number that led to them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.allocators import ALLOCATORS
+from bandit.allocators.base import Problem, rank
+from bandit.ledger import FloatArray
+from bandit.objective import utility
+from bandit.posteriors import POSTERIORS
+from bandit.reading import Reading
+from bandit.rollout.bounds import bounded, boxes
+from bandit.spec.model import ExperimentSpec
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The next shares and why; K arms, M metrics.
+
+    ``weights`` are the allocator's, before bounds. ``p_best`` and ``expected_loss`` (units of the objective) are among
+    live arms, for allocation and not as evidence. ``mean``, ``low``, ``high`` [K, M]: posterior mean and central 95 %
+    interval in the metric's own unit.
+    """
+
+    shares_ppm: tuple[int, ...]
+    weights: FloatArray
+    p_best: FloatArray
+    expected_loss: FloatArray
+    utility_mean: FloatArray
+    utility_sd: FloatArray
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def propose(
+    spec: ExperimentSpec,
+    reading: Reading,
+    live: NDArray[np.bool_],
+    hold_ppm: Sequence[int | None],
+    previous_ppm: Sequence[int] | None,
+    elapsed_s: float,
+    batch: float,
+) -> Proposal:
+    """Propose shares. ``live`` [K]; ``hold_ppm``, ``previous_ppm``, ``elapsed_s`` as in ``rollout.bounds.boxes``;
+    ``batch``: requests that the allocation will probably serve."""
+    value = utility(spec, reading)
+    p_best, loss = rank(value, live)
+    fixed = None
+    if spec.allocator.weights:
+        fixed = np.array([spec.allocator.weights.get(arm.name, 0.0) for arm in spec.arms])
+    problem = Problem(value, reading.assigned, live, batch, fixed)
+    weights = ALLOCATORS[spec.allocator.kind].weights(problem, p_best)
+    low_ppm, high_ppm = boxes(spec, [bool(each) for each in live], hold_ppm, previous_ppm, elapsed_s)
+    mean, low, high = _metrics(spec, reading)
+    return Proposal(
+        shares_ppm=bounded(weights, low_ppm, high_ppm),
+        weights=weights,
+        p_best=p_best,
+        expected_loss=loss,
+        utility_mean=value.mean,
+        utility_sd=value.sd,
+        mean=mean,
+        low=low,
+        high=high,
+    )
+
+
+def _metrics(spec: ExperimentSpec, reading: Reading) -> tuple[FloatArray, FloatArray, FloatArray]:
+    out = np.empty((3, len(spec.arms), len(spec.metrics)))
+    for index, metric in enumerate(spec.metrics):
+        posterior = POSTERIORS[metric.kind]
+        params = posterior.parameters(metric, reading.n[:, index], reading.s1[:, index], reading.s2[:, index])
+        least, most = metric.range
+        low, high = posterior.interval(params, LEVEL)
+        for row, scaled in enumerate((posterior.moments(params)[0], low, high)):
+            out[row, :, index] = least + (most - least) * scaled
+    return out[0], out[1], out[2]

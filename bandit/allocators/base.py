@@ -1,0 +1,48 @@
+"""What an allocator is: beliefs in, weights out, never an arm. Bounds come later and are not its business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.kernels.best_arm import best_arm
+from bandit.ledger import FloatArray
+from bandit.objective import Utility
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What an allocator decides by: K arms.
+
+    ``pulls`` [K]: requests assigned, rewarded or not. ``live`` [K]: may the arm have traffic? At least one may.
+    ``batch`` > 0: requests that the allocation will probably serve. ``fixed`` [K]: shares that the spec wrote down.
+    """
+
+    utility: Utility
+    pulls: FloatArray
+    live: NDArray[np.bool_]
+    batch: float
+    fixed: FloatArray | None = None
+
+
+class Allocator(Protocol):
+    """A rule from posteriors to weights."""
+
+    def weights(self, problem: Problem, p_best: FloatArray) -> FloatArray:
+        """[K] weights: at least 0, sum 1, 0 for arms that may have no traffic. ``p_best`` [K] is for those who use it."""
+
+
+def rank(utility: Utility, live: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """P(best) among the live arms and their expected loss in units of the objective, [K]; 0 for the others."""
+    p_best, loss = np.zeros(live.size), np.zeros(live.size)
+    alive = np.flatnonzero(live)
+    if alive.size == 1:
+        p_best[alive] = 1.0
+    elif alive.size:
+        out = np.empty((3, alive.size))
+        best_arm(utility.family, np.ascontiguousarray(utility.params[alive]), out[0], out[1], out[2])
+        p_best[alive], loss[alive] = out[0], out[1] * utility.unit
+    return p_best, loss
