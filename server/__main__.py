@@ -1,0 +1,221 @@
+"""``banditd``: the command line, and the entry point of its child processes; whatever it is told to do is elsewhere.
+
+Everything heavy is imported when it is needed, so that `--help` and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bandit.distribution import clash
+from bandit.errors import BanditError, InvalidArgument, NotAllowed
+from server.config import SETTINGS, Config, Loaded, load
+from server.config.layers import CONFIG_VARIABLE, nearest
+from server.config.settings import default_of, flag_of, meaning_of
+
+FAILED, USAGE = 1, 2
+_EPILOG = f"""\
+Each setting may also be written into the file of --config (TOML, with _ for -), or into the environment
+(BANDITD_ and its name, as BANDITD_HTTP_LISTEN; {CONFIG_VARIABLE} for --config). A flag wins over the environment,
+which wins over the file. A store's URL with a password belongs into one of those two.
+
+exit codes: 0 ended when asked to; 1 could not start or had to give up; 2 wrong usage or settings;
+130 ended at once by a second Ctrl-C; with --demo that of the demo"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, with the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        _say(f"{message}; see `banditd --help`")
+        raise SystemExit(USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point; ends the process."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets its escape, never a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if sentence := clash():
+        _say(sentence)
+        raise SystemExit(FAILED)
+    if arguments[:1] == ["--child"]:
+        _child(arguments[1:])
+    raise SystemExit(_run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    if options.version:
+        from server.telemetry.build import version
+
+        sys.stdout.write(f"banditd {version()}\n")
+        return 0
+    given = {name: value for name, value in vars(options).items() if name in SETTINGS}
+    try:
+        loaded = load(given, os.environ, file=options.config)
+        if options.check:
+            _show(loaded)
+            return 0
+        from server.supervise.service import Demo, run
+
+        return run(loaded, Demo(_demo_arguments(options)) if options.demo else None)
+    except InvalidArgument as error:
+        for fault in error.violations:
+            _say(f"{fault.field}: {fault.description}")
+        if not error.violations:
+            _say(str(error))
+        return USAGE
+    except BanditError as error:
+        _say(str(error))
+        return FAILED
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="banditd",
+        usage="banditd [--config FILE] [SETTING ...] [--check | --demo [--exit] [--seconds N]]",
+        description="Serves, learns and watches over experiments that release ML and LLM variants by evidence.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=26, width=112
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="show the version and end")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
+    parser.add_argument("--check", action="store_true", help="check the settings, show them and end")
+    demo = parser.add_argument_group("demo")
+    demo.add_argument(
+        "--demo", action="store_true", help="run everything in a temporary folder with a simulated world"
+    )
+    demo.add_argument(
+        "--exit", action="store_true", help="end by itself; the exit code says whether all went well"
+    )
+    demo.add_argument("--seconds", type=float, metavar="N", help="with --exit: how long the world lives")
+    settings = parser.add_argument_group("settings")
+    for name in SETTINGS:
+        _add_setting(settings, name)
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        hint = nearest(rest[0].partition("=")[0], flags) if rest[0].startswith("-") else "it takes flags only"
+        parser.error(f"{rest[0]!r} is not known; {hint}")
+    if (options.exit or options.seconds is not None) and not options.demo:
+        parser.error("--exit and --seconds belong to --demo")
+    if options.demo and options.check:
+        parser.error("--check and --demo exclude each other")
+    return options
+
+
+def _add_setting(group: argparse._ArgumentGroup, name: str) -> None:
+    default = default_of(name)
+    shown = str(default).lower() if isinstance(default, bool) else str(default)
+    if name == "data_dir":
+        shown = "$XDG_STATE_HOME/banditd or ~/.local/state/banditd"
+    text = f"{meaning_of(name)} ({shown})".replace("%", "%%")
+    if isinstance(default, bool):
+        group.add_argument(
+            flag_of(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+        )
+        return
+    metavar = {"data_dir": "DIR", "store": "URL"}.get(name) or (
+        "N" if isinstance(default, int | float) else "VALUE"
+    )
+    group.add_argument(flag_of(name), dest=name, default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
+def _demo_arguments(options: argparse.Namespace) -> list[str]:
+    seconds = [] if options.seconds is None else ["--seconds", str(options.seconds)]
+    return [*(["--exit"] if options.exit else []), *seconds]
+
+
+def _show(loaded: Loaded) -> None:
+    """The settings as TOML, secrets masked, each with where it comes from."""
+    import json
+
+    lines = [
+        (f"{name} = {json.dumps(value, ensure_ascii=False)}", loaded.origins[name].place)
+        for name, value in loaded.config.shown().items()
+    ]
+    width = min(60, max(len(line) for line, _ in lines))
+    sys.stdout.write("".join(f"{line:<{width}}  # {place}\n" for line, place in lines))
+
+
+def _child(arguments: Sequence[str]) -> NoReturn:
+    """A child process: see ``server.supervise`` for who starts it with these arguments."""
+    import faulthandler
+
+    from server.config import handed_over
+    from server.supervise.lifeline import reporter, tie
+    from server.telemetry import logs
+
+    parser = argparse.ArgumentParser(prog="banditd --child", allow_abbrev=False)
+    parser.add_argument("kind", choices=["serve", "learn", "web", "demo"])
+    parser.add_argument("--line-fd", type=int, required=True)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    options, rest = parser.parse_known_args(arguments)
+    orders = tie(options.line_fd)
+    ready = reporter(options.ready_fd)
+    faulthandler.enable()
+    if options.kind == "demo":
+        ready()
+        from server.demo.__main__ import main as play
+
+        sys.exit(play(rest))
+    config = handed_over(orders.config)
+    logs.configure(config.log_level, config.log_format, orders.part)
+    code = _guarded(orders.part, lambda: _work(options.kind, config, orders.part, orders.issuer, ready))
+    logs.flush_streams()
+    # Not through the interpreter's end: it would wait for threads of libraries that may never come back.
+    os._exit(code)
+
+
+def _work(kind: str, config: Config, part: str, issuer: int, ready: Callable[[], None]) -> int:
+    from server.telemetry import shared
+
+    shared.join(shared.folder_of(config.data_dir), part)
+    if kind == "web":
+        from server.web.edge import run
+
+        return run(config, ready) or 0
+    from server import app
+
+    if kind == "serve":
+        return app.run_serving(config, issuer, ready) or 0
+    return app.run_learner(config, ready) or 0
+
+
+def _guarded(part: str, work: Callable[[], int]) -> int:
+    """The exit code; an error that trying again cannot cure has one of its own."""
+    import structlog
+
+    from server.supervise.keeper import HOPELESS
+
+    log = structlog.get_logger(__name__)
+    try:
+        return work()
+    except (InvalidArgument, NotAllowed) as error:
+        log.critical("part_refused", reason=str(error))
+        return HOPELESS
+    except BanditError as error:
+        log.critical("part_failed", reason=str(error))
+        return FAILED
+    except Exception:
+        log.exception("part_failed")
+        return FAILED
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"banditd: {sentence}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What ties a child process to its supervisor: orders at its start, one word back when it is ready, a common end.
+
+The child ends at once, by SIGKILL, when the supervisor is gone: what it must not lose is safe against that anyway,
+and a new supervisor wants its ports and locks. One pipe carries the orders and then stays open for as long as the
+supervisor lives, on every system; on Linux the kernel also ends children that cannot notice by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+READY = b"ready\n"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a child is told. ``config``: JSON of all settings, secrets too; ``issuer`` 0 for a part that needs none."""
+
+    part: str
+    supervisor: int
+    config: str = "{}"
+    issuer: int = 0
+
+    def to_line(self) -> bytes:
+        """One line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def tie(line: int) -> Orders:
+    """Read the orders from the file descriptor, and die with the supervisor from now on. Once, at the very start."""
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        part = os.read(line, 1)  # byte by byte: what follows the line is the supervisor's end
+        if not part:
+            os._exit(1)
+        received += part
+    values: Mapping[str, object] = json.loads(received)
+    orders = Orders(**values)  # type: ignore[arg-type]
+    tie_to(orders.supervisor)
+    threading.Thread(target=_wait_for_end, args=(line,), name="lifeline", daemon=True).start()
+    return orders
+
+
+def tie_to(supervisor: int) -> None:
+    """Die when the process ``supervisor``, our parent, does; on Linux only, elsewhere the pipe must do."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it died before we asked
+        os._exit(1)
+
+
+def reporter(ready: int) -> Callable[[], None]:
+    """A function that says once, through the file descriptor, that the part is ready."""
+    lock = threading.Lock()
+    left = [ready]
+
+    def report() -> None:
+        with lock:
+            if not left:
+                return
+            number = left.pop()
+        try:
+            os.write(number, READY)
+        except BrokenPipeError:
+            pass  # the lifeline tells
+        finally:
+            os.close(number)
+
+    return report
+
+
+def _wait_for_end(line: int) -> None:
+    while os.read(line, 64):
+        continue
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,102 @@
+"""The HTTP edge as a process: probes, pages and their server. It decides nothing and learns nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from bandit.errors import NotAllowed
+from server.clock import SystemClock
+from server.config import Config, host_port
+from server.store.redis import RedisStore
+from server.telemetry import catalogue, shared
+from server.telemetry.build import version
+from server.telemetry.scrape import Scrape
+from server.web import probes
+from server.web.pages import application
+from server.web.probes import Probe, State
+
+log = structlog.get_logger(__name__)
+
+MOST_AT_ONCE = 64
+STOP_S = 1
+# What this machine's role cannot do without. Servers go on without a store and a learner.
+REQUIRED = {
+    "all": {"store", "serving", "learner"},
+    "web": {"store", "serving", "learner"},
+    "serve": {"serving"},
+    "learn": {"store", "learner"},
+}
+
+
+def run(config: Config, ready: Callable[[], None]) -> int:
+    """Serve until SIGTERM. ``ready`` is called when the port answers. Raises NotAllowed when it is taken."""
+    clock = SystemClock()
+    store = RedisStore(config.store)
+    store_up = shared.gauge(catalogue.STORE_UP, CollectorRegistry())
+    required = REQUIRED[config.role]
+    watched = [
+        Probe(
+            "store",
+            probes.store(store, clock),
+            clock,
+            required="store" in required,
+            told=lambda state: store_up.set(state is State.UP),
+        ),
+        Probe("learner", probes.learner(store), clock, required="learner" in required),
+    ]
+    if config.role != "learn":
+        watched.append(Probe("serving", probes.serving(config.listen), clock, required="serving" in required))
+    scrape = Scrape(shared.folder_of(config.data_dir), clock.now_ms, version())
+    pages = application(lambda: [probe.row() for probe in watched], scrape.render)
+    with _listening(config.http_listen) as listener:
+        for probe in watched:
+            probe.start()
+        server = _Server(
+            uvicorn.Config(
+                pages,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                limit_concurrency=MOST_AT_ONCE,
+                timeout_graceful_shutdown=STOP_S,
+                timeout_keep_alive=5,
+                h11_max_incomplete_event_size=16 << 10,
+            ),
+            ready,
+        )
+        server.run([listener])
+    for probe in watched:
+        probe.stop()
+    store.close()
+    return 0
+
+
+def _listening(address: str) -> socket.socket:
+    host, port = host_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise NotAllowed(
+            f"http_listen: nobody can listen on {address} now ({error.strerror}); give another address"
+        ) from None
+
+
+class _Server(uvicorn.Server):
+    """Tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As the base, then say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
