@@ -81,6 +81,8 @@ class Embedded:
         self._lock: IO[str] | None = None
         self._alive: int | None = None
         self._socket = Path()
+        self._far: Path | None = None
+        self._code: int | None = None
 
     @property
     def url(self) -> str:
@@ -102,6 +104,11 @@ class Embedded:
     def running(self) -> bool:
         """Is the server alive?"""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def ended(self) -> int | None:
+        """None while the server runs, and before its first start; then its exit code, or minus a signal's number."""
+        return self._code if self._process is None else self._process.poll()
 
     def start(self) -> None:
         """Start the server and wait until it answers; what it kept is loaded then.
@@ -135,6 +142,7 @@ class Embedded:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            self._code = self._process.returncode
             self._process = None
         if self._alive is not None:
             os.close(self._alive)
@@ -186,12 +194,22 @@ class Embedded:
         if len(os.fsencode(near / "s")) <= LONGEST_SOCKET:
             near.mkdir(mode=0o700)
             return near / "s"
+        far = self._far_place()
+        (self.data_dir / "SOCKET").write_text(f"{far}\n")
+        return far / "s"
+
+    def _far_place(self) -> Path:
+        """A new temporary directory; at a later start the same again, as clients know it, unless somebody took it."""
+        if self._far is not None:
+            with contextlib.suppress(OSError):
+                self._far.mkdir(mode=0o700)
+                return self._far
         far = Path(tempfile.mkdtemp(prefix=_PREFIX))
         if len(os.fsencode(far / "s")) > LONGEST_SOCKET:
             far.rmdir()
             far = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
-        (self.data_dir / "SOCKET").write_text(f"{far}\n")
-        return far / "s"
+        self._far = far
+        return far
 
     def _clear(self) -> None:
         """Remove what an earlier run left of its socket."""
