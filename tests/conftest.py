@@ -9,9 +9,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import redis
 from hypothesis import settings
 
 from server.store.base import Store
@@ -27,6 +28,9 @@ settings.load_profile("seeded")
 SERVERS = ["valkey", "redis"]
 if os.environ.get("BANDITD_TESTS_NO_REDIS") == "1" and os.environ.get("CI") != "true":
     SERVERS.remove("redis")
+
+# How long a store waits for a server that a test makes silent, s.
+QUICK_S = 0.3
 
 
 class Kept(NamedTuple):
@@ -98,3 +102,17 @@ def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Embed
     """A server that this test may hurt."""
     with Embedded(tmp_path / "kept", binary=server_program(request.param)) as embedded:
         yield embedded
+
+
+@pytest.fixture
+def own(own_server: Embedded) -> Iterator[RedisStore]:
+    """A store, quick to give up, on a server that this test may hurt."""
+    with contextlib.closing(RedisStore(own_server.url, timeout_s=QUICK_S)) as store:
+        yield store
+
+
+@pytest.fixture
+def admin(own_server: Embedded) -> Iterator[Any]:
+    """A line of the operator to that server."""
+    with contextlib.closing(redis.Redis.from_url(own_server.url, protocol=2)) as client:
+        yield client

@@ -145,25 +145,28 @@ class Link:
             raise self.told(redis.exceptions.ConnectionError(str(error)), key) from error
 
 
+_MEANINGS: tuple[tuple[type[redis.exceptions.RedisError], str, str], ...] = (
+    # Class of the client library (it cuts the server's word off), the server's word inside a script's error, meaning.
+    (redis.exceptions.OutOfMemoryError, "OOM ", "its memory is full"),
+    (redis.exceptions.ReadOnlyError, "READONLY ", "it is a replica"),
+    (redis.exceptions.BusyLoadingError, "LOADING ", "it is still reading its files"),
+    (redis.exceptions.MasterDownError, "MASTERDOWN ", "it lost its primary"),
+    (redis.exceptions.NoPermissionError, "NOPERM ", "its user may not do this"),
+    (redis.exceptions.AuthenticationError, "NOAUTH ", "it wants another user or password"),
+    (redis.exceptions.MovedError, "MOVED ", "it is a cluster"),
+    (redis.exceptions.TimeoutError, "", "no answer in time"),
+    (redis.exceptions.RedisError, "BUSY ", "a script of somebody else keeps it busy"),
+    (redis.exceptions.RedisError, "MISCONF ", "it cannot write its files"),
+    (redis.exceptions.RedisError, "NOREPLICAS ", "too few replicas follow it"),
+)
+
+
 def _cause(error: redis.exceptions.RedisError) -> str:
-    text = str(error)
-    for word, meaning in (
-        ("OOM", "its memory is full"),
-        ("READONLY", "it is a replica"),
-        ("LOADING", "it is still reading its files"),
-        ("BUSY", "a script of somebody else keeps it busy"),
-        ("MISCONF", "it cannot write its files"),
-        ("NOREPLICAS", "too few replicas follow it"),
-        ("MASTERDOWN", "it lost its primary"),
-        ("NOPERM", "its user may not do this"),
-        ("CROSSSLOT", "it is a cluster"),
-        ("MOVED", "it is a cluster"),
-    ):
-        if word in text:
+    text = str(error) or type(error).__name__
+    for kind, word, meaning in _MEANINGS:
+        if (kind is not redis.exceptions.RedisError and isinstance(error, kind)) or (word and word in text):
             return f"{meaning} ({text})"
-    if isinstance(error, redis.exceptions.TimeoutError):
-        return f"no answer in time ({text})"
-    return text or type(error).__name__
+    return text
 
 
 def _client(options: dict[str, Any], connect_s: float, timeout_s: float) -> Any:

@@ -244,8 +244,9 @@ class RedisControl:
     def _announce(self, member: str, name: str, *, changed: bool, gone_uid: bytes = b"") -> None:
         try:
             scripts.announce(self._link, self._keys, member, name, changed=changed, gone_uid=gone_uid)
-        except StoreUnavailable:
-            # The change is made and must not be reported as unknown; version.lua announces it in a moment.
+        except (StoreUnavailable, CorruptStored):
+            # The change is made and must not be reported as unknown. version.lua announces it in a moment, or, when
+            # the registry is broken, says so to everyone who polls it.
             return
 
 
