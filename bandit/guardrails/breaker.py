@@ -50,7 +50,7 @@ class Breaker:
         arrived = young.arrived[:, pair.arm].sum() if young.counts_young else 0.0
         return Evidence(
             seen=bool(sums.reshape(REACH, 3)[:, 1].sum() > 0.0 or arrived > 0.0),
-            log_e=-log_tail,
+            log_e=max(0.0, -log_tail),
             log_threshold=-math.log(guardrail.tail),
             log_e_safe=log_e_safe,
             n=n,

@@ -1,19 +1,24 @@
 """Harm against the concurrent control while shares and the baseline move; it never compares pooled means.
 
 Two e-processes on the same mature periods, averaged (the mean of e-processes is one, whatever their dependence).
-In a period let w = p_k / (p_k + p_0) be the arm's part of the traffic of the pair, Y = X / r the badness of the arm
-over the margin r, or X of the control, and A = 1 for the arm. Null: mu_k <= r mu_0 in every period.
+In a period of N outcomes of arm and control together let v be the arm's part of them, A = 1 for the arm, and
+Y = X / r the badness of the arm over the margin r, or X of the control. Null: mu_k <= r mu_0 in every period, the
+two means being constant inside it. Given how many outcomes each has:
 
-* Overlap score (A - w)(Y - m), m the control's mean frozen before the period: conditional mean w (1 - w)
-  (mu_k / r - mu_0). Its sums S and V are additive. A score is at least -max((1-w) m, w (1-m)); where that is below
-  -LEAST, the period's scores shrink to fit, by a factor known before the period.
-* Odds of bad events: among them the arm's part is at most q = r w / (r w + 1 - w). For a ratio t > r the product of
-  (t/r)^A (r w + 1 - w)/(t w + 1 - w), each to the power X, has mean at most 1: for X in {0, 1} by counting, for X
-  in [0, 1] since f^x <= 1 + x (f - 1). Mean over RATIOS. It is what sees six bad events against none.
+* Overlap scores (A - v)(Y - m), m the control's mean frozen before the period. Their means add up to
+  N v (1 - v)(mu_k / r - mu_0), whatever m is; a good m only makes V small. A score is at least
+  -max((1 - v) m, v (1 - m)); where that is below -LEAST, the period's scores shrink to fit. With x >= -c,
+  exp(l x - psi(l) x^2) <= 1 + l x, so the product over the period has mean at most exp(l * sum of means) <= 1.
+* Odds of bad events: for a ratio t > r the product of f_A^X, f_A = (t/r)^A (r v + 1 - v) / (t v + 1 - v). Since
+  f^x <= 1 + x (f - 1) on [0, 1], it has mean at most exp(N mu_0 [r v (f_1 - 1) + (1 - v) (f_0 - 1)]) = 1.
+  Mean over RATIOS. This is what sees six bad events against none.
 
 The first is strong where badness is common or varies little, the second where it is rare. Safety is the same with
-the signs turned: null mu_k >= r mu_0. For both, responses that are missing (no ``default_when_silent``) must not
-depend on the arm.
+the signs turned: null mu_k >= r mu_0.
+
+v is counted, not the arm's share: traffic that does not follow the shares, because a few units are heavy or
+responses are missing on one side, is then no evidence. Measured with a true part between 5 and 30 % at a share of
+10 %: false alarms of 9 % at alpha 5 % with the share, none in 300 runs with the count; the delay is the same.
 """
 
 from __future__ import annotations
@@ -29,8 +34,8 @@ from bandit.ledger import FloatArray
 from bandit.spec.model import Guardrail
 
 LEAST = 0.1
-# Most power when V is what 2,000 samples of the canary bring at a bad share of 0.1, 1 and 10 per cent.
-RHOS = np.array([tuned_rho(2000.0 * variance, 0.01) for variance in (0.001, 0.01, 0.1)])
+# Most power when V is what 2,000 samples of the canary bring at variances from a steady cost's to a bad share of 10 %.
+RHOS = np.array([tuned_rho(2000.0 * variance, 0.01) for variance in (1e-4, 1e-3, 0.01, 0.1)])
 RATIOS = np.array([1.2, 1.5, 2.0, 3.0, 6.0, 20.0])
 FARTHEST = 1e9
 
@@ -74,30 +79,30 @@ class Harm:
 
 def steps(guardrail: Guardrail, mature: Outcomes, pair: Pair) -> FloatArray:
     """[E, USED] what each period adds to the sums; zeros where the arm or the control had no traffic."""
-    p1, p0 = mature.share[:, pair.arm], mature.share[:, pair.control]
     n1, bad1, square1 = (each[:, pair.arm] for each in (mature.n, mature.bad, mature.square))
     n0, bad0, square0 = (each[:, pair.control] for each in (mature.n, mature.bad, mature.square))
     m, r = mature.centre, guardrail.margin
-    shared = (p1 > 0.0) & (p0 > 0.0)
-    w = np.where(shared, p1, 0.5) / np.where(shared, p1 + p0, 1.0)
+    v = n1 / np.maximum(n1 + n0, 1.0)
     step = np.zeros((len(m), USED))
 
     step[:, N], step[:, N_CONTROL], step[:, BAD] = n1, n0, bad1
     step[:, EXPECTED] = n1 * np.where(n0 > 0.0, bad0 / np.maximum(n0, 1.0), m)
 
-    total = (1.0 - w) * (bad1 / r - n1 * m) - w * (bad0 - n0 * m)
+    total = (1.0 - v) * (bad1 / r - n1 * m) - v * (bad0 - n0 * m)
     spread1 = np.maximum(square1 / (r * r) - 2.0 * m * bad1 / r + n1 * m * m, 0.0)
     spread0 = np.maximum(square0 - 2.0 * m * bad0 + n0 * m * m, 0.0)
-    variance = (1.0 - w) ** 2 * spread1 + w**2 * spread0
-    fit = _fit(np.maximum((1.0 - w) * m, w * (1.0 - m)))
+    variance = (1.0 - v) ** 2 * spread1 + v**2 * spread0
+    fit = _fit(np.maximum((1.0 - v) * m, v * (1.0 - m)))
     step[:, TOTAL], step[:, VARIANCE] = fit * total, fit * fit * variance
-    fit = _fit(np.maximum((1.0 - w) * (1.0 / r - m), w * m))
+    fit = _fit(np.maximum((1.0 - v) * (1.0 / r - m), v * m))
     step[:, TOTAL_SAFE], step[:, VARIANCE_SAFE] = -fit * total, fit * fit * variance
 
-    null = (r * w + 1.0 - w)[:, None]
+    part = v[:, None]
+    null = r * part + 1.0 - part
     for columns, ratios in ((ODDS, RATIOS), (ODDS_SAFE, 1.0 / RATIOS)):
-        tilted = r * ratios * w[:, None] + 1.0 - w[:, None]
+        tilted = r * ratios * part + 1.0 - part
         step[:, columns] = bad1[:, None] * np.log(ratios) + (bad1 + bad0)[:, None] * np.log(null / tilted)
+    shared = (mature.share[:, pair.arm] > 0.0) & (mature.share[:, pair.control] > 0.0)
     step[~shared] = 0.0
     return step
 
@@ -121,7 +126,7 @@ def _rewards_more(sums: FloatArray, levels: Levels) -> float:
 
     With S and V in proportion to n, ln E is about S^2 / (2 V) - ln((V + rho) / rho) / 2; solved for n, less n.
     """
-    n, rho = float(sums[N]), float(RHOS[1])
+    n, rho = float(sums[N]), float(RHOS[2])
     for level, total, variance in (
         (levels.fail, float(sums[TOTAL]), float(sums[VARIANCE])),
         (levels.safe, float(sums[TOTAL_SAFE]), float(sums[VARIANCE_SAFE])),

@@ -8,7 +8,7 @@ import numpy as np
 
 from bandit.guardrails.base import CANNOT_TELL, COLUMNS, Evidence, Levels, Pair
 from bandit.guardrails.evidence import Outcomes
-from bandit.kernels.confseq import log_rate_e
+from bandit.kernels.confseq import log_rate_above, log_rate_below
 from bandit.ledger import FloatArray
 from bandit.spec.model import Guardrail
 
@@ -24,7 +24,8 @@ class RateLimit:
     """Null of FAIL: the arm's bad share is at most the limit, whatever its drift; of PASS: at least the limit.
 
     Columns: outcomes, bad ones, rewards among them. Harm counts young periods where that is sound (see
-    ``Outcomes.counts_young``); safety counts mature periods only. Evidence is ``log_rate_e``, an e-process.
+    ``Outcomes.counts_young``); safety counts mature periods only. Evidence are the e-processes
+    ``log_rate_above`` and ``log_rate_below``.
     """
 
     def accumulate(
@@ -48,8 +49,8 @@ class RateLimit:
         if young.counts_young:
             now = self.accumulate(guardrail, now, young, pair)
         n, bad = float(sums[N] + now[N]), float(sums[BAD] + now[BAD])
-        log_e = log_rate_e(bad, n, limit, STRENGTHS)[0]
-        log_e_safe = log_rate_e(float(sums[BAD]), float(sums[N]), limit, STRENGTHS)[1]
+        log_e = log_rate_above(bad, n, limit, STRENGTHS)
+        log_e_safe = log_rate_below(float(sums[BAD]), float(sums[N]), limit, STRENGTHS)
         observed = bad / n if n else 0.0
         return Evidence(
             seen=bool(sums[N] > 0 or now[ARRIVED] > 0),

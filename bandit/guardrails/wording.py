@@ -41,7 +41,8 @@ def sentence(seen: Seen) -> str:
     if seen.outcome is Outcome.FAIL:
         return f"{said} {_verb(seen, worse=True)} {_number(reference)} ({_strength(seen)}){_control(seen)}"
     if seen.outcome is Outcome.PASS:
-        safe = f"ln E of safety {evidence.log_e_safe:.1f} >= {seen.levels.safe:.1f}"
+        what = "ln 1/tail of a catastrophe" if seen.guardrail.kind == "breaker" else "ln E of safety"
+        safe = f"{what} {evidence.log_e_safe:.1f} >= {seen.levels.safe:.1f}"
         return f"{said} {_verb(seen, worse=False)} {_number(reference)} ({safe})"
     return (
         f"{said} against {_number(reference)} is undecided ({_strength(seen)}; "
@@ -72,7 +73,8 @@ def _bound(seen: Seen) -> str:
 def _verb(seen: Seen, *, worse: bool) -> str:
     """How the observed value lies to the reference, and what that is."""
     if seen.guardrail.kind != "harm":
-        return "exceeds" if worse else "keeps"
+        fine = "is no catastrophe at limit" if seen.guardrail.kind == "breaker" else "keeps"
+        return "exceeds" if worse else fine
     up = worse is (seen.metric.direction is Direction.MINIMIZE)
     margin = "" if seen.guardrail.margin == 1.0 else f" with margin {seen.guardrail.margin:g}"
     control = f"the control's{margin} (of {round(seen.evidence.n_control):,})"
