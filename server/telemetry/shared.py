@@ -5,7 +5,9 @@ A part keeps its file over restarts: its counters go on, and a part that dies ag
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -39,14 +41,27 @@ def join(folder: Path, part: str) -> None:
     assert "_" not in part, part
     os.environ[VARIABLE] = str(folder)
     from prometheus_client import values
-    from prometheus_client.mmap_dict import MmapedDict
 
     for file in folder.glob(f"*_{part}.db"):
-        try:
-            list(MmapedDict.read_all_values_from_file(str(file)))  # type: ignore[no-untyped-call]
-        except Exception:  # noqa: BLE001 - whatever is wrong with it: counts are worth less than a part that starts
-            file.unlink()
+        if not _is_whole(file):
+            file.unlink()  # counts are worth less than a part that starts
     values.ValueClass = values.MultiProcessValue(lambda: part)  # type: ignore[no-untyped-call]
+
+
+def _is_whole(file: Path) -> bool:
+    """Can the library go on with this file? Its first four bytes say how much of it is used."""
+    from prometheus_client.mmap_dict import MmapedDict
+
+    content = file.read_bytes()
+    used = int.from_bytes(content[:4], sys.byteorder, signed=True)
+    if not 0 <= used <= len(content):
+        return False
+    try:
+        for key, *_ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
+            json.loads(key)
+    except Exception:  # noqa: BLE001 - damaged bytes raise anything
+        return False
+    return True
 
 
 def forget(folder: Path, part: str) -> None:
