@@ -127,7 +127,7 @@ def _read_map(
     field: FieldDescriptor, value: Mapping[str, Any], path: str, wrong: list[Violation]
 ) -> dict[str, object] | None:
     if not field.name.endswith(_SUFFIX):
-        return dict(value) or None
+        return dict(sorted(value.items())) or None
     shares = {key: _share(ppm, f"{path}.{key}", wrong) for key, ppm in sorted(value.items())}
     return {key: share for key, share in shares.items() if share is not None} or None
 

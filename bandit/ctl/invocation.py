@@ -29,12 +29,13 @@ _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 
 @dataclass(slots=True)
 class Invocation:
-    """One run. ``documents``: print JSON for scripts instead of text for people."""
+    """One run. ``documents``: print JSON for scripts instead of text for people; ``lines``: many, one per line."""
 
     server: str = DEFAULT_SERVER
     timeout_s: float = DEFAULT_TIMEOUT_S
     actor: str = ""
     documents: bool = False
+    lines: bool = field(default=False, init=False)
     answered: bool = field(default=False, init=False)
 
     def connect(self) -> Client:
@@ -43,18 +44,18 @@ class Invocation:
 
         return Client(self.server, timeout_s=self.timeout_s, actor=self.actor)
 
-    def answer(self, values: Mapping[str, Any], *, line: bool = False) -> None:
-        """Prints the one JSON document of this run (``line``: one of several, each on its line)."""
+    def answer(self, values: Mapping[str, Any]) -> None:
+        """Prints the JSON document of this run, or one of its ``lines``."""
         from bandit.ctl.document import dumps
 
         self.answered = True
-        click.echo(dumps(values, indent=None if line else 2))
+        click.echo(dumps(values, indent=None if self.lines else 2))
 
     def refuse(self, error: BanditError) -> int:
-        """Says an error: a sentence to stderr, and with ``documents`` the one JSON document. Returns the exit code."""
+        """Says an error: a sentence to stderr, and with ``documents`` a JSON document. Returns the exit code."""
         code = code_of(error)
         say_error(error)
-        if self.documents and not self.answered:
+        if self.documents and (self.lines or not self.answered):
             violations = error.violations if isinstance(error, InvalidArgument) else ()
             self.answer(
                 {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -81,6 +82,11 @@ class Group(click.Group):
             # Whoever read has gone; what is still in the buffer goes nowhere, in silence.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _BROKEN_PIPE
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                click.echo(err=True)
+            say("stopped")
+            return int(Exit.STOPPED)
         return result
 
 
@@ -112,7 +118,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _usage(error)
     except (click.Abort, KeyboardInterrupt):
-        say("stopped")
+        say("stopped; nothing was changed")
         return int(Exit.STOPPED)
     except BanditError as error:
         from bandit.ctl.exits import code_of
@@ -138,11 +144,30 @@ def _usage(error: click.ClickException) -> int:
     return error.exit_code
 
 
+def _stop(number: int, frame: object) -> None:
+    """The first Ctrl-C unwinds; one more, while it does, ends at once."""
+    signal.signal(signal.SIGINT, _stop_now)
+    raise KeyboardInterrupt
+
+
+def _stop_now(number: int, frame: object) -> None:
+    if os.isatty(1):
+        # A live table hides the cursor.
+        os.write(1, b"\x1b[?25h\n")
+    os._exit(int(Exit.STOPPED))
+
+
 def main() -> None:
     """The entry point."""
+    signal.signal(signal.SIGINT, _stop)
     stop_on_clash()
+    # gRPC's own log lines are no sentences; whoever wants them sets the variable.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, never a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run())
+    code = run()
+    # Python gives Ctrl-C back its deadly meaning while it ends, which would change the exit code.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)

@@ -38,6 +38,7 @@ def watch(invocation: Invocation, name: str) -> None:
 
     On a terminal a live table; in a pipe a line for each change, with --json a JSON document on each line.
     """
+    invocation.lines = True
     with invocation.connect() as client:
         sights = look(client, name, time.sleep)
         if sys.stdout.isatty() and not invocation.documents:
@@ -95,7 +96,7 @@ def _documents(invocation: Invocation, sights: Iterator[Sight]) -> None:
         if status is None:
             say(trouble)
         else:
-            invocation.answer(document(status), line=True)
+            invocation.answer(document(status))
 
 
 def _live(name: str, sights: Iterator[Sight]) -> None:

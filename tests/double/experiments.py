@@ -190,10 +190,10 @@ class Experiments(egrpc.ExperimentServiceServicer):
                     continue
             last = status
             yield epb.WatchStatusResponse(status=status)
-            if act := self.ground.after.pop("Watch", None):
+            if act := self.ground.after.pop("Shown", None):
                 act()
-            if self.ground.failures["WatchBreaks"]:
-                context.abort(self.ground.failures["WatchBreaks"].pop(0), "the stream breaks")
+            if broken := self.ground.breaks.pop(status.allocation.number, None):
+                context.abort(broken, "the stream breaks")
 
     def _status(self, resource: str) -> pb.ExperimentStatus:
         held = self.ground.find(resource)

@@ -55,20 +55,28 @@ class Held:
 
 
 class Ground:
-    """State and the way each call goes; ``fail`` and ``after`` let a test break a call, or act behind its back."""
+    """State and the way each call goes.
+
+    ``fail`` and ``after`` let a test break a call, or act behind its back; ``breaks`` ends a watch after it showed
+    that allocation; ``stuck_ppm`` is a share that rolled back arms do not lose.
+    """
 
     def __init__(self) -> None:
         self.held: dict[str, Held] = {}
         self.calls: list[tuple[str, Message]] = []
         self.failures: defaultdict[str, list[errors.BanditError | grpc.StatusCode | str]] = defaultdict(list)
         self.after: dict[str, Callable[[], None]] = {}
+        self.breaks: dict[int, grpc.StatusCode] = {}
         self.stuck_ppm = 0
         self.replies: dict[str, Message] = {}
         self.changed = threading.Condition(threading.RLock())
         self.open = True
 
     def fail(self, call: str, *failures: errors.BanditError | grpc.StatusCode | str) -> None:
-        """The next calls end so: an error of ours with its details, a bare code, or "silent" (no answer)."""
+        """The next calls end so: an error of ours with its details, a bare code, "silent" (no answer), or "lost".
+
+        Lost: the call has its effect, and the answer does not arrive.
+        """
         self.failures[call] += failures
 
     def seen(self, call: str) -> list[Any]:
@@ -130,22 +138,23 @@ class Ground:
         with self.changed:
             self.calls.append((call, request))
             failure = self.failures[call].pop(0) if self.failures[call] else None
-        if failure == "silent":
-            time.sleep(min(5.0, context.time_remaining() or 5.0))
+        while failure == "silent" and context.is_active():
+            time.sleep(0.02)
         if isinstance(failure, grpc.StatusCode):
             context.abort(failure, f"made to fail with {failure.name}")
         if isinstance(failure, errors.BanditError):
             abort(context, failure)
         with self.changed:
             key = getattr(request, "request_id", "")
-            if key and key in self.replies:
-                return self.replies[key]
+            reply = self.replies.get(key)
             try:
-                reply = work()
+                reply = work() if reply is None else reply
             except errors.BanditError as error:
                 abort(context, error)
             if key:
                 self.replies[key] = reply
+        if failure == "lost":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
         if act := self.after.pop(call, None):
             act()
         return reply

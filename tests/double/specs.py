@@ -1,0 +1,170 @@
+"""Hypothesis strategies for specs: any mapping they draw is a right spec file, edges of its types included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from bandit.spec.model import MAX_ARMS, PPM, ExperimentSpec
+from bandit.spec.parse import parse_mapping
+
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,62}", fullmatch=True)
+METRICS = st.from_regex(r"[a-z][a-z0-9_]{0,62}", fullmatch=True)
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=30)
+SOLID = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=30)
+POSITIVE = st.floats(1e-9, 1e6)
+
+
+def spans(low_ms: int, high_ms: int) -> st.SearchStrategy[str]:
+    """Durations as text, to the millisecond."""
+    whole = st.integers(low_ms, high_ms)
+    return whole.map(lambda ms: f"{ms // 1000}.{ms % 1000:03d}s")
+
+
+def shares(low_ppm: int, high_ppm: int) -> st.SearchStrategy[float]:
+    """Shares of whole ppm."""
+    return st.integers(low_ppm, high_ppm).map(lambda ppm: ppm / PPM)
+
+
+def optional(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A mapping of any of these keys."""
+    return st.fixed_dictionaries({}, optional=values)
+
+
+INTERVALS = st.tuples(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12)).filter(lambda pair: pair[0] < pair[1])
+
+
+@st.composite
+def metrics(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    """One metric."""
+    binary = draw(st.booleans())
+    metric = draw(optional(attribution_window=spans(100, 90 * 86_400_000)))
+    metric |= {
+        "name": name,
+        "kind": "bernoulli" if binary else "gaussian",
+        "direction": draw(st.sampled_from(["maximize", "minimize"])),
+    }
+    low, high = (0.0, 1.0) if binary else draw(INTERVALS)
+    if not binary or draw(st.booleans()):
+        metric["range"] = [low, high]
+    if draw(st.booleans()):
+        metric["default_when_silent"] = draw(st.sampled_from([low, high]))
+    if draw(st.booleans()):
+        mean = draw(st.floats(low, high, exclude_min=binary, exclude_max=binary))
+        metric["prior"] = {"mean": mean, **draw(optional(strength=POSITIVE))}
+    return metric
+
+
+@st.composite
+def guardrails(draw: st.DrawFn, kinds: dict[str, str]) -> list[dict[str, Any]]:
+    """Guardrails of these metrics (name to kind), no two alike."""
+    found: list[dict[str, Any]] = []
+    for name in draw(st.lists(NAMES, unique=True, max_size=4)):
+        binary = [metric for metric, kind in kinds.items() if kind == "bernoulli"]
+        kind = draw(st.sampled_from(["harm", "rate_limit", "breaker"] if binary else ["harm"]))
+        guardrail: dict[str, Any] = {"name": name, "kind": kind}
+        guardrail["metric"] = draw(st.sampled_from(sorted(kinds) if kind == "harm" else binary))
+        # Values that differ by the number of guardrails before, so that no two check the same.
+        step = 1 + len(found)
+        if kind == "harm":
+            guardrail["margin"] = 1.0 + step / draw(st.integers(5, 1000))
+        else:
+            guardrail["limit"] = step / draw(st.integers(7, 1000))
+        if kind == "breaker":
+            guardrail |= draw(optional(tail=st.floats(1e-300, 0.001)))
+        guardrail |= draw(
+            optional(action=st.sampled_from(["rollback", "hold"]), priority=st.floats(1e-6, 1000))
+        )
+        if not any(_same(guardrail, other) for other in found):
+            found.append(guardrail)
+    return found
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    keys = ("kind", "metric", "limit", "margin", "tail")
+    return [one.get(key) for key in keys] == [other.get(key) for key in keys]
+
+
+@st.composite
+def arms(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Two to six arms, one of them the control."""
+    names = draw(st.lists(NAMES, unique=True, min_size=2, max_size=6))
+    digests = draw(st.lists(SOLID, unique=True, min_size=len(names), max_size=len(names)))
+    control = draw(st.integers(0, len(names) - 1))
+    most = PPM // (2 * MAX_ARMS)
+    found = []
+    for index, (name, digest) in enumerate(zip(names, digests, strict=True)):
+        arm = draw(optional(metadata=st.dictionaries(SOLID, WORDS, max_size=3)))
+        arm["name"] = name
+        if draw(st.booleans()):
+            arm["digest"] = digest
+        if index == control:
+            arm |= {"control": True, "bounds": draw(optional(floor=shares(0, most)))}
+        else:
+            ramp = shares(1, PPM)
+            arm["bounds"] = draw(optional(floor=shares(0, most), cap=shares(most, PPM), ramp_per_minute=ramp))
+        found.append(arm)
+    return found
+
+
+@st.composite
+def mappings(draw: st.DrawFn) -> dict[str, Any]:
+    """A whole spec file as plain values."""
+    names = draw(st.lists(METRICS, unique=True, min_size=1, max_size=5))
+    streams = [draw(metrics(name)) for name in names]
+    kinds = {metric["name"]: metric["kind"] for metric in streams}
+    ranges = {metric["name"]: metric.get("range", [0.0, 1.0]) for metric in streams}
+    most = PPM // (2 * MAX_ARMS)
+    found = draw(
+        optional(
+            hypothesis=WORDS,
+            unit=optional(
+                kind=st.sampled_from(["request", "session", "user", "tenant"]),
+                mode=st.sampled_from(["sticky", "epoch"]),
+            ),
+            cohorts=st.fixed_dictionaries(
+                {
+                    "attribute": SOLID,
+                    "values": st.lists(SOLID.filter("other".__ne__), unique=True, min_size=1, max_size=4),
+                }
+            ),
+            alpha=st.floats(1e-300, 0.5),
+            decay=st.fixed_dictionaries({"half_life": spans(1000, 3650 * 86_400_000)}),
+            rewards_without_token=st.booleans(),
+        )
+    )
+    found |= {"experiment": draw(NAMES), "arms": draw(arms()), "metrics": streams}
+    found["bounds"] = {
+        "floor": draw(shares(0, most)),
+        **draw(
+            optional(cap=shares(most, PPM), ramp_per_minute=shares(1, PPM), control_floor=shares(0, PPM // 2))
+        ),
+    }
+    found["objective"] = [
+        {"metric": name, **draw(optional(weight=POSITIVE, scale=st.just(ranges[name])))}
+        for name in draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
+    ]
+    found["guardrails"] = draw(guardrails(kinds))
+    kind = draw(st.sampled_from(["thompson", "ucb", "fixed"]))
+    found["allocator"] = {"kind": kind}
+    if kind == "fixed":
+        _fix(found, draw)
+    return found
+
+
+def _fix(found: dict[str, Any], draw: st.DrawFn) -> None:
+    """Weights for every arm, to the ppm, within bounds that allow any."""
+    found["bounds"] = {"floor": 0.0, "control_floor": 0.0}
+    for arm in found["arms"]:
+        arm.pop("bounds", None)
+    names = [arm["name"] for arm in found["arms"]]
+    cuts = sorted(draw(st.lists(st.integers(0, PPM), min_size=len(names) - 1, max_size=len(names) - 1)))
+    edges = zip([0, *cuts], [*cuts, PPM], strict=True)
+    weights = {name: (high - low) / PPM for name, (low, high) in zip(names, edges, strict=True)}
+    found["allocator"]["weights"] = weights
+
+
+def specs() -> st.SearchStrategy[ExperimentSpec]:
+    """Right specs."""
+    return mappings().map(parse_mapping)
