@@ -140,6 +140,11 @@ class SnapshotKeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
 
+    @property
+    def version(self) -> int:
+        """The store's version at the last good poll, -1 before the first."""
+        return self._version
+
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()

@@ -32,17 +32,14 @@ class Allocator(Protocol):
     """A rule from posteriors to weights."""
 
     def weights(self, problem: Problem, p_best: FloatArray) -> FloatArray:
-        """[K] weights: at least 0, sum 1, 0 for arms that may have no traffic. ``p_best`` [K] is for those who use it."""
+        """[K] weights: at least 0, sum 1, 0 for arms without traffic. ``p_best`` [K] is for those who use it."""
 
 
 def rank(utility: Utility, live: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
     """P(best) among the live arms and their expected loss in units of the objective, [K]; 0 for the others."""
     p_best, loss = np.zeros(live.size), np.zeros(live.size)
     alive = np.flatnonzero(live)
-    if alive.size == 1:
-        p_best[alive] = 1.0
-    elif alive.size:
-        out = np.empty((3, alive.size))
-        best_arm(utility.family, np.ascontiguousarray(utility.params[alive]), out[0], out[1], out[2])
-        p_best[alive], loss[alive] = out[0], out[1] * utility.unit
+    if alive.size:
+        best = best_arm(utility.family, utility.params[alive])
+        p_best[alive], loss[alive] = best.p, best.loss * utility.unit
     return p_best, loss

@@ -17,4 +17,5 @@ class Fixed:
         shares: FloatArray = np.where(problem.live, written, 0.0)
         if not shares.sum() > 0.0:
             shares = problem.live.astype(np.float64)
-        return shares / shares.sum()
+        out: FloatArray = shares / shares.sum()
+        return out

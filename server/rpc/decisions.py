@@ -17,6 +17,7 @@ from server.clock import Clock
 from server.journal import Journal
 from server.rpc.columns import decide_many, sign_many
 from server.rpc.convert import MODES, REASONS, check_attributes, check_unit, duration
+from server.rpc.counting import ServiceTelemetry, Uncounted
 from server.snapshot import Entry, Snapshot, SnapshotKeeper
 
 log = structlog.get_logger(__name__)
@@ -24,13 +25,22 @@ log = structlog.get_logger(__name__)
 MAX_UNITS = 10_000
 COMPLAIN_EVERY_S = 10.0
 _PREFIX = "experiments/"
+_REASON_WORDS = {number: str(reason) for reason, number in REASONS.items()}
+_MODE_WORDS = {number: str(mode) for mode, number in MODES.items()}
 
 
 class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
     """Answers from the keeper's snapshot. ``journal`` is None until the store has given an issuer number."""
 
-    def __init__(self, keeper: SnapshotKeeper, clock: Clock, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        keeper: SnapshotKeeper,
+        clock: Clock,
+        journal: Journal | None = None,
+        telemetry: ServiceTelemetry | None = None,
+    ) -> None:
         self.journal = journal
+        self._telemetry = telemetry or Uncounted()
         self.fallbacks = 0
         self._keeper = keeper
         self._clock = clock
@@ -44,10 +54,12 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         if request.attributes:
             check_attributes(request.attributes)
         try:
-            return self._decide(snapshot, entry, journal, request.unit, request.attributes)
+            response = self._decide(snapshot, entry, journal, request.unit, request.attributes)
         except Exception as error:  # noqa: BLE001 - a known experiment answers its control, whatever is broken
             self._complain(entry, error)
-            return self._control(snapshot, entry)
+            response = self._control(snapshot, entry)
+        self._telemetry.decided(_REASON_WORDS[response.reason], _MODE_WORDS[response.mode])
+        return response
 
     def DecideBatch(  # noqa: N802
         self, request: pb.DecideBatchRequest, context: grpc.ServicerContext
@@ -62,10 +74,14 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
                 check_unit(unit, f"units[{index}]")
         check_attributes(request.attributes)
         try:
-            return self._decide_batch(snapshot, entry, journal, request)
+            response = self._decide_batch(snapshot, entry, journal, request)
         except Exception as error:  # noqa: BLE001 - a known experiment answers its control, whatever is broken
             self._complain(entry, error)
-            return self._control_batch(snapshot, entry, len(request.units))
+            response = self._control_batch(snapshot, entry, len(request.units))
+        self._telemetry.decided(
+            _REASON_WORDS[response.reason], _MODE_WORDS[response.mode], len(request.units)
+        )
+        return response
 
     def DecideStream(  # noqa: N802
         self, request_iterator: Iterator[pb.DecideStreamRequest], context: grpc.ServicerContext

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -34,6 +35,7 @@ from bandit.v1 import reward_service_pb2 as pb
 from bandit.v1 import reward_service_pb2_grpc
 from server.clock import Clock
 from server.rpc.convert import duration, reward_event
+from server.rpc.counting import ServiceTelemetry, Uncounted
 from server.snapshot import Entry, Snapshot, SnapshotKeeper
 from server.store.base import LedgerStore
 
@@ -80,10 +82,22 @@ class _Batch:
     reply: bytes = b""
 
 
+_OUTCOME_WORDS = {
+    number: name.removeprefix("REWARD_OUTCOME_").lower() for name, number in pb.RewardOutcome.items()
+}
+
+
 class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
     """Takes rewards for the experiments of the keeper's snapshot."""
 
-    def __init__(self, keeper: SnapshotKeeper, store: LedgerStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        keeper: SnapshotKeeper,
+        store: LedgerStore,
+        clock: Clock,
+        telemetry: ServiceTelemetry | None = None,
+    ) -> None:
+        self._telemetry = telemetry or Uncounted()
         self._keeper = keeper
         self._store = store
         self._clock = clock
@@ -111,6 +125,8 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
                     self._await(batches, results, context)
                 finally:
                     self._waiting.release()
+        for (outcome, reason), count in Counter((each.outcome, each.reason) for each in results).items():
+            self._telemetry.rewarded(_OUTCOME_WORDS[outcome], reason, count)
         return pb.ReportRewardsResponse(results=results)
 
     def ReportRewardStream(  # noqa: N802
@@ -167,7 +183,10 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         entries = [
             Append(name, REWARDS, b"".join(batch.records), batch.reply) for name, batch in batches.items()
         ]
-        for (name, batch), place in zip(list(batches.items()), self._store.append(entries), strict=True):
+        began = perf_counter()
+        places = self._store.append(entries)
+        self._telemetry.appended(perf_counter() - began)
+        for (name, batch), place in zip(list(batches.items()), places, strict=True):
             if place:
                 continue
             error = Rejected(f"experiments/{name} was deleted", reason="UNKNOWN_EXPERIMENT")
