@@ -15,12 +15,12 @@ from rich.live import Live
 
 from bandit.errors import BanditError
 from server.demo.happenings import Event
-from server.demo.play import SECONDS, End, Ended, Play
+from server.demo.play import DEFAULT_TARGET, LEAST_SECONDS, SECONDS, End, Ended, Play
 from server.demo.screen import Moment, event_line, picture, second_line
 
 TARGET_VARIABLE = "BANDITD_DEMO_TARGET"
-DEFAULT_TARGET = "127.0.0.1:50061"
 BUDGET_S = 55.0
+BROKEN_PIPE = 141
 
 
 class Terminal:
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--exit", action="store_true", help="end by itself, with status 1 if anything is not as it must be"
     )
     parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="with --exit: how long the world lives"
+        "--seconds", type=_seconds, help=f"with --exit: how long the world lives ({SECONDS:.0f})"
     )
     options = parser.parse_args(arguments)
     target = os.environ.get(TARGET_VARIABLE, DEFAULT_TARGET)
@@ -107,20 +107,31 @@ def main(arguments: list[str] | None = None) -> int:
                 target,
                 screen,
                 stop,
-                seconds=options.seconds if options.exit else None,
-                budget_s=BUDGET_S if options.exit else None,
+                seconds=(options.seconds or SECONDS) if options.exit else None,
+                budget_s=BUDGET_S if options.exit and options.seconds is None else None,
             )
             found = play.run()
+        if not options.exit:
+            _suggest(play)
+        say(found.line())
     except (Ended, BanditError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
-    if not options.exit:
-        _suggest(target)
-    say(found.line())
-    return _status(found, options.exit and not stop.is_set())
+    except BrokenPipeError:
+        # Whoever read our lines has enough; what is still in the buffer must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return _status(found, demanded=options.exit)
 
 
-def _status(found: End, demanded: bool) -> int:
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not LEAST_SECONDS <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is not between {LEAST_SECONDS:g} and 86400 seconds")
+    return seconds
+
+
+def _status(found: End, *, demanded: bool) -> int:
     """0, or 1 with a sentence when the facts were demanded and are not so."""
     objection = found.objection()
     if not demanded or not objection:
@@ -129,12 +140,10 @@ def _status(found: End, demanded: bool) -> int:
     return 1
 
 
-def _suggest(target: str) -> None:
-    server = "" if target == DEFAULT_TARGET else f"--server {target} "
-    say("")
-    say("While the demo runs, try in another terminal:")
+def _suggest(play: Play) -> None:
+    say("\nWhile the demo runs, try in another terminal:")
     for command in ("status", "watch", "audit"):
-        say(f"    uv run banditctl {server}{command} support-answers")
+        say(f"    uv run {play.command} {command} {play.experiment}")
     say("")
 
 

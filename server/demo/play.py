@@ -22,9 +22,10 @@ from server.demo.tally import Tally
 from server.demo.traffic import PASSING, RATE, Gateway, Pipeline
 from server.demo.variants import CULPRIT, WINNER, demo_spec, demo_world
 
+DEFAULT_TARGET = "127.0.0.1:50061"
 SECONDS = 30.0
 # Less would leave no time between the variant's fall and the end to see what follows from it.
-LEAST_SECONDS = 15.0
+LEAST_SECONDS = 12.0
 # Of the whole budget: what comes after the world's last decision (late rewards, folding, stopping).
 CLOSING_S = 8.0
 MISBEHAVES_AT = 1 / 3
@@ -119,14 +120,26 @@ class Play:
         self._sight = _Sight()
         self._happenings = Happenings()
         self._events: deque[Event] = deque(maxlen=EVENTS)
-        self._moment = Moment(self._spec.experiment, "")
+        self._moment = Moment(self._spec.experiment)
+        self._trouble = ""
         self._rates: deque[tuple[float, int, int]] = deque()
+
+    @property
+    def experiment(self) -> str:
+        """Name of the demo's experiment."""
+        return self._spec.experiment
+
+    @property
+    def command(self) -> str:
+        """How banditctl reaches this server."""
+        return "banditctl" if self.target == DEFAULT_TARGET else f"banditctl --server {self.target}"
 
     def run(self) -> End:
         """Play it. Raises Ended, or the BanditError that ended it."""
         with Client(self.target, timeout_s=5.0, actor="demo") as client, Client(self.target) as watching:
             self._spec = self._created(client)
             self._moment.experiment = self._spec.experiment
+            self._moment.commands = f"{self.command} status|watch|audit {self._spec.experiment}"
             watcher = threading.Thread(target=self._watch, args=(watching,), name="watch", daemon=True)
             watcher.start()
             self._await_learner()
@@ -226,7 +239,10 @@ class Play:
 
     def _look(self, client: Client, at_s: float) -> None:
         """Show the newest status and tell what happened."""
-        status = self._sight.status
+        status, trouble = self._sight.status, self._sight.trouble
+        if trouble and trouble != self._trouble:
+            self._tell(Event(at_s, "warning", trouble))
+        self._trouble = trouble
         if status is not None:
             stopped = len(self._happenings.rolled_back)
             for event in self._happenings.see(status, at_s):

@@ -32,10 +32,13 @@ _KINDS = {
 
 @dataclass(slots=True)
 class Moment:
-    """What is shown: the newest status (None before the first), the world's own counts, the latest events."""
+    """What is shown: the newest status (None before the first), the world's own counts, the latest events.
+
+    ``note``: what is waited for, before the world begins. ``commands``: what to try meanwhile.
+    """
 
     experiment: str
-    server: str
+    commands: str = ""
     status: pb.ExperimentStatus | None = None
     note: str = ""
     at_s: float = 0.0
@@ -50,16 +53,14 @@ class Moment:
 
 def picture(moment: Moment, width: int, height: int) -> RenderableType:
     """All of it, at most ``height`` lines: the oldest events give way."""
-    parts: list[RenderableType] = [_head(moment, width)]
-    used = 2
-    if moment.status is not None and moment.status.arms:
-        parts += [Text(), _arms(moment.status, width), Text(), _guardrails(moment, width)]
-        used += 4 + len(moment.status.arms) + len(moment.verdicts)
-    events = _events(moment.events, width, height - used - 4)
-    if events:
-        parts += [Text(), *events]
-    parts += [Text(), _foot(moment, width)]
-    return Group(*parts)
+    head = _head(moment, width)
+    if moment.note or moment.status is None:
+        return head
+    arms, guardrails, foot = _arms(moment.status, width), _guardrails(moment, width), _foot(moment)
+    # Head and two tables with their heads, a blank line before each part, and the cursor's own line.
+    used = 1 + (2 + arms.row_count) + (2 + guardrails.row_count) + 1 + (1 + len(foot)) + 1
+    parts = [head, Text(), arms, Text(), guardrails, Text(), *_events(moment.events, width, height - used)]
+    return Group(*parts, Text(), *foot)
 
 
 def second_line(moment: Moment) -> str:
@@ -152,8 +153,8 @@ def _probability(value: float) -> str:
 
 
 def _guardrails(moment: Moment, width: int) -> Table:
-    table = _table("GUARDRAIL", "VARIANT", "VERDICT", "EVIDENCE OF HARM", ">", ">SEEN", ">AGAINST")
-    cells = 20 if width >= WIDE else 12
+    table = _table("GUARDRAIL", "VARIANT", "VERDICT", "EVIDENCE", ">", ">SEEN", ">AGAINST")
+    cells = 20 if width >= WIDE else 10
     for verdict in moment.verdicts.values():
         word, style = _OUTCOMES.get(verdict.outcome, (str(verdict.outcome), ""))
         nothing = verdict.outcome == pb.OUTCOME_NO_DATA
@@ -176,30 +177,45 @@ def _value(value: float) -> str:
 
 
 def _events(events: Sequence[Event], width: int, room: int) -> list[RenderableType]:
-    """The newest events, newest last, in at most ``room`` lines; failures whole, the others one line each."""
-    shown: list[Text] = []
-    for event in reversed(events):
-        word, style = _KINDS[event.kind]
-        text = Text(overflow="ellipsis")
-        text.append(f"{event.at_s:5.1f} s ", "dim")
-        text.append(f"{word:<9}", style)
-        failed = event.text.startswith("FAIL")
-        text.append(event.text, "bold red" if failed else "")
-        lines = -(-len(text) // width) if failed else 1
-        text.no_wrap = not failed
-        room -= lines
-        if room < 0:
-            break
-        shown.append(text)
-    return list(reversed(shown))
+    """The newest events, oldest first, in at most ``room`` lines; the others give way to rollbacks, holds, failures
+    and what the world did. Failures are shown whole, the others on one line each."""
+    shown: dict[int, Text] = {}
+    newest = list(enumerate(events))[::-1]
+    for grave in (True, False):
+        for at, event in newest:
+            if _grave(event) is not grave:
+                continue
+            text = _event(event)
+            lines = 1 if text.no_wrap else -(-len(text) // width)
+            if lines > room:
+                break
+            room -= lines
+            shown[at] = text
+    return [shown[at] for at in sorted(shown)]
 
 
-def _foot(moment: Moment, width: int) -> Text:
-    text = Text("±: half of the 95 % interval. Evidence: ln E / where it fails. Ctrl-C ends.", "dim")
-    text.no_wrap, text.overflow = True, "ellipsis"
-    if moment.until_s is None:
-        text.append(f"\nIn another terminal: banditctl {moment.server}status|watch|audit {moment.experiment}")
+def _grave(event: Event) -> bool:
+    return event.kind in ("rollback", "world", "hold") or event.text.startswith("FAIL")
+
+
+def _event(event: Event) -> Text:
+    word, style = _KINDS[event.kind]
+    failed = event.text.startswith("FAIL")
+    text = Text(overflow="ellipsis", no_wrap=not failed)
+    text.append(f"{event.at_s:5.1f} s ", "dim")
+    text.append(f"{word:<9}", style)
+    text.append(event.text, "bold red" if failed else "")
     return text
+
+
+def _foot(moment: Moment) -> list[Text]:
+    """What the signs mean; and, without an end, what to try."""
+    lines = [Text("±: half of the 95 % interval. Evidence of harm: ln E / where it fails.", "dim")]
+    if moment.until_s is None:
+        lines.append(Text(f"Try in another terminal: {moment.commands}. Ctrl-C ends.", "dim"))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return lines
 
 
 def _table(*heads: str) -> Table:

@@ -166,7 +166,7 @@ def test_lines_for_a_pipe() -> None:
         "  12.5 s | decisions 3750 | rewards 13000 | baseline 30.0 %, best with 0.400 | "
         "tuned 70.0 %, best with 0.400 | fast 0.0 %, best with 0.400"
     )
-    assert second_line(Moment("x", "", note="compiling kernels: 3 s")).endswith("compiling kernels: 3 s")
+    assert second_line(Moment("x", note="compiling kernels: 3 s")).endswith("compiling kernels: 3 s")
     assert event_line(Event(3.25, "rollback", "fast gets no more traffic")) == (
         "   3.2 s | ROLLBACK: fast gets no more traffic"
     )
