@@ -239,6 +239,8 @@ class Embedded:
             return subprocess.Popen(  # noqa: S603 - our own interpreter and the packaged server
                 [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(watched), *program],
                 pass_fds=kept,
+                # A Ctrl-C at the terminal must not reach it: it is to end last.
+                process_group=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
