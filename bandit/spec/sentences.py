@@ -186,7 +186,7 @@ def _pattern(seen: Seen) -> str:
 
 def _text(seen: Seen) -> str:
     if seen.value is None:
-        return f"nothing is written here; write text, in quotes if it looks like a number{_or_leave_out(seen.loc)}"
+        return _nothing(seen, "text, in quotes if it looks like a number")
     if seen.written is None:
         return f"{seen.shown()} is not text; write text, in quotes"
     why = (
@@ -201,7 +201,13 @@ def _long_text(seen: Seen) -> str:
     return f"{len(str(seen.value))} characters; at most {seen.terms['max_length']}: shorten it"
 
 
+def _nothing(seen: Seen, what: str) -> str:
+    return f"nothing is written here; write {what}{_or_leave_out(seen.loc)}"
+
+
 def _boolean(seen: Seen) -> str:
+    if seen.value is None:
+        return _nothing(seen, "true or false")
     text = str(seen.value).lower()
     meant = {
         "yes": "true",
@@ -219,6 +225,8 @@ def _boolean(seen: Seen) -> str:
 
 def _choice(seen: Seen) -> str:
     choices = _choices(field_at(seen.loc))
+    if seen.value is None:
+        return _nothing(seen, " or ".join(choices))
     near = get_close_matches(str(seen.value)[:_LONGEST_KEY].lower(), choices, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{seen.shown()} is not allowed; write {' or '.join(choices)}{hint}"
@@ -226,6 +234,8 @@ def _choice(seen: Seen) -> str:
 
 def _not_a_number(seen: Seen) -> str:
     value, limits = seen.value, _allowed(seen.loc)
+    if value is None:
+        return _nothing(seen, f"a number{limits}")
     if isinstance(value, Odd) and not value.word:
         return f"{seen.shown()} is a different number to different YAML readers; write plain decimal digits{limits}"
     if isinstance(value, str):
@@ -266,7 +276,7 @@ def _mapping(seen: Seen) -> str:
     model = model_at(seen.loc)
     keys = ", ".join(list(model.model_fields)[:4]) if model else "name: value"
     if seen.value is None:
-        return f"nothing is written here; write its keys ({keys}) below it, indented{_or_leave_out(seen.loc)}"
+        return _nothing(seen, f"its keys ({keys}) below it, indented")
     return f"{seen.shown()} is not a mapping; write its keys ({keys}) below it, indented"
 
 
@@ -277,7 +287,7 @@ def _sequence(seen: Seen) -> str:
         else "its items below it, each after '- '"
     )
     if seen.value is None:
-        return f"nothing is written here; write {what}{_or_leave_out(seen.loc)}"
+        return _nothing(seen, what)
     return f"{seen.shown()} is not a list; write {what}"
 
 
@@ -292,6 +302,8 @@ def _count(seen: Seen) -> str:
 
 
 def _own(seen: Seen) -> str:
+    if seen.value is None:
+        return _nothing(seen, "a number and ms, s, m, h, d or w, for example 30m")
     return seen.message.replace(repr(seen.value), seen.shown())
 
 

@@ -72,6 +72,11 @@ def test_hostile_texts_are_refused_at_once(text: str) -> None:
     assert time.perf_counter() - start < 1.0
 
 
+def test_texts_of_very_many_values_are_not_read_to_their_end() -> None:
+    text = "arms:\n" + "- {}\n" * 50_000
+    assert refused(text) == ["f:19999:3: spec: more than 20000 values; a spec has far fewer: shorten it"]
+
+
 def test_reading_is_quick() -> None:
     best = min(_seconds() for _ in range(20))
     # 0.9 ms on the development machine.

@@ -234,6 +234,21 @@ def test_texts_that_are_no_spec(text: str, expected: str) -> None:
             "name: b\n    metadata: {no: x}",
             "6:16: arms.1.metadata.no: the key no without quotes is not text",
         ),
+        (
+            "kind: bernoulli",
+            "kind:",
+            "8:5: metrics.0.kind: nothing is written here; write bernoulli or gaussian",
+        ),
+        (
+            "control: true",
+            "control:",
+            "4:5: arms.0.control: nothing is written here; write true or false, or leave it out",
+        ),
+        (
+            "objective:",
+            "decay: {half_life: }\nobjective:",
+            "10:9: decay.half_life: nothing is written here; write a number and ms, s, m, h, d or w, for example 30m",
+        ),
         ("metric: ok", "weight: 1", "11:5: objective.0.metric: missing; add metric (name of the metric)"),
         (
             "objective:",
@@ -295,7 +310,7 @@ def test_one_mistake_has_one_sentence(old: str, new: str, expected: str) -> None
         ),
         ("yes", "yes is not a number; write one; allowed: 0 to 1"),
         ("true", "true is not a number; write one; allowed: 0 to 1"),
-        ("", "nothing is not a number; write one; allowed: 0 to 1"),
+        ("", "nothing is written here; write a number; allowed: 0 to 1, or leave it out"),
         ("1e-9", "1e-9 is above 0 and below the smallest share; write 0 or at least 0.000001"),
     ],
 )
