@@ -39,7 +39,7 @@ class Part:
 
     ``launch`` starts it, or gives None when it cannot yet (asked again soon), or raises BanditError. ``stage``: parts
     of a lower one are ended first; within ``stop_s`` seconds, then they are killed. ``last`` starts when all others
-    were ready, is not restarted, and its end is the end of all.
+    were ready (``early``: with them), is not restarted, and its end is the end of all.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Part:
     stage: int
     stop_s: float
     last: bool = False
+    early: bool = False
 
 
 class _Phase(Enum):
@@ -142,7 +143,8 @@ class Keeper:
         return min([IDLE_S, *(max(0.0, each - now_s) for each in due)])
 
     def _may_start(self, kept: _Kept) -> bool:
-        return not self._stopping and (self._all_ready or not kept.part.last)
+        waits = kept.part.last and not kept.part.early
+        return not self._stopping and (self._all_ready or not waits)
 
     def _look(self, kept: _Kept) -> None:
         """See whether it ended or got ready."""
