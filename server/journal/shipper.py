@@ -11,6 +11,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,14 +88,14 @@ class Shipper:
         deadline = self._clock.monotonic_s() + timeout_s
         self._thread.join(timeout_s)
         while not self._thread.is_alive():
-            try:
-                if not self._ship_own() and self._journal.unshipped() is None:
+            with suppress(StoreUnavailable):
+                self._ship_own()
+                if self._journal.unshipped() is None:
                     return True
-            except StoreUnavailable:
-                pass
-            if self._clock.monotonic_s() >= deadline:
-                return False
-            self._clock.sleep(self._interval_s)
+            left_s = deadline - self._clock.monotonic_s()
+            if left_s <= 0:
+                break
+            self._clock.sleep(min(self._interval_s, left_s))
         return False
 
     def step(self) -> int:

@@ -71,7 +71,7 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
             raise InvalidArgument.at("units", f"{len(request.units)} units; send 1 to {MAX_UNITS} in a batch")
         for index, unit in enumerate(request.units):
             if not 0 < len(unit) <= 64:
-                check_unit(unit, f"units[{index}]")
+                check_unit(unit, f"units.{index}")
         check_attributes(request.attributes)
         try:
             response = self._decide_batch(snapshot, entry, journal, request)

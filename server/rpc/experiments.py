@@ -22,7 +22,7 @@ from server.clock import Clock
 from server.rpc.changes import MAX_REASON_BYTES, Changes, arm_index, asked, check_text
 from server.rpc.convert import audit_to_proto, changes_to_proto, experiment_to_proto
 from server.rpc.statuses import StatusReader
-from server.rpc.watch import Watcher
+from server.rpc.watch import CHECK_S, Watcher
 from server.store.base import ControlStore
 
 PAGE = 100
@@ -35,11 +35,11 @@ LOAD_AT_ONCE = 100
 class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
     """Experiments, their state, what is known about them."""
 
-    def __init__(self, store: ControlStore, clock: Clock) -> None:
+    def __init__(self, store: ControlStore, clock: Clock, *, check_s: float = CHECK_S) -> None:
         self._store = store
         self._changes = Changes(store, clock)
         self._statuses = StatusReader(store, clock)
-        self.watcher = Watcher(self._statuses, clock)
+        self.watcher = Watcher(self._statuses, clock, check_s=check_s)
 
     def CreateExperiment(  # noqa: N802
         self, request: pb.CreateExperimentRequest, context: grpc.ServicerContext
@@ -250,7 +250,7 @@ def _token(text: str) -> str:
 
 def _read_token(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        return base64.b64decode(token.encode(), b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError):
         raise _bad_token() from None
 

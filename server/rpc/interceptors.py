@@ -172,7 +172,8 @@ def _stream(
                 sending.begin(context, name)
                 yield response
                 sending.end(context)
-            code = "OK"
+            if context.is_active():
+                code = "OK"
         except Exception as error:  # noqa: BLE001 - the last place where it can be answered
             if not context.is_active():
                 return  # the client is gone; its request iterator raises

@@ -6,6 +6,7 @@ Details travel in a trailer, of which clients take 8 KiB in all: long lists are 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.any_pb2 import Any as Packed
@@ -42,11 +43,14 @@ CODES: dict[type[BanditError], grpc.StatusCode] = {
 }
 RETRY_AFTER_S: dict[type[BanditError], float] = {StoreUnavailable: 1.0, Overloaded: 0.5, Stale: 0.05}
 
-_MESSAGE_CHARS = 600
-_VALUE_CHARS = 200
-_METADATA_KEYS = 16
-_VIOLATION_CHARS = 300
-_DETAILS_BYTES = 4000
+# Bytes of UTF-8. A trailer holds the message twice (percent-encoded too) and the details in base 64.
+_TRAILER_BYTES = 7600
+_MESSAGE_BYTES = 600
+_SENTENCE_BYTES = 200
+_VALUE_BYTES = 150
+_METADATA_BYTES = 500
+_VIOLATION_BYTES = 300
+_OVERHEAD_BYTES = 200
 
 
 def code_of(error: BanditError) -> grpc.StatusCode:
@@ -59,8 +63,10 @@ def status_of(error: BanditError) -> status_pb2.Status:
     code = code_of(error)
     if code is grpc.StatusCode.INTERNAL:
         return internal()
-    status = status_pb2.Status(code=code.value[0], message=_cut(str(error), _MESSAGE_CHARS))
-    for detail in _details(error):
+    message = _cut(str(error), _MESSAGE_BYTES)
+    status = status_pb2.Status(code=code.value[0], message=message)
+    room = (_TRAILER_BYTES - len(quote(message))) * 3 // 4 - len(message.encode()) - _OVERHEAD_BYTES
+    for detail in _details(error, room):
         packed = Packed()
         packed.Pack(detail)
         status.details.append(packed)
@@ -72,23 +78,28 @@ def internal() -> status_pb2.Status:
     return status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=INTERNAL_TEXT)
 
 
-def _details(error: BanditError) -> Iterator[Message]:
-    metadata = {
-        key: _cut(value, _VALUE_CHARS) for key, value in list(error.metadata.items())[:_METADATA_KEYS]
-    }
-    yield error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+def _details(error: BanditError, room: int) -> Iterator[Message]:
+    found = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for key, value in error.metadata.items():
+        found.metadata[key] = _cut(value, _VALUE_BYTES)
+        if found.ByteSize() > _METADATA_BYTES:
+            del found.metadata[key]
+            break
+    yield found
     if isinstance(error, InvalidArgument):
-        yield _bad_request(error)
+        yield _bad_request(error, room - found.ByteSize())
     if isinstance(error, NotFound | AlreadyExists):
         name = error.metadata.get("resource", "")
         kind = name.split("/")[-2].removesuffix("s") if "/" in name else ""
         yield error_details_pb2.ResourceInfo(
-            resource_type=kind, resource_name=name, description=_cut(str(error), 200)
+            resource_type=kind, resource_name=name, description=_cut(str(error), _SENTENCE_BYTES)
         )
     if isinstance(error, NotAllowed):
         failure = error_details_pb2.PreconditionFailure()
         failure.violations.add(
-            type=error.reason, subject=error.metadata.get("resource", ""), description=_cut(str(error), 200)
+            type=error.reason,
+            subject=error.metadata.get("resource", ""),
+            description=_cut(str(error), _SENTENCE_BYTES),
         )
         yield failure
     for kind_of, delay_s in RETRY_AFTER_S.items():
@@ -98,19 +109,21 @@ def _details(error: BanditError) -> Iterator[Message]:
             yield error_details_pb2.RetryInfo(retry_delay=delay)
 
 
-def _bad_request(error: InvalidArgument) -> error_details_pb2.BadRequest:
+def _bad_request(error: InvalidArgument, room: int) -> error_details_pb2.BadRequest:
     request = error_details_pb2.BadRequest()
-    size = 0
     for told, (field, description) in enumerate(error.violations):
-        field, description = _cut(field, _VALUE_CHARS), _cut(description, _VIOLATION_CHARS)
-        size += len(field.encode()) + len(description.encode()) + 8
-        if size > _DETAILS_BYTES:
+        request.field_violations.add(
+            field=_cut(field, _VALUE_BYTES), description=_cut(description, _VIOLATION_BYTES)
+        )
+        if request.ByteSize() > room:
             rest = len(error.violations) - told
-            request.field_violations.add(field="", description=f"and {rest} more; mend these first")
+            del request.field_violations[-1]
+            request.field_violations.add(description=f"and {rest} more; mend these first")
             break
-        request.field_violations.add(field=field, description=description)
     return request
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """The text, or as much of it as has so many bytes."""
+    raw = text.encode()
+    return text if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
