@@ -5,11 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -26,6 +23,7 @@ from bandit.v1 import experiment_pb2 as pb
 from bandit.v1 import reward_service_pb2 as rpb
 from tests.double.ground import Ground
 from tests.double.server import Double
+from tests.double.strangers import odd, rude
 
 SPEC = parse_yaml(
     """
@@ -203,31 +201,6 @@ def test_no_server() -> None:
     assert "refused" in str(caught.value)
 
 
-@contextmanager
-def rude(answer: bytes) -> Iterator[str]:
-    """Something that is no gRPC: it sends `answer` to whoever connects, and hangs up."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.1)
-        over = threading.Event()
-
-        def serve() -> None:
-            while not over.is_set():
-                try:
-                    peer, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                with peer:
-                    peer.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            over.set()
-            thread.join()
-
-
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 64, b""])
 def test_something_that_is_no_grpc_server(answer: bytes) -> None:
     with (
@@ -239,38 +212,21 @@ def test_something_that_is_no_grpc_server(answer: bytes) -> None:
     assert address in str(caught.value)
 
 
-class Odd(grpc.GenericRpcHandler):
-    """Answers every call by `work`, with the bytes it returns."""
-
-    def __init__(self, work: Callable[[grpc.ServicerContext], bytes]) -> None:
-        self._work = work
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: self._work(context))
-
-
-@contextmanager
-def odd(work: Callable[[grpc.ServicerContext], bytes] | None) -> Iterator[Client]:
-    """A client of a gRPC server that is no banditd."""
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    if work is not None:
-        server.add_generic_rpc_handlers((Odd(work),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        with Client(f"127.0.0.1:{port}", timeout_s=5.0) as client:
-            yield client
-    finally:
-        server.stop(None).wait()
-
-
 def test_a_server_of_another_service() -> None:
-    with odd(None) as client, pytest.raises(UnexpectedAnswer, match="does not know this call"):
+    with (
+        odd(None) as address,
+        Client(address) as client,
+        pytest.raises(UnexpectedAnswer, match="does not know this call"),
+    ):
         client.get("answers")
 
 
 def test_a_server_that_answers_bytes_of_another_language() -> None:
-    with odd(lambda context: b"\xff\xff\xff") as client, pytest.raises(UnexpectedAnswer, match="INTERNAL"):
+    with (
+        odd(lambda context: b"\xff\xff\xff") as address,
+        Client(address) as client,
+        pytest.raises(UnexpectedAnswer, match="INTERNAL"),
+    ):
         client.get("answers")
 
 
@@ -279,12 +235,20 @@ def test_details_that_cannot_be_read_are_left_out() -> None:
         context.set_trailing_metadata(((DETAILS_KEY, b"\xff\xff\xff"),))
         context.abort(grpc.StatusCode.NOT_FOUND, "nowhere")
 
-    with odd(refuse) as client, pytest.raises(errors.NotFound, match=r"^nowhere$"):
+    with (
+        odd(refuse) as address,
+        Client(address) as client,
+        pytest.raises(errors.NotFound, match=r"^nowhere$"),
+    ):
         client.get("answers")
 
 
 def test_too_few_results_are_no_answer() -> None:
-    with odd(lambda context: b"") as client, pytest.raises(UnexpectedAnswer, match="0 results for 1 rewards"):
+    with (
+        odd(lambda context: b"") as address,
+        Client(address) as client,
+        pytest.raises(UnexpectedAnswer, match="0 results for 1 rewards"),
+    ):
         client.report_reward(b"t", "helpful", 1.0)
 
 
@@ -300,7 +264,11 @@ def test_a_page_that_leads_to_itself_ends_with_an_error() -> None:
     def same(context: grpc.ServicerContext) -> bytes:
         return b"\x12\x01x"  # next_page_token: "x"
 
-    with odd(same) as client, pytest.raises(UnexpectedAnswer, match="again and again"):
+    with (
+        odd(same) as address,
+        Client(address) as client,
+        pytest.raises(UnexpectedAnswer, match="again and again"),
+    ):
         list(client.experiments())
 
 

@@ -81,6 +81,23 @@ def test_a_line_for_each_change_until_ctrl_c(ctl: Command, ground: Ground) -> No
     assert said == "banditctl: stopped\n"
 
 
+def test_a_reader_who_has_gone_ends_it_quietly(ctl: Command, ground: Ground) -> None:
+    with ctl.started("watch", "answers") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        for share in range(1, 200):
+            ground.reallocate("answers", (1_000_000 - share, share))
+            try:
+                code = process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        assert code == 141
+        assert process.stderr.read() == ""
+
+
 def test_a_document_for_each_change(ctl: Command, ground: Ground) -> None:
     with ctl.started("--json", "watch", "answers") as process:
         lines = Lines(process.stdout)

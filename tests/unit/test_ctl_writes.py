@@ -357,3 +357,14 @@ def test_a_store_that_is_away_is_said_with_when_to_try_again(
     done = ctl("pause", running)
     assert done.code == 7
     assert "try again in 1.5 s" in done.err
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_the_difference_is_coloured_unless_told_not_to(
+    ctl: Command, running: str, file: Path, no_color: str
+) -> None:
+    file.write_text(SPEC.replace("cap: 0.5", "cap: 0.7"))
+    done = ctl.typed("apply", "-f", str(file), "--dry-run", NO_COLOR=no_color)
+    assert done.code == 0
+    assert ("\x1b[32m0.7\x1b[0m" in done.out) is not bool(no_color)
+    assert ("0.5 -> 0.7" in done.out) is bool(no_color)
