@@ -61,7 +61,7 @@ def _own_bound(edit: _Edit) -> str:
     return words
 
 
-def _common_bound(edit: _Edit) -> str:
+def _shared_bound(edit: _Edit) -> str:
     key = str(edit.loc[1])
     own = "floor" if key == "control_floor" else key
     heirs = [
@@ -170,7 +170,7 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
         "shares stay as written" if edit.after == "fixed" else f"shares follow rewards by {edit.after}"
     ),
     ("allocator", "weights"): _weight,
-    ("bounds",): _common_bound,
+    ("bounds",): _shared_bound,
     ("cohorts",): _always(f"other segments of units; {EPOCH}"),
     ("alpha",): lambda edit: f"{_per_cent(edit.after)} chance of any false rollback; {RESTART}",
     ("guardrails",): _always(f"another order of the guardrails; {RESTART}"),
