@@ -23,8 +23,8 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class Happenings:
-    """Turns statuses into events. ``verdicts``: the latest of each guardrail and arm, those of arms that were rolled
-    back since too: the service judges live arms only."""
+    """Turns statuses into events. ``verdicts``: the latest of each guardrail and arm; of an arm that was rolled back
+    the last ones, since the service judges live arms only."""
 
     verdicts: dict[tuple[str, str], pb.Verdict] = field(default_factory=dict)
     rolled_back: dict[str, float] = field(default_factory=dict)
@@ -45,7 +45,9 @@ class Happenings:
         self._warnings = set(status.warnings)
 
     def fail(self, verdict: pb.Verdict) -> None:
-        """A verdict known from elsewhere: the audit keeps the one that rolled an arm back."""
+        """A verdict known from elsewhere: the audit keeps the one that rolled an arm back. It stands for all of that
+        arm: the others are judged no more."""
+        self.verdicts = {key: each for key, each in self.verdicts.items() if each.arm != verdict.arm}
         self.verdicts[verdict.guardrail, verdict.arm] = verdict
 
     def _judged(self, status: pb.ExperimentStatus, at_s: float) -> Iterator[Event]:

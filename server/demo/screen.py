@@ -13,6 +13,7 @@ from bandit.v1 import experiment_pb2 as pb
 from server.demo.happenings import Event, percent
 
 WIDE = 110
+TALL = 30
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _OUTCOMES = {
     pb.OUTCOME_PASS: ("PASS", "green"),
@@ -53,10 +54,14 @@ class Moment:
 
 def picture(moment: Moment, width: int, height: int) -> RenderableType:
     """All of it, at most ``height`` lines: the oldest events give way."""
-    head = _head(moment, width)
+    head = _head(moment)
     if moment.note or moment.status is None:
         return head
-    arms, guardrails, foot = _arms(moment.status, width), _guardrails(moment, width), _foot(moment)
+    arms, guardrails, foot = (
+        _arms(moment.status, width),
+        _guardrails(moment, width),
+        _foot(moment, tall=height >= TALL),
+    )
     # Head and two tables with their heads, a blank line before each part, and the cursor's own line.
     used = 1 + (2 + arms.row_count) + (2 + guardrails.row_count) + 1 + (1 + len(foot)) + 1
     parts = [head, Text(), arms, Text(), guardrails, Text(), *_events(moment.events, width, height - used)]
@@ -87,7 +92,7 @@ def bar(part: float, width: int) -> str:
     return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(width)
 
 
-def _head(moment: Moment, width: int) -> Text:
+def _head(moment: Moment) -> Text:
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f"banditd demo: {moment.experiment}", "bold")
     if moment.note:
@@ -95,15 +100,16 @@ def _head(moment: Moment, width: int) -> Text:
         return text
     span = f" of {moment.until_s:.0f}" if moment.until_s is not None else ""
     text.append(f"  {moment.at_s:.0f}{span} s", "bold cyan")
-    text.append(f"  {moment.decisions_per_s:.0f} decisions/s, {moment.rewards_per_s:.0f} rewards/s")
-    if moment.status is not None and width >= WIDE:
-        text.append(f"  {_ledger(moment.status)}", "dim")
+    text.append(f"  {moment.decisions_per_s:,.0f} decisions/s, {moment.rewards_per_s:,.0f} rewards/s")
     return text
 
 
 def _ledger(status: pb.ExperimentStatus) -> str:
     counts = status.rewards
-    return f"ledger: {status.exposures:,} decisions, {counts.applied:,} rewards, {counts.duplicate:,} repeats"
+    return (
+        f"Ledger: {status.exposures:,} decisions, {counts.applied:,} rewards, {counts.duplicate:,} sent twice and "
+        "counted once."
+    )
 
 
 def _arms(status: pb.ExperimentStatus, width: int) -> Table:
@@ -208,9 +214,11 @@ def _event(event: Event) -> Text:
     return text
 
 
-def _foot(moment: Moment) -> list[Text]:
+def _foot(moment: Moment, *, tall: bool) -> list[Text]:
     """What the signs mean; and, without an end, what to try."""
     lines = [Text("±: half of the 95 % interval. Evidence of harm: ln E / where it fails.", "dim")]
+    if tall and moment.status is not None:
+        lines.append(Text(_ledger(moment.status), "dim"))
     if moment.until_s is None:
         lines.append(Text(f"Try in another terminal: {moment.commands}. Ctrl-C ends.", "dim"))
     for line in lines:
