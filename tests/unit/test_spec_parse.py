@@ -353,6 +353,11 @@ def test_rules_between_fields_are_told_with_mistakes_in_fields_when_they_do_not_
     assert "did you mean control?" in only(SMALL.replace("control", "contrl"))
 
 
+def test_a_misspelt_key_beside_the_right_one_hides_no_rule() -> None:
+    text = GOOD.replace("metric: latency_ms\n    margin", "metric: latency\n    margin") + "guardrial: []\n"
+    assert [line.split(": ")[1] for line in refused(text)] == ["guardrails.1.metric", "guardrial"]
+
+
 def test_no_rule_is_lost_when_a_field_elsewhere_is_wrong() -> None:
     text = GOOD.replace("control: true", "control: false").replace("alpha: 0.05", "alpha: high")
     assert [line.split(": ")[1] for line in refused(text)] == ["arms", "alpha"]
