@@ -1,4 +1,7 @@
-"""The nearest weights inside boxes, in the sense of Kullback-Leibler; odds between unclamped arms stay as they were."""
+"""The nearest weights inside boxes, in the sense of Kullback-Leibler; odds between arms off their bounds stay.
+
+It rounds nothing and never scales after clamping, which would break a floor or a cap.
+"""
 
 from __future__ import annotations
 
@@ -9,72 +12,62 @@ from bandit.kernels.jit import kernel
 
 FloatArray = NDArray[np.float64]
 
-SMOOTHING = 1e-9
-"""Share of the uniform distribution mixed in first: an arm of probability 0 can then still meet its floor."""
+LEAST = 1e-9
+"""A smaller probability counts as this: what a cap takes from the best then goes to hopeless arms alike, not by the
+rounding that is left of their chances."""
+SLACK = 1e-12
+"""Rounding that the sums of bounds may be off by."""
 
 
 @kernel
-def project_kl(p: FloatArray, low: FloatArray, high: FloatArray, w: FloatArray) -> None:
-    """argmin KL(w || p) over low <= w <= high, sum w = 1, into ``w`` [K].
+def project_kl(p: FloatArray, low: FloatArray, high: FloatArray, w: FloatArray) -> bool:
+    """argmin KL(w || p) over low <= w <= high, sum w = 1, into ``w`` [K]; False when there is none.
 
-    The solution is w_k = clip(nu p_k, low_k, high_k) (Warmuth & Kuzmin 2008, sec. 3); nu is found exactly from the
-    sorted 2K points where an arm meets a bound. ``p`` sums to 1, sum low <= 1 <= sum high (the caller sees to it).
-    ``p`` is smoothed by ``SMOOTHING`` unless it lies inside the boxes already. Bounds hold exactly, also after
-    rounding: what the sum lacks of 1 goes to an unclamped arm, or to one with room.
+    The solution is w_k = clip(nu p_k, low_k, high_k) (Warmuth & Kuzmin 2008, sec. 3). Its sum is piecewise linear in
+    nu with 2K corners low_k / p_k and high_k / p_k: the piece is found among the sorted corners, nu on it by one
+    division, so the result is exact but for rounding; bounds hold exactly, the sum within 1e-15 K. ``p`` [K] sums to 1
+    and is raised to LEAST. There is no solution when the lows add up to more than 1 or the highs to less: then ``w``
+    are those.
     """
     arms = p.size
-    inside = True
+    q, corners = np.empty(arms), np.empty(2 * arms)
+    least, most = 0.0, 0.0
     for k in range(arms):
-        if not low[k] <= p[k] <= high[k]:
-            inside = False
-    if inside:
-        w[:] = p
-        _settle(w, low, high)
-        return
-    q = (1.0 - SMOOTHING) * p + SMOOTHING / arms
-    points = np.empty(2 * arms)
-    for k in range(arms):
-        points[k] = low[k] / q[k]
-        points[arms + k] = high[k] / q[k]
-    points = np.sort(points)
-    first, last = 0, points.size - 1
-    while first < last:  # the greatest point whose clipped sum is at most 1
-        middle = (first + last + 1) // 2
-        total = 0.0
+        q[k] = max(p[k], LEAST)
+        corners[2 * k], corners[2 * k + 1] = low[k] / q[k], high[k] / q[k]
+        least += low[k]
+        most += high[k]
+    if least >= 1.0 or most <= 1.0:
         for k in range(arms):
-            total += min(max(points[middle] * q[k], low[k]), high[k])
-        if total <= 1.0:
+            w[k] = low[k] if least >= 1.0 else high[k]
+        return least <= 1.0 + SLACK and most >= 1.0 - SLACK
+    corners = np.sort(corners)
+    first, last = 0, corners.size - 1  # the sum is less than 1 at the first corner, more than 1 at the last
+    while last - first > 1:
+        middle = (first + last) // 2
+        if _clipped_sum(corners[middle], q, low, high) <= 1.0:
             first = middle
         else:
-            last = middle - 1
-    nu = points[first]
-    fixed, free = 0.0, 0.0
+            last = middle
+    start, end = corners[first], corners[last]
+    bound, free = 0.0, 0.0
     for k in range(arms):
-        # Between this point and the next, an arm is free when it is past its floor and short of its cap.
-        if low[k] / q[k] <= nu < high[k] / q[k]:
+        if low[k] / q[k] <= start and high[k] / q[k] >= end:
             free += q[k]
         else:
-            fixed += low[k] if low[k] / q[k] > nu else high[k]
-    if free > 0.0:
-        nu = (1.0 - fixed) / free
+            bound += min(max(start * q[k], low[k]), high[k])
+    nu = min(max((1.0 - bound) / free, start), end) if free > 0.0 else start
     for k in range(arms):
         w[k] = min(max(nu * q[k], low[k]), high[k])
-    _settle(w, low, high)
+    return True
 
 
 @kernel
-def _settle(w: FloatArray, low: FloatArray, high: FloatArray) -> None:
-    """Give the rounding error of the sum to arms that have room for it."""
-    for _ in range(4):
-        lack = 1.0 - w.sum()
-        if lack == 0.0:
-            return
-        for k in range(w.size):
-            moved = min(max(w[k] + lack, low[k]), high[k])
-            lack -= moved - w[k]
-            w[k] = moved
-            if lack == 0.0:
-                break
+def _clipped_sum(nu: float, p: FloatArray, low: FloatArray, high: FloatArray) -> float:
+    total = 0.0
+    for k in range(p.size):
+        total += min(max(nu * p[k], low[k]), high[k])
+    return total
 
 
 def warm() -> None:

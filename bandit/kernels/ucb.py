@@ -1,4 +1,7 @@
-"""KL-UCB: the index of an arm, and the shares of a batch in which every served arm has the same index."""
+"""KL-UCB for means of anything in [0, 1]: the index of an arm, and the batch that raises all to one index (fluid).
+
+An index says how good an arm may still be; serving its arg max for a batch is left to nobody.
+"""
 
 from __future__ import annotations
 
@@ -11,107 +14,108 @@ from bandit.kernels.jit import kernel
 
 FloatArray = NDArray[np.float64]
 
-HIGHEST = 1.0 - 1e-15
+TOP = 1.0 - 2.0**-52
+"""Greatest index below 1."""
 
 
 @kernel
 def bernoulli_kl(p: float, q: float) -> float:
-    """kl(p, q) = p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)), nats; p, q in [0, 1]; inf where q excludes p."""
-    if p == q:
-        return 0.0
-    if q <= 0.0 or q >= 1.0:
-        return math.inf
+    """kl(p, q) = p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)) in nats; p in [0, 1], q in (0, 1).
+
+    Near p it is (q - p)^2 / (2 p (1 - p)): both logarithms are taken of 1 + something, so that half of the digits
+    survive there.
+    """
+    gap = q - p
     out = 0.0
     if p > 0.0:
-        out += p * math.log(p / q)
+        out -= p * math.log1p(gap / p)
     if p < 1.0:
-        out += (1.0 - p) * math.log1p((q - p) / (1.0 - q))
+        out -= (1.0 - p) * math.log1p(-gap / (1.0 - p))
     return max(out, 0.0)
 
 
 @kernel
 def kl_ucb_index(mean: float, n: float, level: float) -> float:
-    """max{q : n kl(mean, q) <= level} (Garivier & Cappe 2011, eq. 3), for means of anything in [0, 1].
+    """max{q : n kl(mean, q) <= level} (Garivier & Cappe 2011, eq. 3; Cappe et al. 2013).
 
-    ``n`` > 0 observations, ``level`` = ln t + c ln ln t >= 0. Newton from the Gaussian bound, kept inside a
-    shrinking bracket; stops at a step below 1e-13.
+    ``mean`` in [0, 1], ``n`` > 0 observations, ``level`` = ln t + c ln ln t >= 0. Newton from mean + sqrt(level / 2n),
+    which Pinsker's inequality puts at or above the root of a convex function, inside a shrinking bracket.
     """
-    if mean >= 1.0:
-        return 1.0
     budget = level / n
-    if budget <= 0.0:
+    if mean >= 1.0 or budget <= 0.0:
         return mean
     if mean <= 0.0:
         return -math.expm1(-budget)
-    low, high = mean, HIGHEST
+    low, high = mean, TOP
     if bernoulli_kl(mean, high) <= budget:
-        return 1.0
-    q = min(mean + math.sqrt(0.5 * budget), 0.5 * (mean + 1.0))
+        return high
+    q = min(mean + math.sqrt(0.5 * budget), 0.5 * (mean + high))
     for _ in range(200):
         excess = bernoulli_kl(mean, q) - budget
         if excess > 0.0:
             high = q
         else:
             low = q
-        slope = (q - mean) / (q * (1.0 - q))
-        step = q - excess / slope if slope > 0.0 else low
-        if not low < step < high:
-            step = 0.5 * (low + high)
-        if abs(step - q) < 1e-13 * max(q, 1e-3):
-            return step
-        q = step
+        after = q - excess * q * (1.0 - q) / (q - mean)
+        if not low < after < high:
+            after = 0.5 * (low + high)
+        if abs(after - q) <= 1e-14 * after or not low < after < high:
+            return after
+        q = after
     return q
 
 
 @kernel
-def _pulls_at(mean: float, level: float, c: float) -> float:
-    """N(c): pulls at which the index of an arm, its mean held, has come down to c."""
-    distance = bernoulli_kl(mean, c) if c > mean else 0.0
-    return level / distance if distance > 0.0 else math.inf
+def _wanted(mean: FloatArray, pulls: FloatArray, level: float, index: float, w: FloatArray) -> float:
+    """Pulls that each arm, its mean held, can take until its index is down to ``index``, into ``w``; their sum."""
+    total = 0.0
+    for k in range(mean.size):
+        distance = bernoulli_kl(mean[k], index) if index > mean[k] else 0.0
+        w[k] = max(level / distance - pulls[k], 0.0) if distance > 0.0 else math.inf
+        total += w[k]
+    return total
 
 
 @kernel
 def fluid_weights(mean: FloatArray, pulls: FloatArray, level: float, batch: float, w: FloatArray) -> float:
-    """Shares [K] of the next ``batch`` > 0 requests under KL-UCB, means held, into ``w``; returns the common index c.
+    """Shares [K] of the next ``batch`` > 0 pulls under KL-UCB, means held, into ``w``; returns the common index c.
 
-    c solves sum_k max(0, N_k(c) - pulls_k) = batch with N_k(c) = level / kl(mean_k, c) (cf. Desautels et al. 2014,
-    hallucinated updates). ``mean`` in [0, 1]; ``pulls`` >= 0 counts requests assigned, rewarded or not, so that an
-    arm whose rewards are late is not piled upon; ``level`` = ln t > 0. As batch -> 0 this is the arg max of the
-    index, shared equally among equals; there is no cliff in between.
+    c solves sum_k max(0, N_k(c) - pulls_k) = batch with N_k(c) = level / kl(mean_k, c), the count at which the index
+    of arm k is c (cf. Desautels et al. 2014, hallucinated updates). ``mean`` [K] in [0, 1], ``pulls`` [K] >= 0 with
+    those not yet rewarded, so that an arm whose rewards are late is not piled upon; ``level`` = ln t > 0. As the batch
+    shrinks this becomes the arg max of the index; equal arms stay equal all the way.
     """
-    arms = mean.size
-    low, high = mean.max(), 1.0
-    for _ in range(200):
-        c = 0.5 * (low + high)
-        if c <= low or c >= high:
+    low, high = 0.0, TOP
+    for k in range(mean.size):
+        low = max(low, min(mean[k], TOP))
+    for _ in range(100):
+        index = 0.5 * (low + high)
+        if not low < index < high:
             break
-        total = 0.0
-        for k in range(arms):
-            total += max(_pulls_at(mean[k], level, c) - pulls[k], 0.0)
-        if total > batch:
-            low = c
+        if _wanted(mean, pulls, level, index, w) > batch:
+            low = index
         else:
-            high = c
-    total = 0.0
-    for k in range(arms):
-        need = _pulls_at(mean[k], level, high) - pulls[k]
-        w[k] = max(need, 0.0) if need < math.inf else 0.0
-        total += w[k]
-    if not total > 0.5 * batch:
-        # No index below 1 uses the batch up (a mean of 1), or it is below rounding: share among the highest.
-        highest = -1.0
-        for k in range(arms):
+            high = index
+    # At `high` the arms want at most the batch, at `low` more; whichever is nearer is within rounding of it.
+    index = high
+    total = _wanted(mean, pulls, level, index, w)
+    if not total > 0.5 * batch and low < high:
+        index = low
+        total = _wanted(mean, pulls, level, index, w)
+    if not 0.0 < total < math.inf:
+        total = 0.0
+        for k in range(mean.size):
             w[k] = kl_ucb_index(mean[k], max(pulls[k], 1.0), level)
-            highest = max(highest, w[k])
-        for k in range(arms):
-            w[k] = 1.0 if w[k] >= highest - 1e-12 else 0.0
-        total = w.sum()
-    w /= total
-    return high
+            index = max(index, w[k]) if k > 0 else w[k]
+        for k in range(mean.size):
+            w[k] = 1.0 if w[k] == index else 0.0
+            total += w[k]
+    for k in range(mean.size):
+        w[k] /= total
+    return index
 
 
 def warm() -> None:
     """Compile for the types that the learner uses."""
-    one = np.ones(2)
-    kl_ucb_index(0.5, 10.0, 3.0)
-    fluid_weights(0.5 * one, 10.0 * one, 3.0, 5.0, np.empty(2))
+    half = np.array([0.5, 0.5])
+    fluid_weights(half, 10.0 * half, 3.0, 5.0, np.empty(2))
