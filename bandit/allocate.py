@@ -53,10 +53,7 @@ def propose(
     ``batch``: requests that the allocation will probably serve."""
     value = utility(spec, reading)
     p_best, loss = rank(value, live)
-    fixed = None
-    if spec.allocator.weights:
-        fixed = np.array([spec.allocator.weights.get(arm.name, 0.0) for arm in spec.arms])
-    problem = Problem(value, reading.assigned, live, batch, fixed)
+    problem = Problem(value, reading.assigned, live, batch, _fixed(spec, live))
     weights = ALLOCATORS[spec.allocator.kind].weights(problem, p_best)
     low_ppm, high_ppm = boxes(spec, [bool(each) for each in live], hold_ppm, previous_ppm, elapsed_s)
     mean, low, high = _metrics(spec, reading)
@@ -71,6 +68,16 @@ def propose(
         low=low,
         high=high,
     )
+
+
+def _fixed(spec: ExperimentSpec, live: NDArray[np.bool_]) -> FloatArray | None:
+    """[K] weights that the spec wrote down, those of dead arms given to the control; None where it wrote none."""
+    if not spec.allocator.weights:
+        return None
+    written = np.array([spec.allocator.weights.get(arm.name, 0.0) for arm in spec.arms])
+    fixed: FloatArray = np.where(live, written, 0.0)
+    fixed[spec.control_index] += written[~live].sum()
+    return fixed
 
 
 def _metrics(spec: ExperimentSpec, reading: Reading) -> tuple[FloatArray, FloatArray, FloatArray]:

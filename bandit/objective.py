@@ -7,10 +7,9 @@ a normal (their sum's mean and variance), which is good from about 50 rewards pe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from bandit.allocators.base import Utility
 from bandit.kernels.best_arm import NORMAL
 from bandit.ledger import FloatArray
 from bandit.posteriors import POSTERIORS
@@ -18,24 +17,6 @@ from bandit.reading import Reading
 from bandit.spec.model import Direction, ExperimentSpec, Metric, Term
 
 LEAST_SD = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Utility:
-    """Belief about each arm's utility.
-
-    ``family``, ``params`` [K, P]: for ``kernels.best_arm``, in units of which ``unit`` make one of the objective
-    (affine maps do not change who is best). ``mean``, ``sd`` [K] in units of the objective. ``unit_mean`` [K]: mean
-    utility as a part of what the declared ranges allow, in [0, 1]. ``observations`` [K]: the fewest over the terms.
-    """
-
-    family: int
-    params: FloatArray
-    unit: float
-    mean: FloatArray
-    sd: FloatArray
-    unit_mean: FloatArray
-    observations: FloatArray
 
 
 def utility(spec: ExperimentSpec, reading: Reading) -> Utility:

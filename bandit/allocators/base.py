@@ -10,7 +10,24 @@ from numpy.typing import NDArray
 
 from bandit.kernels.best_arm import best_arm
 from bandit.ledger import FloatArray
-from bandit.objective import Utility
+
+
+@dataclass(frozen=True, slots=True)
+class Utility:
+    """Belief about each arm's utility, better always up.
+
+    ``family``, ``params`` [K, P]: for ``kernels.best_arm``, in units of which ``unit`` make one of the objective
+    (affine maps do not change who is best). ``mean``, ``sd`` [K] in units of the objective. ``unit_mean`` [K]: mean
+    utility as a part of what the declared ranges allow, in [0, 1]. ``observations`` [K]: the fewest over the terms.
+    """
+
+    family: int
+    params: FloatArray
+    unit: float
+    mean: FloatArray
+    sd: FloatArray
+    unit_mean: FloatArray
+    observations: FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Fixed shares from the spec; what a dead arm had goes to the others in proportion."""
+"""Fixed weights, as the spec wrote them down; it learns nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from bandit.ledger import FloatArray
 
 
 class Fixed:
-    """The written shares, or equal ones when none are written."""
+    """The written weights, in proportion over live arms; equal ones when none are left.
+
+    Where the weights of a dead arm go is settled before, see ``bandit.allocate``: to the control.
+    """
 
     def weights(self, problem: Problem, p_best: FloatArray) -> FloatArray:
         """See Allocator."""

@@ -16,15 +16,24 @@ from bandit.ledger import FloatArray
 
 
 class Ucb:
-    """Fluid KL-UCB on the mean utility as a part of its range, level ln t, t the pulls so far."""
+    """Fluid KL-UCB on the mean utility as a part of its range, level ln t, t the requests so far.
+
+    Requests without a reward count too, so that an arm whose rewards are late is not piled upon; but as less than one
+    where only a part of all requests ever brings a reward: each as that part.
+    """
 
     def weights(self, problem: Problem, p_best: FloatArray) -> FloatArray:
-        """See Allocator. Pulls count from exposures, so arms whose rewards are late are not piled upon."""
+        """See Allocator."""
         alive = np.flatnonzero(problem.live)
-        out = np.zeros(problem.live.size)
-        pulls = np.maximum(problem.pulls, problem.utility.observations)[alive]
+        observed = problem.utility.observations[alive]
+        pulls = np.maximum(problem.pulls[alive], observed)
+        total = float(pulls.sum())
+        answered = float(observed.sum()) / total if observed.any() else 1.0
+        counts = np.maximum(observed, answered * pulls)
         shares = np.empty(alive.size)
-        level = math.log(max(float(pulls.sum()), math.e))
-        fluid_weights(problem.utility.unit_mean[alive], pulls, level, max(problem.batch, 1.0), shares)
+        level = math.log(max(total, math.e))
+        batch = max(problem.batch, 1.0) * answered
+        fluid_weights(problem.utility.unit_mean[alive], counts, level, batch, shares)
+        out = np.zeros(problem.live.size)
         out[alive] = shares
         return out

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
 
 from bandit.kernels.best_arm import BETA
+from bandit.kernels.quantile import quantiles
 from bandit.ledger import FloatArray
 from bandit.spec.model import Metric
 
@@ -27,14 +27,13 @@ class Bernoulli:
         """See Posterior."""
         a, b = params.T
         total = a + b
-        return a / total, np.sqrt(a * b / (total + 1.0)) / total
+        return a / total, np.sqrt(a / total * (b / total) / (total + 1.0))
 
     def interval(self, params: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
         """See Posterior."""
-        tail = 0.5 * (1.0 - level)
-        a, b = params.T
-        return special.betaincinv(a, b, tail), special.betaincinv(a, b, 1.0 - tail)
+        low, high = quantiles(self.family, params, (0.5 - 0.5 * level, 0.5 + 0.5 * level)).T
+        return low, high
 
     def mirrored(self, params: FloatArray) -> FloatArray:
         """See Posterior."""
-        return np.ascontiguousarray(params[:, ::-1])
+        return params[:, ::-1].copy()

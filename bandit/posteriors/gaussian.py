@@ -7,64 +7,78 @@ t with 2a degrees of freedom around m, scale sqrt(b / (a k)) (Murphy 2007, eq. 8
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
 
 from bandit.kernels.best_arm import STUDENT_T
+from bandit.kernels.quantile import quantiles
 from bandit.ledger import ONE, FloatArray
 from bandit.spec.model import Metric
 
-WEAK_MEAN = 0.5
-WEAK_STRENGTH = 0.1
-A0 = 1.0
+MIDDLE = 0.5
+STRENGTH = 1.0
+"""Without a prior the mean is believed near that of all arms, as if one reward had said so."""
+A0 = 2.0
+"""The variance is believed as if 2 A0 rewards had said so. At least 1, else two equal rewards would look like
+certainty; at 2 the mean of an arm without rewards has a variance."""
 SD_GUESS = 0.25
-"""Prior standard deviation of one value as a part of the declared range: between a bell inside it and a coin's 0.5."""
+"""Sd of one reward as a part of the declared range before any: between a bell inside it (0.17) and a coin (0.5)."""
 LEAST_VARIANCE = 1.0 / (12.0 * ONE * ONE)
-"""What quantising to 2**-30 of the range leaves of any variance."""
+"""What rounding to 2**-30 of the range does to any reward."""
+LEAST_DF = 3.0
 
 
 class Gaussian:
     """Parameters (location, scale, degrees of freedom) [K, 3].
 
-    Prior: k0 = strength and m0 = mean, a0 = 1, b0 = a0 * 0.25**2 of the range. a0 >= 1 keeps two equal values from
-    looking like certainty. Without a prior k0 = 0.1 around the middle of the range.
+    The prior's strength is k0 and its mean m0. The prior variance is what all arms show together, with SD_GUESS as one
+    reward more: a declared range is often far wider than the rewards, and its width alone would slow learning down
+    until about (range / sd)^2 rewards.
     """
 
     family = STUDENT_T
 
     def parameters(self, metric: Metric, n: FloatArray, s1: FloatArray, s2: FloatArray) -> FloatArray:
         """See Posterior."""
-        low, high = metric.range
-        m0, k0 = WEAK_MEAN, WEAK_STRENGTH
+        total = float(n.sum())
+        m0, k0 = (float(s1.sum()) / total if total > 0.0 else MIDDLE), STRENGTH
         if metric.prior is not None:
+            low, high = metric.range
             m0, k0 = (metric.prior.mean - low) / (high - low), metric.prior.strength
-        return nig(n, s1, s2, m0, k0, A0, A0 * SD_GUESS**2)
+        spread, freedom = float(squares(n, s1, s2).sum()), float(np.maximum(n - 1.0, 0.0).sum())
+        return nig(n, s1, s2, m0, k0, A0, A0 * (SD_GUESS**2 + spread) / (1.0 + freedom))
 
     def moments(self, params: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """See Posterior. With 2 degrees of freedom or fewer the variance is infinite: the scale times 3 stands in."""
+        """See Posterior. Below 3 degrees of freedom, where the sd goes to infinity, that of 3 stands in."""
         location, scale, df = params.T
-        spread = np.where(df > 2.0, np.sqrt(df / np.maximum(df - 2.0, 0.25)), 3.0)
-        return location, scale * np.minimum(spread, 3.0)
+        df = np.maximum(df, LEAST_DF)
+        return location, scale * np.sqrt(df / (df - 2.0))
 
     def interval(self, params: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
         """See Posterior."""
-        location, scale, df = params.T
-        reach = scale * special.stdtrit(df, 0.5 * (1.0 + level))
-        return location - reach, location + reach
+        low, high = quantiles(self.family, params, (0.5 - 0.5 * level, 0.5 + 0.5 * level)).T
+        return low, high
 
     def mirrored(self, params: FloatArray) -> FloatArray:
         """See Posterior."""
         return np.stack([1.0 - params[:, 0], params[:, 1], params[:, 2]], axis=1)
 
 
+def squares(n: FloatArray, s1: FloatArray, s2: FloatArray) -> FloatArray:
+    """[K] sum of squares around each arm's mean, s2 - s1^2 / n, never negative.
+
+    Values lie in [0, 1], so at most 1e-16 n of it is rounding: an sd below 1e-8 of the range is not seen.
+    """
+    mean = np.divide(s1, n, out=np.zeros_like(s1), where=n > 0.0)
+    left: FloatArray = np.where(n > 1.0, np.maximum(s2 - s1 * mean, 0.0), 0.0)
+    return left
+
+
 def nig(
     n: FloatArray, s1: FloatArray, s2: FloatArray, m0: float, k0: float, a0: float, b0: float
 ) -> FloatArray:
     """[K, 3] location, scale and degrees of freedom from sums and a normal-inverse-gamma prior; k0, a0, b0 > 0."""
-    count = np.maximum(n, 0.0)
-    mean = np.divide(s1, count, out=np.full_like(s1, m0), where=count > 0)
-    sse = np.maximum(s2 - s1 * mean, 0.0) * (count > 1)
-    k = k0 + count
-    a = a0 + 0.5 * count
-    b = b0 + 0.5 * sse + 0.5 * k0 * count * (mean - m0) ** 2 / k
-    location = m0 + count / k * (mean - m0)
+    mean = np.divide(s1, n, out=np.full_like(s1, m0), where=n > 0.0)
+    k = k0 + n
+    a = a0 + 0.5 * n
+    b = b0 + 0.5 * squares(n, s1, s2) + 0.5 * k0 * n * (mean - m0) ** 2 / k
+    location = m0 + n / k * (mean - m0)
     return np.stack([location, np.sqrt(np.maximum(b / a, LEAST_VARIANCE) / k), 2.0 * a], axis=1)

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from bandit.allocate import propose
 from bandit.allocators import ALLOCATORS
-from bandit.allocators.base import Problem, rank
+from bandit.allocators.base import Problem, Utility, rank
 from bandit.kernels.best_arm import BETA, NORMAL, STUDENT_T
 from bandit.kernels.simplex import project_kl
 from bandit.ledger import FloatArray
-from bandit.objective import Utility
 from bandit.reading import Reading
 from bandit.rollout.bounds import boxes, quantise
 from bandit.spec.model import PPM
@@ -212,9 +211,9 @@ def test_shares_stay_inside_every_bound(data: st.DataObject) -> None:
             assert shares[k] == 0
             continue
         assert shares[k] <= cap
-        if held[k] is not None:
-            assert shares[k] <= held[k]
-        assert shares[k] >= min(floor, cap, PPM if held[k] is None else held[k])
+        hold = held[k]
+        most = cap if hold is None else min(cap, hold)
+        assert min(floor, most) <= shares[k] <= most
         if previous is not None and ramp < PPM:
             assert shares[k] <= max(previous[k] + ramp * elapsed / 60, floor)
     assert shares[0] >= made.bounds_ppm(0)[0]
