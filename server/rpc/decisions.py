@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import grpc
 import structlog
 
+from bandit.decide import Table
 from bandit.errors import BanditError, CorruptStored, InvalidArgument, NotFound, StoreUnavailable
 from bandit.ids import parse_experiment
 from bandit.ranges import PPM
@@ -24,7 +25,6 @@ log = structlog.get_logger(__name__)
 
 MAX_UNITS = 10_000
 COMPLAIN_EVERY_S = 10.0
-_PREFIX = "experiments/"
 _REASON_WORDS = {number: str(reason) for reason, number in REASONS.items()}
 _MODE_WORDS = {number: str(mode) for mode, number in MODES.items()}
 
@@ -42,6 +42,7 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         self.journal = journal
         self._telemetry = telemetry or Uncounted()
         self.fallbacks = 0
+        self._prepared: dict[str, tuple[Table, tuple[bytes, ...]]] = {}
         self._keeper = keeper
         self._clock = clock
         self._complained_s = float("-inf")
@@ -108,15 +109,9 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         number = None
         if table.counted:
             number = journal.record(table.uid, table.epoch, table.allocation, cohort, arm)
-        response = pb.DecideResponse(
-            arm=table.arms[arm],
-            propensity=propensity_ppm / PPM,
-            reason=REASONS[table.reason],
-            epoch=table.epoch,
-            allocation_number=table.allocation,
-            state_age=duration(now_s - snapshot.read_s),
-            mode=MODES[snapshot.mode(entry, now_s)],
-        )
+        response = pb.DecideResponse.FromString(self._begun(table)[arm])
+        response.state_age.CopyFrom(duration(now_s - snapshot.read_s))
+        response.mode = MODES[snapshot.mode(entry, now_s)]
         if number is not None:
             claims = Claims(
                 table.uid,
@@ -134,6 +129,26 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
             response.token = sign(snapshot.keys, claims)
             response.counted = True
         return response
+
+    def _begun(self, table: Table) -> tuple[bytes, ...]:
+        """Replies of a table as bytes, one for each arm, with what is the same in each: 1 us less than by fields."""
+        made = self._prepared.get(table.name)
+        if made is None or made[0] is not table:
+            replies = [
+                pb.DecideResponse(
+                    arm=arm,
+                    propensity=share_ppm / PPM,
+                    reason=REASONS[table.reason],
+                    epoch=table.epoch,
+                    allocation_number=table.allocation,
+                )
+                for arm, share_ppm in zip(table.arms, table.shares_ppm, strict=True)
+            ]
+            made = self._prepared[table.name] = (
+                table,
+                tuple(map(pb.DecideResponse.SerializeToString, replies)),
+            )
+        return made[1]
 
     def _decide_batch(
         self, snapshot: Snapshot, entry: Entry, journal: Journal, request: pb.DecideBatchRequest
@@ -210,11 +225,10 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
 
 
 def _find(snapshot: Snapshot, resource: str) -> Entry:
-    if resource.startswith(_PREFIX):
-        entry = snapshot.entries.get(resource[len(_PREFIX) :])
-        if entry is not None:
-            return entry
-    raise _unknown(snapshot, resource)
+    entry = snapshot.by_resource.get(resource)
+    if entry is None:
+        raise _unknown(snapshot, resource)
+    return entry
 
 
 def _unknown(snapshot: Snapshot, resource: str) -> BanditError:

