@@ -48,10 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         raise SystemExit(FAILED)
     if arguments[:1] == ["--child"]:
         _child(arguments[1:])
-    raise SystemExit(_run(arguments))
+    raise SystemExit(run(arguments))
 
 
-def _run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], command: Callable[[str], Sequence[str]] | None = None) -> int:
+    """One run of the supervisor; returns the exit code. ``command``: see ``server.supervise.service.run``."""
     options = _parse(arguments)
     if options.version:
         from server.telemetry.build import version
@@ -64,9 +65,10 @@ def _run(arguments: Sequence[str]) -> int:
         if options.check:
             _show(loaded)
             return 0
-        from server.supervise.service import Demo, run
+        from server.supervise import service
 
-        return run(loaded, Demo(_demo_arguments(options)) if options.demo else None)
+        demo = service.Demo(_demo_arguments(options)) if options.demo else None
+        return service.run(loaded, demo, command)
     except InvalidArgument as error:
         for fault in error.violations:
             _say(f"{fault.field}: {fault.description}")
@@ -172,7 +174,7 @@ def _child(arguments: Sequence[str]) -> NoReturn:
         sys.exit(play(rest))
     config = handed_over(orders.config)
     logs.configure(config.log_level, config.log_format, orders.part)
-    code = _guarded(orders.part, lambda: _work(options.kind, config, orders.part, orders.issuer, ready))
+    code = _guarded(lambda: _work(options.kind, config, orders.part, orders.issuer, ready))
     logs.flush_streams()
     # Not through the interpreter's end: it would wait for threads of libraries that may never come back.
     os._exit(code)
@@ -183,21 +185,21 @@ def _work(kind: str, config: Config, part: str, issuer: int, ready: Callable[[],
 
     shared.join(shared.folder_of(config.data_dir), part)
     if kind == "web":
-        from server.web.edge import run
+        from server.web import edge
 
-        return run(config, ready) or 0
+        return edge.run(config, ready)
     from server import app
 
     if kind == "serve":
-        return app.run_serving(config, issuer, ready) or 0
-    return app.run_learner(config, ready) or 0
+        return app.run_serving(config, issuer, ready)
+    return app.run_learner(config, ready)
 
 
-def _guarded(part: str, work: Callable[[], int]) -> int:
+def _guarded(work: Callable[[], int]) -> int:
     """The exit code; an error that trying again cannot cure has one of its own."""
     import structlog
 
-    from server.supervise.keeper import HOPELESS
+    from server.supervise.lifeline import HOPELESS
 
     log = structlog.get_logger(__name__)
     try:

@@ -66,6 +66,8 @@ class IssuerPool:
     def _run(self) -> None:
         while self._wanted.wait() and not self._stop.is_set():
             self._wanted.clear()
+            if len(self._numbers) >= self._low:
+                continue  # it was asked more than once
             first = self._fetch()
             if first is None:
                 return

@@ -18,6 +18,7 @@ import structlog
 from bandit.errors import BanditError
 from server.clock import Clock
 from server.supervise.child import Process
+from server.supervise.lifeline import HOPELESS
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +29,6 @@ WAITING_S = 10.0
 AGAIN_S = 0.2
 IDLE_S = 60.0
 KILLED_S = 5.0
-# A child's way to say that trying again would end the same way (EX_CONFIG of sysexits.h).
-HOPELESS = 78
 _uniform = random.SystemRandom().random
 
 
@@ -38,8 +37,8 @@ class Part:
     """One thing to keep running.
 
     ``launch`` starts it, or gives None when it cannot yet (asked again soon), or raises BanditError. ``stage``: parts
-    of a lower one are ended first; within ``stop_s`` seconds, then they are killed. ``last`` starts when all others
-    were ready (``early``: with them), is not restarted, and its end is the end of all.
+    of a lower one are ended first; within ``stop_s`` seconds, then they are killed. ``last`` is not restarted, and
+    its end is the end of all.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Part:
     stage: int
     stop_s: float
     last: bool = False
-    early: bool = False
 
 
 class _Phase(Enum):
@@ -137,14 +135,10 @@ class Keeper:
             self._start_due()
             self._announce()
         now_s = self._clock.monotonic_s()
-        due = [kept.due_s for kept in self._kept if kept.phase is _Phase.DUE and self._may_start(kept)]
+        due = [kept.due_s for kept in self._kept if kept.phase is _Phase.DUE]
         due += [kept.deadline_s for kept in self._kept if kept.phase is _Phase.ENDING]
         due += [kept.told_s + WAITING_S for kept in self._kept if kept.phase is _Phase.STARTING]
         return min([IDLE_S, *(max(0.0, each - now_s) for each in due)])
-
-    def _may_start(self, kept: _Kept) -> bool:
-        waits = kept.part.last and not kept.part.early
-        return not self._stopping and (self._all_ready or not waits)
 
     def _look(self, kept: _Kept) -> None:
         """See whether it ended or got ready."""
@@ -208,7 +202,7 @@ class Keeper:
         for kept in self._kept:
             if self._stopping:
                 return
-            if kept.phase is _Phase.DUE and self._may_start(kept) and kept.due_s <= self._clock.monotonic_s():
+            if kept.phase is _Phase.DUE and kept.due_s <= self._clock.monotonic_s():
                 self._start(kept)
 
     def _start(self, kept: _Kept) -> None:
@@ -237,7 +231,6 @@ class Keeper:
         if not self._all_ready and all(kept.was_ready for kept in self._kept if not kept.part.last):
             self._all_ready = True
             self._on_ready()
-            self._start_due()
 
     def _end_next_stage(self) -> None:
         """Ask all parts of the lowest stage that still runs; kill those that were asked long enough ago."""

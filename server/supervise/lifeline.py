@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 READY = b"ready\n"
+# A child's exit code for: trying again would end the same way (EX_CONFIG of sysexits.h).
+HOPELESS = 78
 _PR_SET_PDEATHSIG = 1
 
 

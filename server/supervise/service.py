@@ -34,7 +34,7 @@ STORE_FOLDER = "store"
 DEMO_TARGET = "BANDITD_DEMO_TARGET"
 # What is ended first, and how long it may take before it is killed; a server has config.drain_s for its calls.
 DEMO, SERVE, LEARN, WEB, STORE = range(5)
-DEMO_STOP_S, DRAIN_SLACK_S, LEARN_STOP_S, WEB_STOP_S, STORE_STOP_S = 20.0, 2.0, 5.0, 2.0, 12.0
+DEMO_STOP_S, DRAIN_SLACK_S, LEARN_STOP_S, WEB_STOP_S, STORE_STOP_S = 20.0, 6.0, 5.0, 2.0, 12.0
 _PORT_WITHIN_S = 1.0
 _THREADS_OF_BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -47,12 +47,12 @@ class Demo:
 
 
 def run(
-    loaded: Loaded, demo: Demo | None = None, command: Callable[[str], Sequence[str]] = own_command
+    loaded: Loaded, demo: Demo | None = None, command: Callable[[str], Sequence[str]] | None = None
 ) -> int:
     """Run until asked to end, or until the demo ends. Returns the exit code.
 
     Raises NotAllowed or InvalidArgument, before anything was started, when it cannot be. ``command`` gives the
-    command line of a kind of child. From the main thread only.
+    command line of a kind of child, if it is not to be our own. From the main thread only.
     """
     began_s = time.monotonic()
     with ExitStack() as stack:
@@ -65,7 +65,7 @@ def run(
         shared.clean(metrics)
         shared.join(metrics, SUPERVISOR)
         signals = stack.enter_context(Signals())
-        service = _Service(config, signals, SystemClock(), command, demo, began_s)
+        service = _Service(config, signals, SystemClock(), command or own_command, demo, began_s)
         stack.callback(service.close)
         return service.run()
 
@@ -142,6 +142,7 @@ class _Service:
         if config.http_listen != OFF:
             yield Part("web", lambda: self._child("web", "web"), WEB, WEB_STOP_S)
         if self._demo is not None:
+            # It shows what it waits for, so it starts with the others.
             yield Part("demo", self._demo_child, DEMO, DEMO_STOP_S, last=True)
 
     def _server(self, name: str) -> Callable[[], Child | None]:
@@ -221,8 +222,8 @@ def _demo_config(loaded: Loaded, stack: ExitStack) -> Config:
             )
     folder = Path(tempfile.mkdtemp(prefix="banditd-demo-"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    # What the demo draws on the terminal is not to be mixed with lines of the log.
-    level = loaded.config.log_level if loaded.origins["log_level"].given else "warning"
+    # What the demo draws on the terminal is not to be mixed with lines of the log: it says itself what it waits for.
+    level = loaded.config.log_level if loaded.origins["log_level"].given else "error"
     return replace(loaded.config, data_dir=folder, log_level=level)
 
 

@@ -1,0 +1,452 @@
+"""A real supervisor with parts that crash, hang, freeze or do not listen: what it starts, restarts, ends, leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from server.store.embedded import Embedded
+from server.store.redis import RedisStore
+from tests.service import descendants, free_port, until
+
+PART = Path(__file__).resolve().parents[1] / "part.py"
+PATIENCE_S = 90.0
+# Runs banditd as the command does, but with parts from tests/part.py.
+PROGRAM = """
+import sys
+from server.__main__ import run
+part, arguments = sys.argv[1], sys.argv[2:]
+raise SystemExit(run(arguments, lambda kind: [sys.executable, part, kind]))
+"""
+Event = dict[str, Any]
+
+
+class Stage:
+    """banditd on free ports, in a process group of its own, with parts that misbehave."""
+
+    def __init__(self, folder: Path, *arguments: str, ports: bool = True) -> None:
+        self.parts = folder / "parts"
+        self.parts.mkdir()
+        self.data_dir = folder / "state"
+        self.listen = f"127.0.0.1:{free_port()}"
+        self.arguments = ["--log-format", "json", "--log-level", "debug", *arguments]
+        if ports:
+            http = f"127.0.0.1:{free_port()}"
+            self.arguments += [
+                "--data-dir",
+                str(self.data_dir),
+                "--listen",
+                self.listen,
+                "--http-listen",
+                http,
+            ]
+        self.err = folder / "stderr"
+        self._seen: set[int] = set()
+        self.process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.look()
+            self.process.kill()
+            self.process.wait(30)
+        if error is not None:
+            sys.stderr.write(self.err.read_text()[-6000:])
+
+    def behave(self, part: str, how: str) -> None:
+        """From its next start on."""
+        (self.parts / part).write_text(how)
+
+    def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BANDITD_")}
+        with self.err.open("ab") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(PART), *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stderr=err,
+                env={**environment, "PARTS_DIR": str(self.parts)},
+                process_group=0,
+            )
+
+    def events(self, event: str, part: str = "") -> list[Event]:
+        """What the parts met."""
+        file = self.parts / "events"
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [line for line in lines if line["event"] == event and part in ("", line["part"])]
+
+    def logged(self, event: str) -> list[Event]:
+        """What the supervisor said."""
+        lines = [line for line in self.err.read_text().splitlines() if line.startswith("{")]
+        return [line for line in map(json.loads, lines) if line["event"] == event]
+
+    def sentences(self) -> str:
+        """Lines for people."""
+        return "".join(
+            line for line in self.err.read_text().splitlines(keepends=True) if not line.startswith("{")
+        )
+
+    def ready(self, times: int = 1) -> None:
+        self.until(lambda: len(self.logged("service_ready")) >= times, "ready")
+
+    def until(self, met: Any, what: str, timeout_s: float = PATIENCE_S) -> None:
+        def or_ended() -> bool:
+            if met():
+                return True
+            assert self.process.poll() is None, f"banditd ended with {self.process.returncode}, not {what}"
+            return False
+
+        until(or_ended, timeout_s, what)
+
+    def started(self, part: str, times: int = 1) -> Event:
+        """The newest start of a part that started so often."""
+        self.until(lambda: len(self.events("started", part)) >= times, f"{part} started {times} times")
+        return self.events("started", part)[-1]
+
+    def look(self) -> dict[int, str]:
+        """Its processes now; they are remembered for :meth:`gone`."""
+        found = descendants(self.process.pid)
+        self._seen |= found.keys()
+        return found
+
+    def store_pid(self) -> int:
+        found = [pid for pid, command in self.look().items() if "valkey-server" in command]
+        assert len(found) == 1, found
+        return found[0]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.look()
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+    def gone(self) -> None:
+        """Nothing that it started is left."""
+        until(lambda: not [pid for pid in self._seen if alive(pid)], 30, f"all of {self._seen} gone")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with Stage(tmp_path, "--workers", "2") as started:
+        started.ready()
+        yield started
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Embedded]:
+    """A store that is not the supervisor's own."""
+    server = Embedded(tmp_path / "elsewhere")
+    yield server
+    server.stop()
+
+
+def test_it_starts_every_part_and_says_where_it_is(stage: Stage) -> None:
+    assert {each["name"] for each in stage.logged("part_ready")} == {
+        "store",
+        "serve-0",
+        "serve-1",
+        "learn",
+        "web",
+    }
+    (ready,) = stage.logged("service_ready")
+    assert ready["grpc"] == stage.listen
+    assert ready["http"].startswith("http://127.0.0.1:")
+    assert ready["store"] == "embedded"
+    issuers = [stage.started(part)["issuer"] for part in ("serve-0", "serve-1")]
+    assert len(set(issuers)) == 2
+    assert all(issuer >= 1 for issuer in issuers)
+    assert stage.started("learn")["issuer"] == 0
+    started = stage.started("web")
+    assert started["config"]["store"].startswith("unix:///")
+    assert started["variables"] == []  # no settings, and so no secrets, in the environment
+    assert (stage.data_dir / "metrics").is_dir()
+
+
+def test_it_ends_in_order_when_asked(stage: Stage) -> None:
+    store_pid = stage.store_pid()
+    assert stage.end() == 0
+    asked = [event["part"] for event in stage.events("asked")]
+    assert sorted(asked[:2]) == ["serve-0", "serve-1"]
+    assert asked[2:] == ["learn", "web"]
+    stopped = [event["name"] for event in stage.logged("part_stopped")]
+    assert stopped[-1] == "store"
+    assert not alive(store_pid)
+    assert stage.logged("service_stopped")
+    stage.gone()
+
+
+def test_a_ctrl_c_at_the_terminal_ends_it_in_the_same_order(stage: Stage) -> None:
+    stage.look()
+    os.killpg(stage.process.pid, signal.SIGINT)  # the terminal sends it to the whole foreground group
+    assert stage.wait() == 0
+    assert [event["part"] for event in stage.events("asked")][2:] == ["learn", "web"]
+    assert {event["signal"] for event in stage.events("asked")} == {signal.SIGTERM}
+    assert stage.logged("part_stopped")[-1]["name"] == "store"
+    assert stage.logged("part_stopped")[-1]["how"] == "exit code 0"
+    stage.gone()
+
+
+def test_a_killed_server_comes_back_with_another_issuer_number(stage: Stage) -> None:
+    first = stage.started("serve-0")
+    others = [stage.started(part)["pid"] for part in ("serve-1", "learn", "web")]
+    for times in (2, 3):
+        os.kill(stage.started("serve-0", times - 1)["pid"], signal.SIGKILL)
+        stage.started("serve-0", times)
+    issuers = [event["issuer"] for event in stage.events("started") if event["part"].startswith("serve")]
+    assert len(set(issuers)) == len(issuers) == 4
+    assert stage.started("serve-0")["pid"] != first["pid"]
+    assert [stage.started(part)["pid"] for part in ("serve-1", "learn", "web")] == others
+    died = stage.logged("part_died")
+    assert [event["how"] for event in died] == ["SIGKILL", "SIGKILL"]
+    assert stage.end() == 0
+
+
+def test_a_part_that_crashes_again_and_again_is_tried_ever_more_rarely(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        stage.behave("learn", "crash")
+        stage.until(lambda: len(stage.logged("part_died")) >= 6, "six deaths")
+        limits = [min(5.0, 0.1 * 2**n) for n in range(6)]
+        pauses = [event["again_in_s"] for event in stage.logged("part_died")]
+        assert all(pause <= limit + 0.001 for pause, limit in zip(pauses, limits, strict=False)), pauses
+        assert not stage.logged("service_ready")
+        stage.behave("learn", "good")
+        stage.ready()
+        assert len(stage.events("started", "serve-0")) == 1
+        assert stage.end() == 0
+        stage.gone()
+
+
+def test_a_killed_store_comes_back_in_its_place_with_what_it_kept(stage: Stage) -> None:
+    url = stage.started("web")["config"]["store"]
+    with closing(RedisStore(url)) as client:
+        before = client.next_uid()
+        pid = stage.store_pid()
+        os.kill(pid, signal.SIGKILL)
+        stage.until(
+            lambda: len([each for each in stage.logged("part_ready") if each["name"] == "store"]) == 2,
+            "the store ready again",
+        )
+        assert client.next_uid() == before + 1
+    assert stage.store_pid() != pid
+    assert len(stage.events("started")) == 4  # nobody else was disturbed
+    assert stage.end() == 0
+    stage.gone()
+
+
+def test_servers_start_again_while_the_store_is_away(tmp_path: Path, store: Embedded) -> None:
+    store.start()
+    with Stage(tmp_path, "--store", store.url) as stage:
+        stage.ready()
+        store.stop()
+        for times in (2, 3):
+            os.kill(stage.started("serve-0", times - 1)["pid"], signal.SIGKILL)
+            stage.started("serve-0", times)
+        issuers = [event["issuer"] for event in stage.events("started", "serve-0")]
+        assert len(set(issuers)) == 3
+        assert stage.end() == 0
+        stage.gone()
+
+
+def test_without_a_store_it_waits_and_starts_when_there_is_one(tmp_path: Path, store: Embedded) -> None:
+    store.start()
+    url = store.url
+    store.stop()
+    with Stage(tmp_path, "--store", url) as stage:
+        stage.started("web")
+        stage.until(lambda: stage.logged("store_lost"), "it says so")
+        assert not stage.events("started", "serve-0")
+        assert not stage.logged("service_ready")
+        store.start()
+        assert store.url == url
+        stage.ready()
+        assert stage.started("serve-0")["issuer"] >= 1
+        assert len(stage.logged("store_lost")) == 1
+        assert stage.end() == 0
+
+
+def test_a_part_that_is_never_ready_is_left_to_it_and_ends_with_the_rest(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        stage.behave("learn", "silent")
+        stage.until(lambda: stage.logged("part_waiting"), "it says so")
+        assert len(stage.events("started", "learn")) == 1
+        assert not stage.logged("service_ready")
+        assert stage.end() == 0
+        stage.gone()
+
+
+def test_a_part_that_does_not_listen_is_killed_in_time(tmp_path: Path) -> None:
+    with Stage(tmp_path, "--drain-s", "0") as stage:
+        stage.behave("serve-0", "deaf")
+        stage.behave("learn", "frozen")
+        stage.ready()
+        began = time.monotonic()
+        assert stage.end() == 0
+        assert 5 < time.monotonic() - began < 40
+        killed = {event["name"] for event in stage.logged("part_killed")}
+        assert killed == {"serve-0", "learn"}
+        stage.gone()
+
+
+def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
+    with Stage(tmp_path, "--drain-s", "600") as stage:
+        stage.behave("serve-0", "deaf")
+        stage.ready()
+        stage.look()
+        stage.process.send_signal(signal.SIGINT)
+        stage.until(lambda: stage.events("asked", "serve-0"), "the first is being obeyed")
+        asked_s = time.monotonic()
+        until(lambda: time.monotonic() - asked_s > 0.5, 5, "one that is not the first one, passed on")
+        stage.process.send_signal(signal.SIGINT)
+        assert stage.wait() == 130
+        assert stage.logged("service_forced")
+        stage.gone()
+
+
+def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    with Stage(tmp_path, "--workers", "3") as stage:
+        stage.behave("serve-0", "deaf")
+        stage.behave("serve-1", "frozen")
+        stage.behave("learn", "silent")
+        for part in ("serve-0", "serve-1", "serve-2", "learn", "web"):
+            stage.started(part)
+        pids = stage.look()
+        assert len(pids) == 7
+        os.kill(stage.process.pid, signal.SIGKILL)
+        assert stage.wait() == -signal.SIGKILL
+        stage.gone()
+        # The next one finds its ports and its folder free.
+        for part in ("serve-0", "serve-1", "learn"):
+            stage.behave(part, "good")
+        stage.start()
+        stage.ready()
+        assert stage.end() == 0
+
+
+def test_an_answer_that_trying_again_cannot_change_ends_it(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        stage.behave("serve-0", "hopeless")
+        stage.until(stage.look, "it runs")
+        assert stage.wait() == 1
+        assert stage.sentences().startswith("banditd: serve-0 cannot start")
+        assert stage.logged("part_stopped")[-1]["name"] == "store"
+
+
+def test_a_second_banditd_is_refused_before_it_starts_anything(stage: Stage, tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "server", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    # The fake servers do not listen; the supervisor's reservation alone keeps the port.
+    done = run("--data-dir", str(tmp_path / "other"), "--listen", stage.listen, "--http-listen", "off")
+    assert done.returncode == 1
+    assert f"{stage.listen} is taken by another process" in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = run("--data-dir", str(stage.data_dir), "--listen", "127.0.0.1:0", "--http-listen", "off")
+    assert done.returncode == 1
+    assert f"in use by the banditd of process {stage.process.pid}" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert stage.process.poll() is None
+    assert stage.end() == 0
+
+
+def test_the_role_says_what_runs_here(tmp_path: Path, store: Embedded) -> None:
+    store.start()
+    for role, parts in (("serve", {"serve-0", "web"}), ("learn", {"learn", "web"}), ("web", {"web"})):
+        folder = tmp_path / role
+        folder.mkdir()
+        with Stage(folder, "--store", store.url, "--role", role) as stage:
+            stage.ready()
+            assert {event["part"] for event in stage.events("started")} == parts
+            assert ("grpc" in stage.logged("service_ready")[0]) == (role == "serve")
+            assert stage.end() == 0
+
+
+def test_a_demo_gives_its_exit_code_and_leaves_no_trace(tmp_path: Path) -> None:
+    with ExitStack() as held:
+        for port in (50061, 50080):
+            other = held.enter_context(socket.socket())
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                other.bind(("127.0.0.1", port))
+                other.listen()
+            except OSError:
+                pass  # somebody has it already, which will do
+        with Stage(tmp_path, "--demo", "--exit", "--seconds", "3", ports=False) as stage:
+            stage.ready()
+            os.kill(stage.started("demo")["pid"], signal.SIGKILL)
+            assert stage.wait() == 128 + signal.SIGKILL
+        stage.gone()
+    started = stage.started("demo")
+    assert started["arguments"][:3] == ["--exit", "--seconds", "3.0"]
+    moved = {event["setting"]: event for event in stage.logged("port_moved")}
+    assert set(moved) == {"listen", "http_listen"}
+    assert started["target"] == moved["listen"]["got"] != "127.0.0.1:50061"
+    serving = stage.started("serve-0")["config"]
+    assert serving["listen"] == started["target"]
+    assert "banditd-demo-" in serving["data_dir"]
+    assert not Path(serving["data_dir"]).exists()
+
+
+def test_a_ctrl_c_reaches_the_demo_first(tmp_path: Path) -> None:
+    with Stage(tmp_path, "--demo", "--listen", "127.0.0.1:0", "--http-listen", "off", ports=False) as stage:
+        stage.started("demo")
+        stage.ready()
+        stage.look()
+        os.kill(stage.process.pid, signal.SIGINT)
+        assert stage.wait() == 0
+        assert stage.events("asked")[0]["part"] == "demo"
+        assert not Path(stage.started("learn")["config"]["data_dir"]).exists()
+        stage.gone()
+
+
+def test_the_end_of_a_demo_is_the_end_of_all_even_before_all_is_ready(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "--demo", "--listen", "127.0.0.1:0", "--http-listen", "off", ports=False)
+    stage.behave("demo", "exit 7")
+    stage.behave("learn", "silent")
+    with stage:
+        assert stage.wait() == 7
+
+
+@pytest.mark.parametrize("flag", ["--data-dir", "--store", "--role"])
+def test_a_demo_touches_nothing_of_yours(tmp_path: Path, flag: str) -> None:
+    value = {"--data-dir": str(tmp_path / "mine"), "--store": "redis://127.0.0.1:1", "--role": "serve"}[flag]
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "--demo", flag, value],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "leave it out" in done.stderr
+    assert not (tmp_path / "mine").exists()
