@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bandit.v1 import experiment_pb2 as pb
+from server.demo.__main__ import main
 from server.demo.play import End
 from server.demo.tally import Tally
 
@@ -89,3 +90,13 @@ def test_the_last_line_is_for_scripts() -> None:
 )
 def test_facts_that_are_not_so_are_said(end: End, said: str) -> None:
     assert said in end.objection()
+
+
+@pytest.mark.parametrize("seconds", ["3", "-1", "nan", "inf", "soon"])
+def test_a_demo_too_short_to_show_anything_is_refused(
+    seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--exit", f"--seconds={seconds}"])
+    assert refused.value.code == 2
+    assert "--seconds" in capsys.readouterr().err
