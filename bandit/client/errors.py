@@ -117,8 +117,10 @@ def _between(
             reason=reason or code.name,
             target=target,
         )
+    if "deserializing" in text:
+        text = "bytes that are no answer to this call; it must be a banditd of this version"
     return UnexpectedAnswer(
-        f"{target} answered {code.name} ({text or 'no text'}); the log of the server says more",
+        f"{target} answered {code.name}: {text or 'no text'}",
         reason=reason or code.name,
         target=target,
     )

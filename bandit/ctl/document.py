@@ -23,8 +23,7 @@ def document(message: Message) -> dict[str, Any]:
     values = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    _mend(message, values)
-    return values
+    return _mended(message, values)
 
 
 def dumps(values: object, *, indent: int | None = 2) -> str:
@@ -32,17 +31,20 @@ def dumps(values: object, *, indent: int | None = 2) -> str:
     return json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _mend(message: Message, values: dict[str, Any]) -> None:
+def _mended(message: Message, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a message in the order of its fields."""
+    found: dict[str, Any] = {}
     for field in cast("list[FieldDescriptor]", message.DESCRIPTOR.fields):
         if field.name not in values:
             continue
-        value = values[field.name]
+        value, held = values[field.name], getattr(message, field.name)
         if field.cpp_type in _WIDE:
-            values[field.name] = [int(each) for each in value] if field.is_repeated else int(value)
+            value = [int(each) for each in value] if field.is_repeated else int(value)
         elif field.type == FieldDescriptor.TYPE_BYTES:
-            values[field.name] = token_text(getattr(message, field.name))
-        elif isinstance(value, dict) and isinstance(inner := getattr(message, field.name), Message):
-            _mend(inner, value)
+            value = token_text(held)
+        elif isinstance(value, dict) and isinstance(held, Message):
+            value = _mended(held, value)
         elif isinstance(value, list) and field.message_type is not None:
-            for each, inner in zip(value, getattr(message, field.name), strict=True):
-                _mend(inner, each)
+            value = [_mended(inner, each) for each, inner in zip(value, held, strict=True)]
+        found[field.name] = value
+    return found

@@ -24,6 +24,8 @@ DEFAULT_SERVER = "127.0.0.1:50061"
 SERVER_VARIABLE = "BANDITCTL_SERVER"
 DEFAULT_TIMEOUT_S = 10.0
 _MAX_ACTOR_BYTES = 128
+# A mistake in a file, as the parser says it.
+PLACED = re.compile(r"(?P<file>.*?):(?P<line>\d+):(?P<column>\d+): (?:(?P<field>[^ ]+): )?(?P<sentence>.*)")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 
 
@@ -82,14 +84,15 @@ def say_error(error: BanditError) -> None:
     if isinstance(error, InvalidArgument) and len(error.violations) > 1:
         # The parser's own lines begin with file, line and column.
         lines = str(error).splitlines()
-        if len(lines) < len(error.violations):
-            lines = [f"{violation.field}: {violation.description}" for violation in error.violations]
+        if not all(map(PLACED.fullmatch, lines)):
+            lines = [": ".join(filter(None, violation)) for violation in error.violations]
         say(f"{len(lines)} fields are wrong:")
         for line in lines:
             click.echo(f"  {plain(line)}", err=True)
         return
     wait = error.metadata.get("retry_delay_s")
-    say(f"{error}; try again in {wait} s" if wait else str(error))
+    hint = f"; try again in {wait} s" if wait and code_of(error) is Exit.UNAVAILABLE else ""
+    say(f"{error}{hint}")
 
 
 def on_terminal() -> bool:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 
 from bandit.ctl.apply import read_spec
 from bandit.ctl.exits import Exit
-from bandit.ctl.invocation import Invocation, command
+from bandit.ctl.invocation import PLACED, Invocation, command
 from bandit.ctl.text import plain
 from bandit.errors import InvalidArgument, NotFound
 
 COMPLETE_VARIABLE = "_BANDITCTL_COMPLETE"
-_PLACED = re.compile(r"(?P<file>.*?):(?P<line>\d+):(?P<column>\d+): (?:(?P<field>[^ ]+): )?(?P<sentence>.*)")
 
 
 @command("validate")
@@ -53,7 +51,7 @@ def mistakes(file: str) -> list[str]:
 
 
 def _placed(file: str, line: str) -> dict[str, Any]:
-    match = _PLACED.fullmatch(line)
+    match = PLACED.fullmatch(line)
     if match is None:
         return {"line": 0, "column": 0, "field": "", "description": line}
     return {

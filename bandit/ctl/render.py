@@ -69,7 +69,7 @@ def status_view(status: pb.ExperimentStatus, now_s: float, width: int) -> Render
     parts: list[RenderableType] = [_header(status, now_s), *warnings, Text()]
     parts.append(_arms(status, narrow=width < WIDE))
     parts.append(Text("P(best) and loss steer the allocation; they are not evidence.", "dim"))
-    if any(arm.metrics for arm in status.arms):
+    if any(arm.metrics for arm in status.arms) and _judged(status):
         parts += [Text(), _metrics(status)]
     parts.append(Text())
     parts += _guardrails(status, narrow=width < WIDE)
@@ -146,12 +146,17 @@ def _header(status: pb.ExperimentStatus, now_s: float) -> RenderableType:
     if allocation.cause:
         lines.append(Text(f"shares since {moment(allocation.time)}: {plain(allocation.cause)}"))
     judged = status.evaluation_time
-    seen = age(now_s - judged.seconds - judged.nanos / 1e9) if judged.seconds else "never"
+    seen = age(now_s - judged.seconds - judged.nanos / 1e9) if _judged(status) else "never"
     behind = count(status.log_entries_behind, "log entry", "log entries")
     lines.append(
         Text(f"evaluated {seen}, {behind} behind, {count(status.periods, 'period')} kept, etag {status.etag}")
     )
     return Group(*lines)
+
+
+def _judged(status: pb.ExperimentStatus) -> bool:
+    """Whether a learner has looked at it at all."""
+    return bool(status.evaluation_time.seconds)
 
 
 def _arms(status: pb.ExperimentStatus, *, narrow: bool) -> RenderableType:
@@ -165,8 +170,8 @@ def _arms(status: pb.ExperimentStatus, *, narrow: bool) -> RenderableType:
             Text(percent(arm.share_ppm), "bold"),
             f"{percent(arm.floor_ppm)}..{percent(arm.cap_ppm)}".replace(" %..", ".."),
             f"{arm.exposures:,}",
-            _p_best(arm.p_best),
-            number(arm.expected_loss),
+            _p_best(arm.p_best) if _judged(status) else "-",
+            number(arm.expected_loss) if _judged(status) else "-",
             state if narrow or not note else Text.assemble(state, Text(f": {note}")),
         )
         if narrow and note:

@@ -79,10 +79,26 @@ def look(client: Client, name: str, pause: Callable[[float], None]) -> Iterator[
         wait_s = min(2 * wait_s, _LONGEST_PAUSE_S)
 
 
+def changes(sights: Iterator[Sight]) -> Iterator[Sight]:
+    """Without the statuses that say only that nothing changed since they were judged last."""
+    last: ExperimentStatus | None = None
+    for sight in sights:
+        if sight.status is None:
+            yield sight
+            continue
+        essence = type(sight.status)()
+        essence.CopyFrom(sight.status)
+        essence.ClearField("evaluation_time")
+        essence.ClearField("log_entries_behind")
+        if essence != last:
+            last = essence
+            yield sight
+
+
 def _lines(sights: Iterator[Sight]) -> None:
     from bandit.ctl.render import status_line
 
-    for status, trouble in sights:
+    for status, trouble in changes(sights):
         if status is None:
             say(trouble)
         else:
@@ -92,7 +108,7 @@ def _lines(sights: Iterator[Sight]) -> None:
 def _documents(invocation: Invocation, sights: Iterator[Sight]) -> None:
     from bandit.ctl.document import document
 
-    for status, trouble in sights:
+    for status, trouble in changes(sights):
         if status is None:
             say(trouble)
         else:

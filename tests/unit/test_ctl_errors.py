@@ -92,6 +92,15 @@ def test_several_violations_are_several_lines(ctl: Command, ground: Ground) -> N
     }
 
 
+def test_a_text_that_was_cut_does_not_hide_a_violation(ctl: Command, ground: Ground) -> None:
+    wrong = [errors.Violation("spec.a", "is wrong"), errors.Violation("", "and 7 more; mend these first")]
+    ground.fail("Status", errors.InvalidArgument("spec.a: is wr…\nspec.b: al…", violations=wrong))
+    assert ctl("status", "answers").err.splitlines()[1:] == [
+        "  spec.a: is wrong",
+        "  and 7 more; mend these first",
+    ]
+
+
 def test_text_of_a_server_is_one_line_and_moves_nothing(ctl: Command, ground: Ground) -> None:
     ground.fail("Status", errors.NotFound("a\nb\x1b[2Jc"))
     assert ctl("status", "answers").err == "banditctl: a b\\x1b[2Jc\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -80,6 +81,19 @@ def test_status_says_everything_an_operator_asks(ctl: Command) -> None:
         if line.startswith("new  ") and " flags" not in line and "errors" in line
     ]
     assert outcomes == ["FAIL", "PASS", "INCONCLUSIVE", "NO_DATA"]
+
+
+def test_nothing_is_made_up_before_the_first_judgement() -> None:
+    with Double() as other:
+        with Client(other.address) as client:
+            client.create(parse_yaml(SPEC))
+        held = other.ground.held["answers"]
+        held.allocation = replace(held.allocation, time_ms=0)
+        out = Command(other.address)("status", "answers").out
+    assert "evaluated never" in out
+    assert "95 % INTERVAL" not in out
+    row = next(line for line in out.splitlines() if line.startswith("new "))
+    assert row.split()[-3:] == ["-", "-", "-"]
 
 
 def test_a_pipe_gets_no_escapes_and_nothing_cut(ctl: Command) -> None:
@@ -203,6 +217,7 @@ def test_documents_are_the_protos_by_their_own_names(ctl: Command, double: Doubl
     shown = ctl("--json", "status", "answers").document
     assert ParseDict(shown, pb.ExperimentStatus()) == status
     assert shown["exposures"] == 3
+    assert list(shown)[:5] == ["name", "state", "epoch", "allocation", "arms"]
     assert shown["arms"][1]["share_ppm"] == 0
     assert shown["verdicts"][0]["outcome"] == "OUTCOME_FAIL"
     for arguments in (("get", "answers", "-o", "json"), ("get", "answers", "--json")):

@@ -16,8 +16,9 @@ import pytest
 
 from bandit import errors
 from bandit.client import Client, ServerUnavailable
-from bandit.ctl.watch import look
+from bandit.ctl.watch import Sight, changes, look
 from bandit.spec.parse import parse_yaml
+from bandit.v1 import experiment_pb2 as pb
 from tests.double.command import CTRL_C, SPEC, Command
 from tests.double.ground import Ground
 from tests.double.server import Double
@@ -178,6 +179,22 @@ def test_breaks_are_waited_out_ever_longer_and_nothing_is_shown_twice(double: Do
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert status is not None
     assert list(status.allocation.shares_ppm) == [500_000, 500_000]
+
+
+def test_a_pipe_is_not_told_that_nothing_changed() -> None:
+    first = pb.ExperimentStatus(name="a", exposures=1)
+    judged_again = pb.ExperimentStatus(name="a", exposures=1, log_entries_behind=3)
+    judged_again.evaluation_time.seconds = 9
+    more = pb.ExperimentStatus(name="a", exposures=2)
+    sights = [
+        Sight(first),
+        Sight(judged_again),
+        Sight(None, "away"),
+        Sight(judged_again),
+        Sight(more),
+        Sight(first),
+    ]
+    assert list(changes(iter(sights))) == [Sight(first), Sight(None, "away"), Sight(more), Sight(first)]
 
 
 def test_the_first_trouble_is_raised(double: Double) -> None:
