@@ -113,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
             found = play.run()
         if not options.exit:
             _suggest(play)
+        code = _status(found, demanded=options.exit)
         say(found.line())
     except (Ended, BanditError) as error:
         sys.stderr.write(f"demo: {error}\n")
@@ -121,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever read our lines has enough; what is still in the buffer must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    return _status(found, demanded=options.exit)
+    return code
 
 
 def _seconds(text: str) -> float:

@@ -29,7 +29,7 @@ def demo_spec() -> ExperimentSpec:
 def demo_world(spec: ExperimentSpec, misbehaves_s: float, seed: int = SEED) -> World:
     """``tuned`` is better than ``baseline`` in everything. ``fast`` is the cheapest by far and looks best, until
     after ``misbehaves_s`` one of its answers in twelve is unsafe."""
-    tempting = _variant(satisfied=0.70, cost_usd=0.004, unsafe=0.003, latency_ms=450.0)
+    tempting = _variant(satisfied=0.74, cost_usd=0.004, unsafe=0.003, latency_ms=450.0)
     misbehaving = _variant(satisfied=0.66, cost_usd=0.004, unsafe=0.083, latency_ms=450.0)
     return World(
         metrics=spec.metrics,
