@@ -1,12 +1,14 @@
 """A part that behaves as a file tells it; a program, started by a supervisor in the place of a real one.
 
 `$PARTS_DIR/NAME` holds the behaviour, read at each start: good (as without a file), crash (ends at once with 1),
-silent (never ready), deaf (ready, but SIGTERM does not end it), frozen (ready, then stopped), hopeless (ends with 78),
-or `exit N` (ready, then ends with N). What it met it appends to `$PARTS_DIR/events`, one JSON line each.
+silent (never ready), deaf (ready, but SIGTERM does not end it), frozen (ready, then stopped), stuck (ready, then
+none of its threads and handlers runs), hopeless (ends with 78), or `exit N` (ready, then ends with N). What it met
+it appends to `$PARTS_DIR/events`, one JSON line each.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -59,6 +61,8 @@ def main() -> None:
         os._exit(int(rest))
     if word == "frozen":
         os.kill(os.getpid(), signal.SIGSTOP)
+    if word == "stuck":
+        sum(itertools.repeat(0))
     while True:
         time.sleep(600)
 

@@ -302,7 +302,7 @@ def test_a_part_that_is_never_ready_is_left_to_it_and_ends_with_the_rest(tmp_pat
 def test_a_part_that_does_not_listen_is_killed_in_time(tmp_path: Path) -> None:
     with Stage(tmp_path, "--drain-s", "0") as stage:
         stage.behave("serve-0", "deaf")
-        stage.behave("learn", "frozen")
+        stage.behave("learn", "stuck")
         stage.ready()
         began = time.monotonic()
         assert stage.end() == 0
@@ -331,11 +331,11 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     with Stage(tmp_path, "--workers", "3") as stage:
         stage.behave("serve-0", "deaf")
         stage.behave("serve-1", "frozen")
-        stage.behave("learn", "silent")
+        stage.behave("learn", "stuck")
         for part in ("serve-0", "serve-1", "serve-2", "learn", "web"):
             stage.started(part)
-        pids = stage.look()
-        assert len(pids) == 7
+        stage.ready()
+        assert len(stage.look()) == 7
         os.kill(stage.process.pid, signal.SIGKILL)
         assert stage.wait() == -signal.SIGKILL
         stage.gone()
@@ -343,7 +343,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         for part in ("serve-0", "serve-1", "learn"):
             stage.behave(part, "good")
         stage.start()
-        stage.ready()
+        stage.ready(2)
         assert stage.end() == 0
 
 
