@@ -79,11 +79,17 @@ class LearnerLoop:
 
     def run(self, stop: threading.Event) -> None:
         """Turn until ``stop``; then give the leases up."""
+        lost_s: float | None = None
         while not stop.is_set():
             try:
                 self.step()
+                if lost_s is not None:
+                    log.info("store_back", away_s=round(self._clock.monotonic_s() - lost_s, 1))
+                    lost_s = None
             except StoreUnavailable as error:
-                log.warning("store_lost", reason=str(error))
+                if lost_s is None:
+                    lost_s = self._clock.monotonic_s()
+                    log.warning("store_lost", reason=str(error))
                 self._writers.clear()
                 self._version = -1
                 stop.wait(self._settings.retry_s)
