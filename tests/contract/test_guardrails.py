@@ -14,7 +14,8 @@ from bandit.guardrails.base import ArmStanding, Outcome
 from bandit.guardrails.judge import thresholds
 from bandit.ledger import Period
 from bandit.spec.model import ExperimentSpec, Guardrail
-from tests.guardrail_periods import guarded, judged, period, random_periods, standings
+from tests.builders import NOW
+from tests.guardrail_periods import LONG_AFTER, guarded, judged, period, random_periods, standings
 
 FIELDS: dict[str, dict[str, Any]] = {
     "rate_limit": {"kind": "rate_limit", "limit": 0.05},
@@ -90,6 +91,19 @@ def test_a_bad_share_counts_the_same_in_both_directions(kind: str, small: int) -
     assert maximised.log_e_safe == pytest.approx(minimised.log_e_safe, abs=1e-9)
 
 
+def test_means_count_the_same_in_both_directions() -> None:
+    rng = np.random.default_rng(2)
+    badness = [rng.beta(2, 8, 400), rng.beta(2, 6, 200), rng.beta(2, 8, 0)]
+    cost, gain = one("harm", "cost"), one("harm", "gain")
+    dear: dict[str, Any] = {"cost": [list(2.0 * each) for each in badness]}
+    poor: dict[str, Any] = {"gain": [list(1.0 - 2.0 * each) for each in badness]}
+    minimised = judged(cost, [period(cost, 1, dear, centres={"cost": 0.2})])["small", "g0"]
+    maximised = judged(gain, [period(gain, 1, poor, centres={"gain": 0.8})])["small", "g0"]
+    assert maximised.log_e == pytest.approx(minimised.log_e, abs=1e-5)
+    assert maximised.log_e_safe == pytest.approx(minimised.log_e_safe, abs=1e-5)
+    assert 1.0 - maximised.observed == pytest.approx(minimised.observed, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("small", [0, 8, 200])
 def test_the_message_says_who_what_and_all_numbers(kind: str, small: int) -> None:
@@ -115,11 +129,12 @@ def test_neither_the_control_nor_a_stopped_arm_is_judged(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_periods_before_the_arm_began_do_not_count(kind: str) -> None:
+@pytest.mark.parametrize("now_ms", [NOW, LONG_AFTER])
+def test_periods_before_the_arm_began_do_not_count(kind: str, now_ms: int) -> None:
     spec = one(kind)
     old, new = period(spec, 4, counts(300)), period(spec, 5, counts(4))
-    both = judged(spec, [old, new], arms=standings(spec, since=5))
-    assert both == judged(spec, [new])
+    both = judged(spec, [old, new], arms=standings(spec, since=5), now_ms=now_ms)
+    assert both == judged(spec, [new], now_ms=now_ms)
     assert both["small", "g0"].outcome is not Outcome.FAIL
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit.guardrails.base import Folded, Outcome, Verdict
 from bandit.guardrails.breaker import REACH
 from bandit.guardrails.judge import accumulate, thresholds
-from bandit.ledger import Period, fold_block
+from bandit.ledger import ONE, Period, fold_block
 from bandit.spec.model import ExperimentSpec
 from tests.builders import NOW
 from tests.guardrail_periods import (
@@ -117,6 +117,7 @@ def test_a_block_in_the_fold_is_not_counted_twice() -> None:
     assert np.array_equal(with_block.sums, accumulate(ALL, folded, stacked(ALL, periods[6:]), since).sums)
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.permutations(list(range(12))))
 def test_evidence_depends_on_sums_alone(seed: int, order: list[int]) -> None:
     periods = random_periods(ALL, seed, 12)
@@ -129,6 +130,24 @@ def test_evidence_depends_on_sums_alone(seed: int, order: list[int]) -> None:
     assert_same(turned, straight)
 
 
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from(["unsafe", "complaint"]), st.integers(0, 2))
+def test_one_more_bad_outcome_is_never_less_evidence_of_harm(seed: int, name: str, which: int) -> None:
+    periods = random_periods(ALL, seed, 3)
+    index = ALL.metric_index(name)
+    assert index is not None
+    worse = replace(periods[which], cells=periods[which].cells.copy())
+    n, ones = worse.cells.sums[0, 1, index, :2]
+    if ones >= n * ONE:
+        return
+    worse.cells.sums[0, 1, index, 1:3] += ONE
+    after = judged(ALL, [worse if number == which else each for number, each in enumerate(periods)])
+    for key, verdict in judged(ALL, periods).items():
+        assert after[key].log_e >= verdict.log_e - 1e-9
+        assert after[key].log_e_safe <= verdict.log_e_safe + 1e-9
+
+
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_no_number_is_ever_nan_and_no_verdict_is_missing(seed: int) -> None:
     verdicts = judged(ALL, random_periods(ALL, seed, 1 + seed % 4))
