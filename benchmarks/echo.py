@@ -68,7 +68,9 @@ def plain(address: str) -> grpc.Server:
 def guarded(address: str) -> grpc.Server:
     """Inside banditd's server."""
     from server.rpc.server import build_server
+    from server.telemetry import logs
 
+    logs.configure("info", "text", "echo")
     started, server = build_server(_echo(), *(rest() for rest in _REST))
     _listen(server, address)
     started.start()
