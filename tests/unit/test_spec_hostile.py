@@ -66,10 +66,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ids=["aliases", "brackets", "dashes", "questions", "underscores", "digits", "colons", "tabs"],
 )
 def test_hostile_texts_are_refused_at_once(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     refused(text)
     # 0.5 to 35 ms on the development machine; the alias bomb 4 ms.
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < (0.05 if text is BOMB else 0.5)
 
 
 def test_texts_of_very_many_values_are_not_read_to_their_end() -> None:
@@ -84,6 +84,6 @@ def test_reading_is_quick() -> None:
 
 
 def _seconds() -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     parse_yaml(GOOD)
-    return time.perf_counter() - start
+    return time.process_time() - start
