@@ -34,6 +34,7 @@ from bandit.token import verify
 from bandit.v1 import reward_service_pb2 as pb
 from bandit.v1 import reward_service_pb2_grpc
 from server.clock import Clock
+from server.rpc.appends import Appends
 from server.rpc.convert import duration, reward_event
 from server.rpc.counting import ServiceTelemetry, Uncounted
 from server.snapshot import Entry, Snapshot, SnapshotKeeper
@@ -100,6 +101,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         self._telemetry = telemetry or Uncounted()
         self._keeper = keeper
         self._store = store
+        self._appends = Appends(store)
         self._clock = clock
         self._waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
 
@@ -184,7 +186,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             Append(name, REWARDS, b"".join(batch.records), batch.reply) for name, batch in batches.items()
         ]
         began = perf_counter()
-        places = self._store.append(entries)
+        places = self._appends.append(entries)
         self._telemetry.appended(perf_counter() - began)
         for (name, batch), place in zip(list(batches.items()), places, strict=True):
             if place:

@@ -157,12 +157,13 @@ def test_beyond_the_cap_streams_are_refused_and_places_come_back() -> None:
 def test_calls_that_wait_for_the_store_hold_no_decision_back() -> None:
     store = Faulty(MemoryStore())
     put_running(store, rewards_without_token=True)
-    hang, hanging = threading.Event(), threading.Semaphore(0)
+    hang, hanging = threading.Event(), threading.Event()
 
-    def slow(*_: object) -> list[str]:
-        hanging.release()
+    def slow(entries: list[Any]) -> list[str]:
+        hanging.set()
         hang.wait(20)
-        return ["1-0"]
+        ids: list[str] = store.store.append(entries)
+        return ids
 
     event = rpb.RewardEvent(
         metric="satisfied", value=1.0, experiment="experiments/answers", arm="small", unit="u", event_id="e"
@@ -171,8 +172,7 @@ def test_calls_that_wait_for_the_store_hold_no_decision_back() -> None:
     with serving(store, limits=Limits(reward_threads=4, reward_calls=8)) as served:
         store.instead["append"] = slow
         calls = [served.reward.ReportRewards.future(request) for _ in range(8)]
-        for _ in range(4):
-            assert hanging.acquire(timeout=10)
+        assert hanging.wait(10)
         pool = next(pool for pool in served.server.pools if pool.name == "reward")
         until(lambda: pool.in_flight == 8)
         assert code_of(lambda: served.reward.ReportRewards(request)) == Code.RESOURCE_EXHAUSTED
