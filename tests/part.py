@@ -1,9 +1,18 @@
 """A part that behaves as a file tells it; a program, started by a supervisor in the place of a real one.
 
-`$PARTS_DIR/NAME` holds the behaviour, read at each start: good (as without a file), crash (ends at once with 1),
-silent (never ready), deaf (ready, but SIGTERM does not end it), frozen (ready, then stopped), stuck (ready, then
-none of its threads and handlers runs), hopeless (ends with 78), or `exit N` (ready, then ends with N). What it met
-it appends to `$PARTS_DIR/events`, one JSON line each.
+`$PARTS_DIR/NAME` holds the behaviour, read at each start:
+
+good        as without a file
+crash       ends at once with 1
+hopeless    ends at once with 78
+silent      is never ready
+slow        takes half a second to end, and tells whether the store was there until then
+deaf        SIGTERM does not end it
+frozen      is ready, then stopped
+stuck       is ready, then none of its threads and handlers runs
+exit N      is ready, then ends with N
+
+What it met it appends to `$PARTS_DIR/events`, one JSON line each.
 """
 
 from __future__ import annotations
@@ -12,6 +21,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -29,6 +39,17 @@ def note(orders: Orders, event: str, **values: object) -> None:
     os.close(number)
 
 
+def answers(url: str) -> bool:
+    """Does somebody listen at a unix:// URL?"""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(url.removeprefix("unix://"))
+            client.sendall(b"PING\r\n")
+            return client.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
 def main() -> None:
     arguments = sys.argv[2:]
     line, ready = (int(arguments[arguments.index(flag) + 1]) for flag in ("--line-fd", "--ready-fd"))
@@ -38,6 +59,9 @@ def main() -> None:
 
     def end(number: int, frame: FrameType | None) -> None:
         note(orders, "asked", signal=number)
+        if word == "slow":
+            time.sleep(0.5)
+            note(orders, "drained", store=answers(json.loads(orders.config)["store"]))
         if word != "deaf":
             os._exit(0)
 

@@ -200,15 +200,19 @@ def test_it_ends_in_order_when_asked(stage: Stage) -> None:
     stage.gone()
 
 
-def test_a_ctrl_c_at_the_terminal_ends_it_in_the_same_order(stage: Stage) -> None:
-    stage.look()
-    os.killpg(stage.process.pid, signal.SIGINT)  # the terminal sends it to the whole foreground group
-    assert stage.wait() == 0
-    assert [event["part"] for event in stage.events("asked")][2:] == ["learn", "web"]
-    assert {event["signal"] for event in stage.events("asked")} == {signal.SIGTERM}
-    assert stage.logged("part_stopped")[-1]["name"] == "store"
-    assert stage.logged("part_stopped")[-1]["how"] == "exit code 0"
-    stage.gone()
+def test_a_ctrl_c_at_the_terminal_ends_it_in_the_same_order(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        stage.behave("serve-0", "slow")
+        stage.ready()
+        stage.look()
+        os.killpg(stage.process.pid, signal.SIGINT)  # the terminal sends it to the whole foreground group
+        assert stage.wait() == 0
+        assert [event["part"] for event in stage.events("asked")] == ["serve-0", "learn", "web"]
+        assert {event["signal"] for event in stage.events("asked")} == {signal.SIGTERM}
+        assert stage.events("drained")[0]["store"] is True
+        assert stage.logged("part_stopped")[-1]["name"] == "store"
+        assert stage.logged("part_stopped")[-1]["how"] == "exit code 0"
+        stage.gone()
 
 
 def test_a_killed_server_comes_back_with_another_issuer_number(stage: Stage) -> None:
@@ -241,21 +245,25 @@ def test_a_part_that_crashes_again_and_again_is_tried_ever_more_rarely(tmp_path:
         stage.gone()
 
 
-def test_a_killed_store_comes_back_in_its_place_with_what_it_kept(stage: Stage) -> None:
-    url = stage.started("web")["config"]["store"]
-    with closing(RedisStore(url)) as client:
-        before = client.next_uid()
-        pid = stage.store_pid()
-        os.kill(pid, signal.SIGKILL)
-        stage.until(
-            lambda: len([each for each in stage.logged("part_ready") if each["name"] == "store"]) == 2,
-            "the store ready again",
-        )
-        assert client.next_uid() == before + 1
-    assert stage.store_pid() != pid
-    assert len(stage.events("started")) == 4  # nobody else was disturbed
-    assert stage.end() == 0
-    stage.gone()
+@pytest.mark.parametrize("folder", ["near", "so-far-down-that-no-socket-can-have-its-name" * 3])
+def test_a_killed_store_comes_back_in_its_place_with_what_it_kept(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    with Stage(tmp_path / folder) as stage:
+        stage.ready()
+        url = stage.started("web")["config"]["store"]
+        with closing(RedisStore(url)) as client:
+            before = client.next_uid()
+            pid = stage.store_pid()
+            os.kill(pid, signal.SIGKILL)
+            stage.until(
+                lambda: len([each for each in stage.logged("part_ready") if each["name"] == "store"]) == 2,
+                "the store ready again",
+            )
+            assert client.next_uid() == before + 1
+        assert stage.store_pid() != pid
+        assert len(stage.events("started")) == 3  # nobody else was disturbed
+        assert stage.end() == 0
+        stage.gone()
 
 
 def test_servers_start_again_while_the_store_is_away(tmp_path: Path, store: Embedded) -> None:
