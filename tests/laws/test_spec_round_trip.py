@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from bandit.spec.check import check
 from bandit.spec.diff import diff, new_epoch, restarts_guardrails
@@ -17,226 +15,292 @@ from bandit.spec.model import ExperimentSpec
 from bandit.spec.parse import parse_mapping, parse_yaml
 from bandit.spec.render import render_yaml, to_mapping
 
-LETTERS = "abcxyz"
-# Words that some reader of YAML takes for a boolean, nothing or a number when they have no quotes.
-TRAPS = ("on", "no", "y", "null", "true", "e1", "n", "off", "yes")
-NAMES = st.builds(str.__add__, st.sampled_from(LETTERS), st.text("abz019-", max_size=6)) | st.sampled_from(
-    TRAPS
-)
-METRICS = st.builds(str.__add__, st.sampled_from(LETTERS), st.text("abz019_", max_size=6)) | st.sampled_from(
-    TRAPS
-)
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
-    [
+# Text that some reader of YAML takes for something else when it has no quotes.
+TRAPS = (
+    *(
         "1e-6",
         "0o7",
         "yes",
+        "On",
+        "no",
+        "y",
+        "null",
+        "true",
+        "~",
+        "<<",
+        "=",
+        "1_0",
+        "1:30",
+        "7d",
         "2026-11-25",
+    ),
+    *(
         "a: b",
         "a #b",
+        "a:",
+        " a",
+        "a ",
         "- a",
         "? a",
+        "{a}",
+        "[a",
+        "'",
+        '"',
+        "\\",
+        "%a",
+        "@a",
+        "`a",
+        "!a",
+        "&a",
+        "*a",
+    ),
+    *(
         "line\nline",
         "line\n\n  line\n",
         "one\ntwo\n",
         "\n",
-        " a",
-        "a ",
-        "'",
-        '"',
-        "\\",
-        "{a}",
-        "<<",
-        "=",
-        "~",
+        "one\n\n",
+        "a\tb",
+        "\r\n",
         "\u2028",
         "\ufeff",
         "\x85",
-        "1_0",
-        "1:30",
-        "7d",
-        "a:",
-    ]
+        "\x00",
+    ),
 )
-SHARES = st.integers(0, 1_000_000).map(lambda ppm: ppm / 1_000_000)
-WINDOWS = st.integers(100, 90 * 86_400_000).map(lambda millis: f"{millis}ms") | st.sampled_from(
-    ["1.5h", "30m", "90d"]
-)
-NUMBERS = st.floats(-1e12, 1e12) | st.integers(-1000, 1000)
+NAME_TRAPS = ("on", "no", "y", "null", "true", "e1", "n", "off", "yes")
 
 
-@st.composite
-def arms(draw: st.DrawFn) -> list[dict[str, Any]]:
-    names = draw(st.lists(NAMES, min_size=2, max_size=6, unique=True))
-    control = draw(st.integers(0, len(names) - 1))
+class Dice(random.Random):
+    """A seeded source of parts of specs."""
+
+    def coin(self) -> bool:
+        return self.random() < 0.5
+
+    def word(self, joint: str) -> str:
+        if self.random() < 0.2:
+            return self.choice(NAME_TRAPS)
+        return self.choice("abxyz") + "".join(self.choices("abz019" + joint, k=self.randrange(8)))
+
+    def words(self, joint: str, least: int, most: int) -> list[str]:
+        return list(dict.fromkeys(self.word(joint) for _ in range(self.randint(least + 1, most + 1))))[:most]
+
+    def text(self, least: int = 0) -> str:
+        if self.coin():
+            return self.choice(TRAPS)
+        points = [
+            self.randrange(*self.choice(((0, 0x180), (0x20, 0x7F), (0, 0xD800), (0xE000, 0x110000))))
+            for _ in range(12)
+        ]
+        return "".join(map(chr, points[: self.randint(least, 12)]))
+
+    def share(self, most: float = 1.0) -> float:
+        return self.choice((0, self.randint(0, int(most * 1_000_000)))) / 1_000_000
+
+    def positive(self, most: float) -> float:
+        return self.choice(
+            (most, min(1.0, most), self.uniform(0, most) or most, most * 10 ** self.uniform(-12, 0))
+        )
+
+    def value(self) -> float:
+        return self.choice((0, self.randint(-1000, 1000), self.uniform(-1e12, 1e12), self.gauss(0, 1e-6)))
+
+    def span(self, most_ms: int) -> str:
+        return self.choice(
+            (
+                f"{self.randint(1000, most_ms)}ms",
+                f"{self.randint(2, 200)}m",
+                f"{self.randint(1, 50) / 4}h",
+                "90d",
+            )
+        )
+
+
+def arms(dice: Dice) -> list[dict[str, Any]]:
+    names = dice.words("-", 3, 6)
+    while len(names) < 2:
+        names = dice.words("-", 3, 6)
+    control = dice.randrange(len(names))
     found = []
     for index, name in enumerate(names):
         arm: dict[str, Any] = {"name": name, "control": index == control}
-        if draw(st.booleans()):
-            arm["digest"] = f"sha256:{index}{draw(st.from_regex(r'[0-9a-f:é]{0,6}', fullmatch=True))}"
-        if draw(st.booleans()):
-            arm["metadata"] = draw(st.dictionaries(TEXT.filter(len), TEXT, max_size=3))
-        if draw(st.booleans()) and index != control:
-            floor, cap = sorted([draw(SHARES), draw(SHARES)])
-            arm["bounds"] = {"floor": round(floor / 10, 6), "cap": cap, "ramp_per_minute": draw(SHARES) or 1}
+        if dice.coin():
+            arm["digest"] = f"sha256:{index}{''.join(dice.choices('09af:é', k=dice.randrange(6)))}"
+        if dice.coin():
+            arm["metadata"] = {dice.text(1): dice.text() for _ in range(dice.randrange(4))}
+        if dice.coin() and index != control:
+            floor = dice.share(0.1)
+            arm["bounds"] = {
+                "floor": floor,
+                "cap": max(floor, dice.share()),
+                "ramp_per_minute": dice.share() or 1,
+            }
         found.append(arm)
     return found
 
 
-@st.composite
-def metrics(draw: st.DrawFn) -> list[dict[str, Any]]:
+def metrics(dice: Dice) -> list[dict[str, Any]]:
     found = []
-    for name in draw(st.lists(METRICS, min_size=1, max_size=4, unique=True)):
-        metric: dict[str, Any] = {"name": name, "direction": draw(st.sampled_from(["maximize", "minimize"]))}
-        if draw(st.booleans()):
-            metric |= {"kind": "bernoulli", "default_when_silent": draw(st.none() | st.integers(0, 1))}
-            if draw(st.booleans()):
-                metric["prior"] = {"mean": draw(st.floats(0, 1, exclude_min=True, exclude_max=True))}
+    for name in dice.words("_", 1, 4):
+        metric: dict[str, Any] = {"name": name, "direction": dice.choice(("maximize", "minimize"))}
+        if dice.coin():
+            metric |= {"kind": "bernoulli", "default_when_silent": dice.choice((None, 0, 1))}
+            low, high, mean = 0.0, 1.0, dice.uniform(1e-9, 1 - 1e-9)
         else:
-            low, high = sorted(draw(st.lists(NUMBERS, min_size=2, max_size=2, unique=True)))
+            low, high = sorted((dice.value(), dice.value() + 1e-9))
             metric |= {
                 "kind": "gaussian",
                 "range": [low, high],
-                "default_when_silent": draw(st.sampled_from([None, low])),
+                "default_when_silent": dice.choice((None, low, high)),
             }
-            if draw(st.booleans()):
-                metric["prior"] = {"mean": high, "strength": draw(st.floats(1e-9, 1e6))}
-        if draw(st.booleans()):
-            metric["attribution_window"] = draw(WINDOWS)
+            mean = dice.choice((low, high))
+        if dice.coin():
+            metric["prior"] = {"mean": mean, "strength": dice.positive(1e6)}
+        if dice.coin():
+            metric["attribution_window"] = dice.span(90 * 86_400_000)
         found.append(metric)
     return found
 
 
-@st.composite
-def guardrails(draw: st.DrawFn, watched: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def guardrails(dice: Dice, watched: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     bernoulli = [metric["name"] for metric in watched if metric["kind"] == "bernoulli"]
-    for index, name in enumerate(draw(st.lists(NAMES, max_size=4, unique=True))):
+    for index, name in enumerate(dice.words("-", 0, 4)):
         # Different margins and limits, so that no two check the same.
-        odd = (index + draw(st.floats(0.1, 0.9))) / 5
-        guardrail: dict[str, Any] = {"name": name, "priority": draw(st.floats(1e-3, 1000))}
-        kind = draw(st.sampled_from(["rate_limit", "breaker", "harm"])) if bernoulli else "harm"
-        if kind != "harm":
-            guardrail |= {"kind": kind, "limit": odd}
-            guardrail["metric"] = draw(st.sampled_from(bernoulli))
-            if guardrail["kind"] == "breaker":
-                guardrail["tail"] = draw(st.floats(1e-300, 1e-3))
+        odd = (index + dice.uniform(0.1, 0.9)) / 5
+        guardrail: dict[str, Any] = {"name": name, "priority": dice.positive(1000)}
+        kind = dice.choice(("rate_limit", "breaker", "harm")) if bernoulli else "harm"
+        if kind == "harm":
+            guardrail |= {"kind": kind, "margin": 1 + odd, "metric": dice.choice(watched)["name"]}
         else:
-            guardrail |= {"kind": "harm", "margin": 1 + odd, "metric": draw(st.sampled_from(watched))["name"]}
-        if draw(st.booleans()):
+            guardrail |= {"kind": kind, "limit": odd, "metric": dice.choice(bernoulli)}
+        if kind == "breaker":
+            guardrail["tail"] = dice.positive(0.001)
+        if dice.coin():
             guardrail["action"] = "hold"
         found.append(guardrail)
     return found
 
 
-@st.composite
-def mappings(draw: st.DrawFn) -> dict[str, Any]:
-    """Right specs as plain mappings."""
-    slots, watched = draw(arms()), draw(metrics())
-    terms = draw(st.lists(st.sampled_from([metric["name"] for metric in watched]), min_size=1, unique=True))
+def fixed_weights(dice: Dice, slots: list[dict[str, Any]]) -> dict[str, float]:
+    cuts = sorted(dice.randint(0, 1_000_000) for _ in slots[1:])
+    sizes = [high - low for low, high in zip([0, *cuts], [*cuts, 1_000_000], strict=True)]
+    return {arm["name"]: size / 1_000_000 for arm, size in zip(slots, sizes, strict=True)}
+
+
+def mapping_of(seed: int) -> dict[str, Any]:
+    """A right spec as a plain mapping."""
+    dice = Dice(seed)
+    slots, watched = arms(dice), metrics(dice)
+    terms = dice.sample(watched, dice.randint(1, len(watched)))
     spec: dict[str, Any] = {
-        "experiment": draw(NAMES),
+        "experiment": dice.word("-"),
         "arms": slots,
         "metrics": watched,
-        "objective": [{"metric": term, "weight": draw(st.floats(1e-6, 1e6))} for term in terms],
-        "guardrails": draw(guardrails(watched)),
-        "bounds": {
-            "floor": 0,
-            "control_floor": round(draw(SHARES) / 10, 6),
-            "ramp_per_minute": draw(SHARES) or 0.5,
+        "objective": [{"metric": metric["name"], "weight": dice.positive(1e6)} for metric in terms],
+        "guardrails": guardrails(dice, watched),
+        "bounds": {"floor": 0, "control_floor": dice.share(0.1), "ramp_per_minute": dice.share() or 0.5},
+    }
+    values = list(dict.fromkeys(text for _ in range(5) if (text := dice.text(1)) != "other"))
+    optional: dict[str, Any] = {
+        "hypothesis": dice.text(),
+        "unit": {
+            "kind": dice.choice(("request", "session", "user", "tenant")),
+            "mode": dice.choice(("sticky", "epoch")),
         },
+        "alpha": dice.positive(0.5),
+        "decay": {"half_life": dice.span(10**11)},
+        "cohorts": {"attribute": dice.text(1), "values": values},
+        "rewards_without_token": dice.coin(),
+        "allocator": dice.choice(({"kind": "ucb"}, {"kind": "thompson"}, {"kind": "fixed"})),
     }
-    optional: dict[str, st.SearchStrategy[Any]] = {
-        "hypothesis": TEXT,
-        "unit": st.fixed_dictionaries(
-            {},
-            optional={
-                "kind": st.sampled_from(["request", "session", "user", "tenant"]),
-                "mode": st.sampled_from(["sticky", "epoch"]),
-            },
-        ),
-        "alpha": st.floats(1e-300, 0.5),
-        "decay": st.integers(1000, 10**11).map(lambda millis: {"half_life": f"{millis}ms"}),
-        "cohorts": st.fixed_dictionaries(
-            {
-                "attribute": TEXT.filter(len),
-                "values": st.lists(
-                    TEXT.filter(lambda text: text not in ("", "other")), min_size=1, max_size=5, unique=True
-                ),
-            }
-        ),
-        "rewards_without_token": st.booleans(),
-        "allocator": st.sampled_from([{"kind": "ucb"}, {"kind": "thompson"}, None]),
-    }
-    for key in draw(st.sets(st.sampled_from(sorted(optional)))):
-        spec[key] = draw(optional[key])
-    if spec.get("allocator", {}) is None:
+    spec |= {key: value for key, value in optional.items() if dice.coin()}
+    if spec.get("allocator") == {"kind": "fixed"}:
         for arm in slots:
             arm.pop("bounds", None)
         spec["bounds"]["control_floor"] = 0
-        cuts = sorted(draw(st.integers(0, 1_000_000)) for _ in slots[1:])
-        weights = [high - low for low, high in zip([0, *cuts], [*cuts, 1_000_000], strict=True)]
-        spec["allocator"] = {
-            "kind": "fixed",
-            "weights": {arm["name"]: weight / 1e6 for arm, weight in zip(slots, weights, strict=True)},
-        }
+        spec["allocator"] = {"kind": "fixed", "weights": fixed_weights(dice, slots)}
     return spec
 
 
-SPECS = mappings().map(parse_mapping)
-
-
-@settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
-@given(SPECS, st.randoms(use_true_random=False))
-def test_a_spec_reads_back_from_its_yaml_and_from_its_mapping(
-    spec: ExperimentSpec, order: random.Random
-) -> None:
-    text, mapping = render_yaml(spec), to_mapping(spec)
-    assert parse_yaml(text) == spec
-    assert render_yaml(parse_mapping(mapping)) == text
-    assert parse_mapping(json.loads(json.dumps(mapping))) == spec
-    assert parse_mapping(shuffled(mapping, order)) == spec
-    # A reader of YAML 1.1 finds the same values in it.
-    assert parse_mapping(yaml.load(text, yaml.CSafeLoader)) == spec
-    assert check(spec) == []
-
-
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(SPECS, SPECS)
-def test_a_diff_is_empty_exactly_between_equals_and_tells_what_ends(
-    old: ExperimentSpec, new: ExperimentSpec
-) -> None:
-    assert diff(old, old) == ()
-    assert not new_epoch(old, old)
-    assert not restarts_guardrails(old, old)
-    changes = diff(old, new)
-    assert bool(changes) == (old != new)
-    assert all(change.before != change.after and change.effect for change in changes)
-    effects = " ".join(change.effect for change in changes)
-    assert ("new epoch" in effects) == new_epoch(old, new)
-    assert ("guardrails begin" in effects) == restarts_guardrails(old, new)
-    assert len({change.path for change in changes}) == len(changes)
-
-
-def shuffled(value: Any, order: random.Random) -> Any:
+def shuffled(value: Any, dice: random.Random) -> Any:
+    """The same values with the keys of every mapping in another order."""
     if isinstance(value, dict):
         keys = list(value)
-        order.shuffle(keys)
-        return {key: shuffled(value[key], order) for key in keys}
-    return [shuffled(item, order) for item in value] if isinstance(value, list) else value
+        dice.shuffle(keys)
+        return {key: shuffled(value[key], dice) for key in keys}
+    return [shuffled(item, dice) for item in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize(
-    "text", ["on", "no", "1e-6", "0o7", "a: b", "x\ny", "", "\u2028", "2026-11-25", " a", "a:"]
-)
-def test_text_that_yaml_takes_for_something_else_is_quoted(text: str) -> None:
-    spec = parse_mapping(
-        {
-            "experiment": "a",
-            "arms": [{"name": "a", "control": True, "metadata": {"k": text}}, {"name": "b"}],
-            "metrics": [{"name": "m", "kind": "bernoulli", "direction": "maximize"}],
-            "objective": [{"metric": "m"}],
+@pytest.mark.parametrize("block", range(10))
+def test_a_thousand_specs_read_back_from_their_yaml_and_from_their_mappings(block: int) -> None:
+    for seed in range(block * 100, block * 100 + 100):
+        spec = parse_mapping(mapping_of(seed))
+        text, mapping = render_yaml(spec), to_mapping(spec)
+        assert parse_yaml(text) == spec, seed
+        assert render_yaml(parse_mapping(mapping)) == text, seed
+        assert parse_mapping(json.loads(json.dumps(mapping))) == spec, seed
+        assert parse_mapping(shuffled(mapping, Dice(seed))) == spec, seed
+        # A reader of YAML 1.1 finds the same values in it.
+        assert parse_mapping(yaml.load(text, yaml.CSafeLoader)) == spec, seed
+        assert check(spec) == [], seed
+
+
+def test_the_thousand_specs_hold_every_field_and_choice() -> None:
+    texts = [render_yaml(parse_mapping(mapping_of(seed))) for seed in range(300)]
+    words = {line.strip(" -") for text in texts for line in text.splitlines()}
+    keys = {word.partition(":")[0] for word in words}
+    assert set(ExperimentSpec.model_fields) <= keys
+    assert keys >= {
+        "floor",
+        "cap",
+        "ramp_per_minute",
+        "control_floor",
+        "prior",
+        "strength",
+        "weights",
+        "half_life",
+    }
+    assert keys >= {
+        "limit",
+        "margin",
+        "tail",
+        "action",
+        "priority",
+        "metadata",
+        "digest",
+        "default_when_silent",
+    }
+    assert words >= {
+        "kind: fixed",
+        "kind: ucb",
+        "kind: breaker",
+        "kind: harm",
+        "kind: rate_limit",
+        "mode: epoch",
+    }
+
+
+def test_a_diff_is_empty_exactly_between_equals_and_tells_what_ends() -> None:
+    dice = Dice(7)
+    for seed in range(300):
+        old = parse_mapping(mapping_of(seed))
+        # Another spec, and the same with one section of it.
+        other = mapping_of(dice.randrange(1000))
+        near = to_mapping(old) | {
+            (key := dice.choice(("hypothesis", "unit", "alpha", "decay", "cohorts"))): other.get(key)
         }
-    )
-    assert parse_yaml(render_yaml(spec)) == spec
-    assert yaml.safe_load(render_yaml(spec))["arms"][0]["metadata"] == {"k": text}
+        for new in (
+            parse_mapping(other),
+            parse_mapping({key: value for key, value in near.items() if value is not None}),
+        ):
+            changes = diff(old, new)
+            assert bool(changes) == (old != new), seed
+            assert all(change.before != change.after and change.effect for change in changes), seed
+            effects = " ".join(change.effect for change in changes)
+            assert ("new epoch" in effects) == new_epoch(old, new), seed
+            assert ("guardrails begin" in effects) == restarts_guardrails(old, new), seed
+            assert len({change.path for change in changes}) == len(changes), seed
+        assert diff(old, old) == ()
+        assert not new_epoch(old, old)
+        assert not restarts_guardrails(old, old)
