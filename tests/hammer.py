@@ -1,12 +1,16 @@
-"""Something that goes on happening while a test works."""
+"""Things that happen at the same time: again and again while a test works, or all at once."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import redis
+
+T = TypeVar("T")
 
 
 class Hammer:
@@ -31,3 +35,18 @@ class Hammer:
             with contextlib.suppress(redis.exceptions.RedisError):
                 self._blow()
                 self.blows += 1
+
+
+def at_once(count: int, call: Callable[[int], T]) -> list[T | Exception]:
+    """Results of ``count`` calls that start together, each from a thread of its own."""
+    gate = threading.Barrier(count)
+
+    def one(index: int) -> T | Exception:
+        gate.wait()
+        try:
+            return call(index)
+        except Exception as error:  # noqa: BLE001 - whatever happened is what the test looks at
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))

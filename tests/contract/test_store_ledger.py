@@ -239,6 +239,9 @@ def test_allocations_that_became_periods_are_let_go(store: Store) -> None:
     assert [each.number for each in store.allocations(name, 0)] == [4, 5]
     store.commit(following(now))
     assert [each.number for each in store.allocations(name, 0)] == [4, 5]
+    assert store.fold(name, simple_write(7, 1, drop_allocations=5))
+    store.commit(following(stored(store, name)))
+    assert store.allocations(name, 0) == []
     assert stored(store, name).allocation == now.allocation
 
 

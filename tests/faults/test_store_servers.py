@@ -159,6 +159,7 @@ def test_a_full_server_takes_no_rewards_but_obeys_operators(own: RedisStore, adm
         name, simple_write(7, 0, offset=sent[-1], exposed={1: 50}, trim_before_ms=own.now_ms() + 1000)
     )
     assert own.behind(name, START) == 1
+    assert own.fold(name, simple_write(7, 1, offset=sent[-1], exposed={2: 50}))
     assert own.reserve_issuers(1) > 0
     own.delete(name, 2)
     admin.config_set("maxmemory", 0)

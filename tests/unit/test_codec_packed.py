@@ -137,6 +137,14 @@ def test_wrong_bodies_under_a_right_checksum_are_corrupt_or_harmless(kind: str) 
     assert refused > 200
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_after_the_end_are_noticed(kind: str) -> None:
+    raw, read = KINDS[kind]
+    longer = raw[:-4] + b"\x00\x00\x00\x00\x00"
+    with pytest.raises(CorruptStored, match="1 bytes too many"):
+        read(reframed(longer, PLACES[kind], at=1, to=1))
+
+
 def test_a_value_moved_elsewhere_is_noticed() -> None:
     with pytest.raises(CorruptStored, match="moved"):
         unpack_period("key", b"13", KINDS["period"][0])

@@ -138,6 +138,23 @@ def test_a_server_of_a_killed_parent_is_gone_within_seconds(tmp_path: Path) -> N
     assert until(lambda: not alive(pid), 5)
 
 
+def test_a_server_that_survives_its_owner_keeps_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "OWNER_ENDS_WITHIN_S", 0.2)
+    with killed_owner(tmp_path / "kept", watchdog=True) as (pid, _):
+        # Without its watchdog nothing ends the server when the owner is gone.
+        (watchdog,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(int(watchdog), signal.SIGKILL)
+    try:
+        with pytest.raises(NotAllowed, match="in use by process"):
+            Embedded(tmp_path / "kept").start()
+        assert alive(pid)
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    assert until(lambda: not alive(pid))
+
+
 def test_a_path_too_long_for_a_socket_works(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     with Embedded(deep) as server, contextlib.closing(RedisStore(server.url)) as store:
@@ -161,16 +178,17 @@ def test_sockets_of_a_crashed_run_are_cleaned_up(tmp_path: Path) -> None:
         assert not stale.exists()
 
 
-@pytest.mark.parametrize("content", ["/", "", "..", "{mine}"])
+@pytest.mark.parametrize("content", ["/", "", "..", "{tmp}/banditd-mine", "{tmp}/mine"])
 def test_cleaning_up_removes_nothing_else(tmp_path: Path, content: str) -> None:
-    mine = tmp_path / "banditd-mine"
-    mine.mkdir()
-    (mine / "letter").write_text("dear")
+    ours = [tmp_path / "banditd-mine" / "letter", tmp_path / "mine" / "s"]
+    for letter in ours:
+        letter.parent.mkdir()
+        letter.write_text("dear")
     kept = tmp_path / "kept"
     kept.mkdir()
-    (kept / "SOCKET").write_text(content.format(mine=mine))
+    (kept / "SOCKET").write_text(content.format(tmp=tmp_path))
     with Embedded(kept):
-        assert (mine / "letter").read_text() == "dear"
+        assert [letter.read_text() for letter in ours] == ["dear", "dear"]
 
 
 def test_it_starts_in_the_main_thread_only(tmp_path: Path) -> None:
