@@ -60,7 +60,7 @@ def arm_resource(experiment: str, arm: str) -> str:
 
 def parse_name(name: str, field: str) -> str:
     """A checked name, or InvalidArgument that says the rule."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidArgument.at(field, f"{name!r} is not a name; use {NAME_RULE}")
     return name
 
@@ -68,7 +68,7 @@ def parse_name(name: str, field: str) -> str:
 def parse_experiment(resource: str, field: str = "name") -> ExperimentName:
     """The experiment of ``experiments/{experiment}``. Raises InvalidArgument."""
     collection, _, name = resource.partition("/")
-    if collection != "experiments" or not _NAME.match(name):
+    if collection != "experiments" or not _NAME.fullmatch(name):
         raise InvalidArgument.at(
             field, f"{resource!r} is not an experiment; write experiments/NAME, NAME of {NAME_RULE}"
         )
@@ -82,7 +82,7 @@ def parse_arm(resource: str, field: str = "name") -> tuple[ExperimentName, ArmNa
         len(parts) != 4
         or parts[0] != "experiments"
         or parts[2] != "arms"
-        or not all(map(_NAME.match, parts[1::2]))
+        or not all(map(_NAME.fullmatch, parts[1::2]))
     ):
         raise InvalidArgument.at(
             field, f"{resource!r} is not an arm; write experiments/NAME/arms/ARM, names of {NAME_RULE}"

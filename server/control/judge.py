@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from bandit.allocate import Proposal, propose
 
+from bandit.allocate import Proposal, propose
 from bandit.guardrails.base import ArmStanding, Folded, Verdict
 from bandit.guardrails.judge import judge
 from bandit.ledger import FloatArray, PeriodTable

@@ -205,7 +205,7 @@ def test_foreign_ids_count_once_and_go_to_the_period_of_their_time() -> None:
 
 
 def test_the_writer_knows_which_allocation_it_must_have() -> None:
-    _, allocations, _ = world()
+    world()
     reward = RewardRecord(1, 1, 1, NOW, 17, 5, 0, 1, 0).pack()
     exposure = exposure_entry(1, 1, 0, EXPOSURE.pack(23, 0, 0))
     assert newest_allocation([entry(1, REWARDS, reward), entry(2, EXPOSURES, exposure)]) == 23

@@ -30,11 +30,7 @@ def moved(before: Ranges, after: Ranges) -> int:
     edges = sorted(
         {edge for ranges in (before, after) for each in ranges.owned for edge in (each.low, each.high)}
     )
-    return sum(
-        high - low
-        for low, high in pairwise(edges)
-        if before.arm_at(low) != after.arm_at(low)
-    )
+    return sum(high - low for low, high in pairwise(edges) if before.arm_at(low) != after.arm_at(low))
 
 
 @given(st.data(), st.integers(1, 12))
