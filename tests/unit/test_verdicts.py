@@ -51,6 +51,13 @@ def test_harm_needs_the_control_in_the_same_periods() -> None:
     assert (verdict.n, verdict.n_control) == (0, 0)
 
 
+def test_harm_needs_an_outcome_of_the_control() -> None:
+    each = period(HARM, 1, {"unsafe": [(0, 0), (500, 400)]}, shares=(0.5, 0.5), assigned=(500, 500))
+    verdict = judged(HARM, [each])["small", "g0"]
+    assert (verdict.outcome, verdict.n, verdict.n_control) == (Outcome.NO_DATA, 500, 0)
+    assert "small has 500 outcomes of unsafe and the control 0" in verdict.message
+
+
 @pytest.mark.parametrize("kind", ["harm", "rate_limit", "breaker"])
 @pytest.mark.parametrize("bad", [0, 2, 90])
 def test_time_alone_never_changes_a_verdict(kind: str, bad: int) -> None:
@@ -245,6 +252,13 @@ def test_a_breaker_trips_on_the_newest_rewards_long_before_the_whole_life_looks_
     assert verdict.outcome is Outcome.FAIL
     assert (verdict.n, verdict.observed) == (50, 0.14)
     assert "ln 1/tail 14.2 >= 13.8" in verdict.message
+
+
+def test_a_breaker_does_not_forget_because_nothing_happens() -> None:
+    spec = pair(kind="breaker", metric="unsafe", limit=0.01)
+    bad = period(spec, 1, {"unsafe": [(0, 0), (50, 7)]}, shares=(0.5, 0.5))
+    quiet = [period(spec, number, {}, shares=(0.5, 0.5)) for number in range(2, 100)]
+    assert judged(spec, [bad, *quiet])["small", "g0"].outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize("kind", ["rate_limit", "breaker"])
