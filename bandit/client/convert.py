@@ -87,7 +87,6 @@ def _fill(message: Message, part: BaseModel) -> None:
 
 
 def _fill_message(message: Message, value: Any) -> None:
-    message.SetInParent()
     if isinstance(message, Duration):
         message.FromMilliseconds(round(value * 1000))
     elif isinstance(message, pb.Interval):

@@ -50,14 +50,14 @@ def watch(invocation: Invocation, name: str) -> None:
 
 
 def look(client: Client, name: str, pause: Callable[[float], None]) -> Iterator[Sight]:
-    """Statuses without repetition, for ever; troubles that may pass come between them.
+    """Statuses, for ever; troubles that may pass come between them.
 
     Raises the errors that trying again does not mend, NotFound first of all. Before the first status every error
     is raised: a wrong address should not be waited for.
     """
     from bandit.client import ServerUnavailable
 
-    last: ExperimentStatus | None = None
+    seen = False
     wait_s = _FIRST_PAUSE_S
     while True:
         trouble = f"{client.target} ended the stream"
@@ -65,13 +65,12 @@ def look(client: Client, name: str, pause: Callable[[float], None]) -> Iterator[
             began = time.monotonic()
             for status in client.watch(name):
                 wait_s = _FIRST_PAUSE_S
-                if status != last:
-                    last = status
-                    yield Sight(status)
+                seen = True
+                yield Sight(status)
             if time.monotonic() - began > 1:
                 continue
         except (ServerUnavailable, StoreUnavailable, Overloaded) as error:
-            if last is None:
+            if not seen:
                 raise
             trouble = str(error)
         yield Sight(None, f"{trouble}; trying again in {wait_s:g} s")

@@ -39,7 +39,7 @@ def violations(message: pb.ExperimentSpec, field: str = "spec") -> dict[str, str
     return dict(caught.value.violations)
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(specs())
 def test_there_and_back_is_the_same_spec(spec: ExperimentSpec) -> None:
     message = spec_to_proto(spec)
@@ -48,7 +48,7 @@ def test_there_and_back_is_the_same_spec(spec: ExperimentSpec) -> None:
     assert spec_to_proto(again) == message
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(specs())
 def test_the_printed_file_is_the_applied_one(spec: ExperimentSpec) -> None:
     assert parse_yaml(render_yaml(spec_from_proto(spec_to_proto(spec)))) == spec

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from unittest import mock
 
@@ -222,6 +224,18 @@ def test_ctrl_c_while_it_waits(ctl: Command) -> None:
     with mock.patch("bandit.client.Client.status", side_effect=KeyboardInterrupt):
         done = ctl("status", "answers")
     assert (done.code, done.out, done.err) == (130, "", "banditctl: stopped\n")
+
+
+def test_ctrl_c_while_it_ends_does_not_change_the_exit_code() -> None:
+    code = (
+        "import signal\nfrom bandit.ctl import main\nmain.run = lambda: 4\n"
+        "try: main.main()\n"
+        "except SystemExit as end: print(end.code, signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["4", "True"]
 
 
 def test_ctrl_c_at_a_question(ctl: Command, ground: Ground) -> None:

@@ -164,7 +164,7 @@ def test_an_experiment_that_is_deleted_ends_the_watching(ctl: Command, ground: G
     assert error["error"]["exit_code"] == 4
 
 
-def test_breaks_are_waited_out_ever_longer_and_nothing_is_shown_twice(double: Double) -> None:
+def test_breaks_are_waited_out_ever_longer(double: Double) -> None:
     pauses: list[float] = []
     with Client(double.address) as client:
         double.ground.breaks[3] = grpc.StatusCode.UNAVAILABLE
