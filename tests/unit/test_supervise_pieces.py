@@ -121,7 +121,9 @@ def numbers() -> Iterator[tuple[Numbers, IssuerPool]]:
     source = Numbers()
     pool = IssuerPool(source.reserve, source.woken.release, batch=10, low=4, uniform=lambda: 0.01)
     yield source, pool
+    source.away.clear()
     pool.stop()
+    pool._thread.join(10)
 
 
 def test_each_issuer_number_is_given_once_and_more_are_fetched_in_time(
