@@ -54,13 +54,15 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     telemetry = ServingTelemetry(levels)
     decisions = Decisions(keeper, clock, journal, telemetry)
     rewards = Rewards(keeper, store, clock, telemetry)
+    experiments = Experiments(store, clock)
     rpc, server = build_server(
         decisions,
         rewards,
-        Experiments(store, clock),
+        experiments,
         limits=Limits(decide_threads=config.threads, streams=config.streams),
         telemetry=telemetry,
         reflection=config.reflection,
+        before_stop=experiments.watcher.stop,
     )
     if server.add_insecure_port(config.listen) == 0:
         log.error("port_refused", listen=config.listen)

@@ -127,6 +127,7 @@ def serving(
     telemetry: RpcTelemetry | None = None,
     reflection: bool = False,
     check_s: float = 0.02,
+    grace_s: float = 0.2,
 ) -> Iterator[Serving]:
     """A whole server on a free port of this machine, started, stopped at the end."""
     store = MemoryStore() if store is None else store
@@ -144,6 +145,7 @@ def serving(
             limits=limits,
             telemetry=telemetry,
             reflection=reflection,
+            before_stop=experiments.watcher.stop,
         )
         port = grpc_server.add_insecure_port("127.0.0.1:0")
         rpc.start()
@@ -157,8 +159,7 @@ def serving(
             with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
                 yield Serving(store, keeper, journal, shipper, decisions, experiments, rpc, port, channel)
         finally:
-            experiments.watcher.stop()
-            rpc.stop(0.2)
+            rpc.stop(grace_s)
             shipper.stop(2.0)
             if ready:
                 keeper.stop()

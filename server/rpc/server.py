@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -27,6 +29,9 @@ SERVICES = (
     reward_service_pb2.DESCRIPTOR.services_by_name["RewardService"],
     experiment_service_pb2.DESCRIPTOR.services_by_name["ExperimentService"],
 )
+
+
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +65,18 @@ class RpcServer:
     """A gRPC server with its pools. ``serving`` says to health checks what it can do."""
 
     def __init__(
-        self, server: grpc.Server, checks: health.HealthServicer, pools: tuple[Pool, ...], sending: Sending
-    ):
+        self,
+        server: grpc.Server,
+        checks: health.HealthServicer,
+        pools: tuple[Pool, ...],
+        sending: Sending,
+        before_stop: Callable[[], None],
+    ) -> None:
         self.pools = pools
         self._server = server
         self._checks = checks
         self._sending = sending
+        self._before_stop = before_stop
         self._stopping = threading.Event()
         self._cutter = threading.Thread(target=self._cut, name="stream-cutter", daemon=True)
         self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -82,6 +93,7 @@ class RpcServer:
     def stop(self, grace_s: float) -> None:
         """Tell health checks, take no new calls, let the present ones end within ``grace_s``."""
         self._stopping.set()
+        self._before_stop()
         self._checks.enter_graceful_shutdown()
         self._server.stop(grace_s).wait(grace_s + 5.0)
         for pool in self.pools:
@@ -104,19 +116,24 @@ def build_server(
     limits: Limits = DEFAULT_LIMITS,
     telemetry: RpcTelemetry | None = None,
     reflection: bool = False,
+    before_stop: Callable[[], None] = lambda: None,
 ) -> tuple[RpcServer, grpc.Server]:
-    """A server with all services, still without a port: add one to the second, then start the first."""
+    """A server with all services, still without a port: add one to the second, then start the first.
+
+    ``before_stop`` ends streams that would otherwise last as long as they may.
+    """
     decide = Pool("decide", limits.decide_threads, limits.decide_calls)
     reward = Pool("reward", limits.reward_threads, limits.reward_calls)
     operate = Pool("operate", limits.operator_threads, limits.operator_calls)
-    stream = Pool("stream", limits.streams, limits.streams)
-    rest = Pool("rest", 2, 1 << 30)  # health, reflection and refusals: short, and never behind the others
+    stream = Pool("stream", max(limits.streams, 1), limits.streams)
+    rest = Pool("rest", 2, 1 << 30)  # health and refusals: short, and never behind the others
     by_service = dict(zip(SERVICES, (decide, reward, operate), strict=True))
     pools = {
         f"/{service.full_name}/{method.name}": stream if method.server_streaming else by_service[service]
         for service in SERVICES
         for method in service.methods
     }
+    pools[REFLECTION] = stream
     server = grpc.server(
         rest,
         interceptors=[Admission(pools)],
@@ -135,11 +152,24 @@ def build_server(
     checks = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=rest)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if reflection:
-        from grpc_reflection.v1alpha import reflection as reflected
+        _reflect(server, stream)
+    return RpcServer(server, checks, (decide, reward, operate, stream, rest), sending, before_stop), server
 
-        names = (*(service.full_name for service in SERVICES), health.SERVICE_NAME, reflected.SERVICE_NAME)
-        reflected.enable_server_reflection(names, server)
-    return RpcServer(server, checks, (decide, reward, operate, stream, rest), sending), server
+
+def _reflect(server: grpc.Server, pool: Pool) -> None:
+    """Answer reflection: streams, so they count with the others."""
+    from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+    names = (*(service.full_name for service in SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer: Any = reflection.ReflectionServicer(names)
+
+    def call(request_iterator: Any, context: grpc.ServicerContext) -> Any:
+        return servicer.ServerReflectionInfo(request_iterator, context)
+
+    guarded_call: Any = call
+    guarded_call.experimental_thread_pool = pool
+    register: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+    register(SimpleNamespace(ServerReflectionInfo=guarded_call), server)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:

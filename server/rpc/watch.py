@@ -58,7 +58,7 @@ class Watcher:
         """The status now, each change, and the same again after ``heartbeat_s`` without one.
 
         None comes in between, so that the caller can look whether its client is still there. Ends by raising
-        NotFound when the experiment is deleted.
+        NotFound when the experiment is deleted, StoreUnavailable when this server stops.
         """
         watched = self._enter(name)
         try:
@@ -76,6 +76,9 @@ class Watcher:
                     continue
                 turn, sent_s = newest, now_s
                 yield status
+            raise StoreUnavailable(
+                "this server is stopping; watch again, another will answer", reason="STOPPING"
+            )
         finally:
             self._leave(name, watched)
 

@@ -77,6 +77,7 @@ def test_reflection_is_off_unless_asked_for() -> None:
             if not on:
                 assert code_of(partial(next, replies)) == Code.UNIMPLEMENTED
                 continue
+            assert next(pool for pool in served.server.pools if pool.name == "stream").in_flight == 1
             names = {service.name for service in next(replies).list_services_response.service}
             assert {service.full_name for service in SERVICES} <= names
 
@@ -152,6 +153,15 @@ def test_beyond_the_cap_streams_are_refused_and_places_come_back() -> None:
             for stream in streams:
                 stream.cancel()
             until(lambda: pool.in_flight == 0)
+
+
+def test_without_streams_the_rest_works() -> None:
+    store = MemoryStore()
+    put_running(store)
+    with serving(store, limits=Limits(streams=0)) as served:
+        watch = served.operate.WatchStatus(epb.WatchStatusRequest(name="experiments/answers"))
+        assert code_of(lambda: next(watch)) == Code.RESOURCE_EXHAUSTED
+        assert served.decide.Decide(DECIDE).counted
 
 
 def test_calls_that_wait_for_the_store_hold_no_decision_back() -> None:

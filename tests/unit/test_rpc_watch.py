@@ -295,17 +295,18 @@ def test_stopping_the_server_ends_the_streams() -> None:
     store = MemoryStore()
     put_running(store)
     ended = threading.Event()
-    with serving(store) as served:
+    codes: list[grpc.StatusCode] = []
+    began = 0.0
+    with serving(store, grace_s=20.0) as served:
 
         def follow(served: Serving = served) -> None:
-            try:
-                for _ in served.operate.WatchStatus(pb.WatchStatusRequest(name=NAME)):
-                    pass
-            except grpc.RpcError:
-                pass
+            codes.append(code_of(lambda: list(served.operate.WatchStatus(pb.WatchStatusRequest(name=NAME)))))
             ended.set()
 
         thread = in_thread(follow)
         until(lambda: served.experiments.watcher._watched)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10, "not by waiting for the end of the grace"
     assert ended.wait(5)
+    assert codes == [grpc.StatusCode.UNAVAILABLE], "so that it watches again"
     thread.join(5)
