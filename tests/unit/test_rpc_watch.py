@@ -306,6 +306,7 @@ def test_stopping_the_server_ends_the_streams() -> None:
         thread = in_thread(follow)
         until(lambda: served.experiments.watcher._watched)
         began = time.monotonic()
+        served.server.stop(20.0)
     assert time.monotonic() - began < 10, "not by waiting for the end of the grace"
     assert ended.wait(5)
     assert codes == [grpc.StatusCode.UNAVAILABLE], "so that it watches again"
