@@ -92,7 +92,7 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
 def run_learner(config: Config, ready: Callable[[], None]) -> int:
     """Learn until SIGTERM or SIGINT; then give the leases up. Returns the exit status.
 
-    Says that it is alive while the kernels compile: until then nobody learns, but nothing is wrong.
+    Until the kernels are compiled nobody learns: servers go on with the shares they have, and say so (frozen).
     """
     from bandit.kernels.jit import warm_all
     from server.runtime import LearnerLoop, LoopSettings

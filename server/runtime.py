@@ -39,6 +39,9 @@ class Telemetry(Protocol):
     def evaluated(self, experiment: str, behind: int, outcomes: dict[str, int]) -> None:
         """One look was taken."""
 
+    def forgotten(self, experiment: str) -> None:
+        """It is no longer this learner's: its gauges go."""
+
     def leases(self, held: int) -> None:
         """So many leases are held."""
 
@@ -124,6 +127,7 @@ class LearnerLoop:
         gained, lost = self._leases.renew(names)
         for name in lost:
             self._writers.pop(name, None)
+            self._telemetry.forgotten(name)
             log.info("lease_lost", experiment=name)
         for name in gained:
             self._writers.pop(name, None)
