@@ -194,10 +194,12 @@ def run(rounds: int, seconds: float) -> dict[str, Rounds]:
     if rest is not None:
         os.sched_setaffinity(0, rest)
     with ExitStack() as stack:
-        banditd = stack.enter_context(Banditd("--workers", "1", cores=rest))
+        with pinned(cores):
+            banditd = stack.enter_context(Banditd("--workers", "1"))
         server = banditd.one("--child serve")
-        if serving is not None:
-            pin(server, serving)
+        for pid in banditd.processes():
+            if serving is not None and rest is not None:
+                pin(pid, serving if pid == server else rest)
         targets = {
             "banditd": (banditd.target, server),
             "echo": stack.enter_context(echo("plain", serving)),
