@@ -32,7 +32,7 @@ from bandit.ledger import FloatArray, Int64Array
 from bandit.spec.model import Guardrail
 from tests.guardrail_periods import guarded
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 Numbers = FloatArray | Int64Array
 RAMP = np.linspace(0.01, 0.5, 200)
