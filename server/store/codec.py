@@ -26,8 +26,8 @@ T = TypeVar("T")
 _U32 = (1 << 32) - 1
 _U63 = (1 << 63) - 1
 _PPM = 1_000_000
-# An allocation is committed every few seconds, its spec hardly ever changes: reading a spec of 3 arms again takes
-# 0.6 ms, finding it here 20 us. Specs are frozen, so they can be shared.
+# An allocation is committed every few seconds, its spec hardly ever changes: reading an experiment of 3 arms takes
+# 290 us, and 80 us when its spec is found here. Specs are frozen, so they can be shared.
 _SPECS_KEPT = 1024
 
 

@@ -3,6 +3,10 @@
 It dies with the process that started it, even when that one is killed, and a data directory has one owner. For
 several machines, or for a server with replicas, run one of your own and give its URL instead.
 
+Its file is synced each second. A stop, and the death of the one who started it, lose nothing; when the server itself
+is killed or the power fails, up to two seconds of what was acknowledged can be gone (it holds writes back while a
+sync is running). Sums and offset then go back together, so what the log still has is folded again.
+
 On Linux the kernel ends the server when the *thread* that started it ends, so start it from the main thread. On
 other systems a small watchdog process ends it when the starting process is gone.
 """

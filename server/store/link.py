@@ -23,6 +23,7 @@ from bandit.errors import BanditError, CorruptStored, InvalidArgument, StoreUnav
 
 TIMEOUT_S = 1.0
 WAIT_S = 1.0
+KEPT_WITHIN_MS = 300
 _MOST_CONNECTIONS = 512
 _LUA = Path(__file__).parent / "lua"
 _RESERVED = {"protocol", "retry", "retry_on_error", "retry_on_timeout", "socket_timeout", "decode_responses"}
@@ -73,20 +74,33 @@ class Link:
             except redis.exceptions.NoScriptError:
                 return self._quick.execute_command("EVAL", script.source, len(keys), *keys, *arguments)
 
-    def batch(self, commands: Sequence[Sequence[Argument]], *, atomic: bool = False) -> list[Any]:
-        """Several commands in one round trip; a refused one has its error as its answer.
+    def run_kept(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """One script whose writes are on the server's disk when it returns, as far as the server can tell.
 
-        With ``atomic`` nothing else runs in between (all keys must share a slot). Raises StoreUnavailable.
+        Waits for that at most ``KEPT_WITHIN_MS``. Servers before 7.2, or without an append-only file, cannot tell.
+        """
+        text = ["EVAL", script.source, len(keys), *keys, *arguments]
+        answer, _ = self.batch([text, ("WAITAOF", 1, 0, KEPT_WITHIN_MS)], key=keys[0])
+        if isinstance(answer, BanditError):
+            raise answer
+        return answer
+
+    def batch(self, commands: Sequence[Sequence[Argument]], *, key: Argument = "") -> list[Any]:
+        """Several commands in one round trip; a refused one has its error as its answer. Raises StoreUnavailable.
+
+        Other clients' commands may run in between. ``key`` names them all in errors, else each its own first.
         """
         if not commands:
             return []
-        with self._spoken(""):
-            pipeline = self._quick.pipeline(transaction=atomic)
+        with self._spoken(key):
+            pipeline = self._quick.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
             answers = pipeline.execute(raise_on_error=False)
         return [
-            self.told(answer, _key(command)) if isinstance(answer, redis.exceptions.RedisError) else answer
+            self.told(answer, key or _key(command))
+            if isinstance(answer, redis.exceptions.RedisError)
+            else answer
             for answer, command in zip(answers, commands, strict=True)
         ]
 
@@ -96,7 +110,8 @@ class Link:
             listener = self._waiting.pubsub(ignore_subscribe_messages=False)
             try:
                 listener.subscribe(channel)
-                listener.get_message(timeout=WAIT_S)
+                if listener.get_message(timeout=WAIT_S) is None:
+                    raise redis.exceptions.TimeoutError("it did not confirm the subscription")
             except BaseException:
                 listener.close()
                 raise
@@ -181,6 +196,12 @@ def _client(options: dict[str, Any], connect_s: float, timeout_s: float) -> Any:
         driver_info=None,
         max_connections=_MOST_CONNECTIONS,
     )
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        raise InvalidArgument.at(
+            "store.url", f"its query sets what nobody knows: {error}; leave it out"
+        ) from None
     return redis.Redis.from_pool(pool)
 
 

@@ -93,9 +93,7 @@ class RedisControl:
         if problem := codec.misfit(experiment, allocation):
             raise ValueError(f"{experiment.name}: {problem}")
         member = _member(experiment.name)
-        begun_ms = scripts.prepare(
-            self._link, self._keys, member, experiment.name, experiment.uid if creates else None
-        )
+        begun_ms = scripts.prepare(self._link, self._keys, member, experiment.name, experiment.uid)
         call = scripts.CommitCall(
             expected_generation=commit.expected_generation,
             uid=experiment.uid,

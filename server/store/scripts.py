@@ -122,7 +122,7 @@ def beat(link: Link, keys: Keys, owner: str, ttl_ms: int) -> None:
 
 def reserve(link: Link, keys: Keys, kind: str, count: int, highest: int) -> int | None:
     """First of the numbers, or None when none are left."""
-    answer = link.run(_RESERVE, [keys.numbers], [kind, count, highest])
+    answer = link.run_kept(_RESERVE, [keys.numbers], [kind, count, highest])
     return int(answer) if answer else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bandit.errors import Stale, StoreUnavailable
+from bandit.errors import AlreadyExists, Stale, StoreUnavailable
 from server.store import redis_control, scripts
 from server.store.base import Commit
 from server.store.redis import RedisStore
@@ -78,3 +78,27 @@ def test_numbers_go_on_after_the_store_was_emptied(own: RedisStore, admin: Any) 
     assert again is not None
     assert fence is not None
     assert again.token > fence.token
+
+
+def test_a_lost_list_of_names_heals_with_the_next_commit(own: RedisStore, admin: Any) -> None:
+    now, other = put(own, new_name()), put(own, new_name())
+    admin.delete("banditd:{_registry}:names")
+    assert own.names() == []
+    own.commit(following(now))
+    assert own.names() == [now.experiment.name]
+    with pytest.raises(AlreadyExists):
+        own.commit(Commit(0, *fresh(other.experiment.name, uid=99)))
+    own.commit(following(other))
+    own.delete(other.experiment.name, 2)
+    assert admin.hkeys("banditd:{_registry}:names") == [now.experiment.name.encode()]
+
+
+def test_numbers_are_on_the_disk_before_they_are_used(own: RedisStore, admin: Any) -> None:
+    """A number given, lost with the server's last second and given again would make two deciders one."""
+    old = admin.info("server")["redis_version"] < "7.2"
+    admin.config_resetstat()
+    assert own.reserve_issuers(3) < own.reserve_issuers(1)
+    seen = admin.info("commandstats")
+    assert seen["cmdstat_eval"]["calls"] == 2
+    assert old or seen["cmdstat_waitaof"]["calls"] == 2
+    assert old or seen["cmdstat_waitaof"]["failed_calls"] == 0

@@ -175,3 +175,16 @@ def test_threads_never_see_the_answers_of_others(own: RedisStore, admin: Any) ->
             thread.join()
     assert wrong == []
     assert hammer.blows > 3
+
+
+def test_a_listener_whose_line_was_cut_says_so_and_hears_again(own: RedisStore, admin: Any) -> None:
+    listener = own.subscribe()
+    admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    with pytest.raises(StoreUnavailable):
+        listener.next(1)
+    name = put(own, new_name()).experiment.name
+    heard = own.subscribe()
+    own.delete(name, 1)
+    assert heard.next(5) == name
+    listener.close()
+    heard.close()

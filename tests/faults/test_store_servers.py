@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +78,8 @@ def test_a_frozen_server_holds_nobody_longer_than_the_timeout(
                 call()
             took[what] = time.monotonic() - began
         assert listener.next(0.05) is None
+        with pytest.raises(StoreUnavailable, match="confirm"):
+            own.subscribe()
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     waiting = {"read, waiting", "await_reply"}
@@ -106,33 +107,48 @@ def test_a_dead_server_is_unavailable_and_a_new_one_is_found(own: RedisStore, ow
     assert stored(own, name).experiment.name == name
 
 
-def test_a_killed_server_keeps_all_that_it_acknowledged(
-    tmp_path: Path, own_server: Embedded, own: RedisStore
+@pytest.mark.parametrize("sync", ["always", "everysec"])
+def test_a_killed_server_goes_back_by_whole_folds_or_not_at_all(
+    own_server: Embedded, own: RedisStore, sync: str
 ) -> None:
-    """Invariant I1 over kill -9 of the server itself, with the file synced each second."""
+    """Invariant I1 over kill -9 of the server itself. Synced each second it may lose the last ones, never parts."""
     name = put(own, new_name()).experiment.name
-    acknowledged = 0
-
-    def kill() -> None:
-        os.kill(own_server.pid, signal.SIGKILL)
-
+    assert own.fold(name, simple_write(7, 0))
     for _ in range(3):
-        timer = threading.Timer(0.15, kill)
-        timer.start()
-        state = own.load_writer(name)
-        acknowledged = state.sequence if state else 0
+        with contextlib.closing(redis.Redis.from_url(own_server.url)) as client:
+            client.config_set("appendfsync", sync)
+        enough = threading.Event()
+
+        def kill(enough: threading.Event = enough) -> None:
+            enough.wait()
+            os.kill(own_server.pid, signal.SIGKILL)
+
+        killing = threading.Thread(target=kill)
+        killing.start()
+        began = acknowledged = _sequence(own, name)
         with contextlib.suppress(StoreUnavailable):
             while True:
                 assert own.fold(name, simple_write(7, acknowledged, exposed={1: acknowledged + 1}))
                 acknowledged += 1
-        timer.join()
+                if acknowledged == began + 30:
+                    enough.set()
+        enough.set()
+        killing.join()
         own_server.stop()
         own_server.start()
-        state = own.load_writer(name)
-        assert state is not None
-        assert state.sequence in (acknowledged, acknowledged + 1)
-        assert state.seen.exposed == {1: state.sequence}
-    assert acknowledged > 100
+        kept = _sequence(own, name)
+        assert acknowledged >= began + 30
+        assert kept <= acknowledged + 1
+        assert sync == "everysec" or kept >= acknowledged
+        assert kept == acknowledged or not own.fold(name, simple_write(7, acknowledged))
+
+
+def _sequence(store: RedisStore, name: str) -> int:
+    """Sequence of the last fold, after a look that the rest is of the same fold."""
+    state = store.load_writer(name)
+    assert state is not None
+    assert state.seen.exposed.get(1, 1) == state.sequence
+    return state.sequence
 
 
 def test_a_full_server_takes_no_rewards_but_obeys_operators(own: RedisStore, admin: Any) -> None:

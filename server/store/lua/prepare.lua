@@ -5,7 +5,8 @@
 -- KEYS[2] hash   name -> uid of every experiment; no TTL
 -- ARGV[1] member "name:mark", the mark never used before
 -- ARGV[2] name of the experiment
--- ARGV[3] its uid when it is being created, else ""
+-- ARGV[3] its uid, or "" for one that is being deleted. Listed before it exists and again with each commit: a list
+--         that was lost, or that a refused create made wrong, heals; names() looks what is really there.
 -- Returns the time in ms, decimal text.
 for index, kind in ipairs({'zset', 'hash'}) do
     local found = redis.call('TYPE', KEYS[index])['ok']

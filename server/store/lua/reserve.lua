@@ -1,5 +1,5 @@
--- Numbers that are never given twice, also not after the store was set back to an old copy or lost its last second:
--- each is at least the number of seconds since 2025-01-01.
+-- Numbers that are never given twice, also not after the store was set back to an old copy: each is at least the
+-- number of seconds since 2025-01-01. (Its last second is not lost because the caller waits for the disk.)
 --
 -- KEYS[1] hash   kind -> last number given, decimal; no TTL
 -- ARGV[1] kind
