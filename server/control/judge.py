@@ -13,9 +13,9 @@ import numpy as np
 from bandit.allocate import Proposal, propose
 from bandit.guardrails.base import ArmStanding, Folded, Verdict
 from bandit.guardrails.judge import judge
-from bandit.ledger import FloatArray, PeriodTable
+from bandit.ledger import PeriodTable
 from bandit.ranges import PPM
-from bandit.reading import Reading, read
+from bandit.reading import Reading, read, with_silence
 from bandit.rollout.rollback import Kind, decisions
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import Transition, hold, reallocate, roll_back
@@ -62,7 +62,7 @@ def look(
     transition, verdict = _safety(experiment, allocation, verdicts, now_ms)
     actor = f"guardrail/{verdict.guardrail}" if verdict else "learner"
     if transition is None and experiment.state is State.RUNNING and _due(spec, allocation, proposal, now_ms):
-        centres = control_centres(table, spec, allocation.centres)
+        centres = control_centres(table, spec, allocation.centres, now_ms)
         transition = reallocate(experiment, allocation, proposal.shares_ppm, centres, EVIDENCE, now_ms)
     return Look(
         now_ms=now_ms,
@@ -135,17 +135,20 @@ def expected_requests(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> 
     return max(rate * longest_period_s(spec), 1.0)
 
 
-def control_centres(table: PeriodTable, spec: ExperimentSpec, before: tuple[float, ...]) -> tuple[float, ...]:
-    """The control's mean of each metric so far, scaled; where it has none, what stood before.
+def control_centres(
+    table: PeriodTable, spec: ExperimentSpec, before: tuple[float, ...], now_ms: int
+) -> tuple[float, ...]:
+    """The control's mean of each metric so far, scaled, silence filled in; where it has none, what stood before.
 
     Frozen into the next period, so it is predictable: it depends on earlier rewards only.
     """
     control = spec.control_index
-    n: FloatArray = table.n[:, control, :].sum(axis=0)
-    s1: FloatArray = table.s1[:, control, :].sum(axis=0)
-    return tuple(
-        float(total / count) if count > 0 else old for total, count, old in zip(s1, n, before, strict=True)
-    )
+    centres = []
+    for index, (metric, old) in enumerate(zip(spec.metrics, before, strict=True)):
+        n, s1, _, counted = with_silence(table, metric, index, now_ms)
+        count = float((n[:, control] * counted).sum())
+        centres.append(float((s1[:, control] * counted).sum()) / count if count > 0.0 else old)
+    return tuple(centres)
 
 
 def verdict_values(verdict: Verdict, spec: ExperimentSpec) -> dict[str, object]:

@@ -1,0 +1,67 @@
+"""The judge's own arithmetic: when a period ends, and what is frozen into the next."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bandit.learn import layout_of, open_periods
+from bandit.ledger import ONE, Ledger, table
+from bandit.rollout.transitions import reallocate
+from server.control.judge import control_centres, expected_requests, longest_period_s, shortest_period_s
+from tests.builders import NOW, running, spec
+
+METRICS = [
+    {
+        "name": "failed",
+        "kind": "bernoulli",
+        "direction": "minimize",
+        "attribution_window": "10s",
+        "default_when_silent": 0,
+    },
+    {
+        "name": "cost",
+        "kind": "gaussian",
+        "direction": "minimize",
+        "range": [0.0, 2.0],
+        "attribution_window": "10s",
+    },
+]
+
+
+def test_centres_fill_silence_in_and_read_only_what_is_mature() -> None:
+    """Where only failures are reported, the control's mean is not 1."""
+    experiment, first = running(metrics=METRICS, objective=[{"metric": "cost"}])
+    second = reallocate(experiment, first, first.shares_ppm, (0.5, 0.5), "e", NOW + 10_000).allocation
+    ledger = Ledger(1, layout_of(experiment.spec))
+    open_periods(ledger, [first, second], experiment)
+    for allocation in (first, second):
+        cells = ledger.periods[allocation.number].cells
+        cells.exposures[0, 0] = 100
+        cells.sums[0, 0, 0] = (5, 5 * ONE, 5 * ONE, 0)
+        cells.sums[0, 0, 1] = (50, 25 * ONE, 20 * ONE, 0)
+    periods = table(ledger.current(), ledger.layout)
+    early = control_centres(periods, experiment.spec, (0.3, 0.4), NOW + 12_000)
+    assert early == (0.3, 0.5)
+    assert control_centres(periods, experiment.spec, (0.3, 0.4), NOW + 60_000) == (0.05, 0.5)
+
+
+def test_periods_follow_the_windows() -> None:
+    windows = {"1s": (1.0, 2.0), "10m": (1.0, 150.0), "1h": (1.2, 600.0), "7d": (60.0, 600.0)}
+    for window, (least, most) in windows.items():
+        made = spec(metrics=[{**METRICS[1], "attribution_window": window}], objective=[{"metric": "cost"}])
+        assert shortest_period_s(made) == pytest.approx(least)
+        assert longest_period_s(made) == pytest.approx(most)
+
+
+def test_the_next_batch_is_foreseen_from_the_latest_traffic() -> None:
+    experiment, first = running()
+    ledger = Ledger(1, layout_of(experiment.spec))
+    open_periods(ledger, [first], experiment)
+    empty = table(ledger.current(), ledger.layout)
+    assert expected_requests(empty, experiment.spec, NOW + 2000) == 1.0
+    ledger.periods[first.number].cells.exposures[0] = np.array([50, 30, 20])
+    busy = table(ledger.current(), ledger.layout)
+    assert expected_requests(busy, experiment.spec, NOW + 12_000) == pytest.approx(
+        10 * longest_period_s(experiment.spec)
+    )
