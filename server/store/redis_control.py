@@ -2,6 +2,8 @@
 
 A commit touches two slots: the experiment's, then the registry that servers poll. The registry is told first that a
 change is about to happen; when its maker dies in between, whoever polls the version next announces it in its place.
+Rejected: telling it only afterwards (a crash in between hides the change until the next one), and telling it before
+and after (a poll in between reads the old state, and the crash then hides the new one all the same).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from bandit.rollout.state import State
 from server.store.base import Commit
 from server.store.embedded import Embedded
 from server.store.redis import RedisStore
-from tests.conftest import QUICK_S
+from tests.conftest import PATIENT_S, QUICK_S
 from tests.stores import following, fresh, new_name, next_allocation, put, record, simple_write, stored
 
 
@@ -258,7 +258,7 @@ def test_a_user_with_few_rights_is_enough(own_server: Embedded, admin: Any) -> N
     ]
     admin.execute_command("ACL", "SETUSER", "app", *rules)
     url = own_server.url + "?username=app&password=secret"
-    with contextlib.closing(RedisStore(url, timeout_s=QUICK_S)) as store:
+    with contextlib.closing(RedisStore(url, timeout_s=PATIENT_S)) as store:
         name = put(store, new_name()).experiment.name
         for call in calls(store, name).values():
             call()
@@ -272,7 +272,7 @@ def test_a_user_with_few_rights_is_enough(own_server: Embedded, admin: Any) -> N
             store.version()
         assert "guessed" not in f"{told.value} {told.value.metadata}"
     admin.execute_command("ACL", "SETUSER", "app", "-@scripting")
-    with contextlib.closing(RedisStore(url, timeout_s=QUICK_S)) as store:
+    with contextlib.closing(RedisStore(url, timeout_s=PATIENT_S)) as store:
         assert {row.check for row in store.findings() if not row.ok and row.fatal} == {"scripts"}
         with pytest.raises(StoreUnavailable, match="may not do this"):
             store.version()
