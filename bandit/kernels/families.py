@@ -27,11 +27,11 @@ NORMAL, BETA, STUDENT_T, GAMMA, LOGNORMAL = range(5)
 
 LOGIT_SIDE, GAMMA_LEFT, GAMMA_RIGHT = range(3)
 
-NODES = 10
+NODES = 12
 X, W = np.polynomial.legendre.leggauss(NODES)
 """Nodes in (-1, 1) and weights."""
 
-CORE, GROWTH, REACH = 1.2, 1.5, 8.6
+CORE, GROWTH, REACH = 1.45, 1.4, 8.5
 """Edges lie at t = 0, then t' = GROWTH t + CORE, up to REACH, where the density is exp(-t^2 / 2) of its peak."""
 MOST = 64
 """Most edges on one side of a peak."""
@@ -40,6 +40,8 @@ FARTHEST = 1e10
 SHARPEST = 1e-11
 """Least sd or scale, relative to the span of all arms: below it the grid's rounding would show."""
 LEAST_SHAPE, MOST_SHAPE = 1e-6, 1e15
+HOTTEST, WIDEST = 600.0, 1e6
+"""Greatest z = ln x that is told from larger ones, and greatest mean and sd of it: beyond, x would be infinite."""
 LONG = 20.0
 """A panel half as long as this lies in a tail that is a pure exponential."""
 
@@ -77,9 +79,19 @@ def tame(family: int, params: FloatArray) -> float:
             for i in range(2):
                 params[k, i] = min(max(params[k, i], LEAST_SHAPE), MOST_SHAPE)
         return 1.0
-    low, high, widest, narrowest = math.inf, -math.inf, 0.0, math.inf
-    centre = 0.0
-    for k in range(arms):
+    if family == LOGNORMAL:
+        for k in range(arms):
+            params[k, 0] = min(max(params[k, 0], -WIDEST), WIDEST)
+            params[k, 1] = min(max(abs(params[k, 1]), SHARPEST), WIDEST)
+        return 1.0
+    return _spread(params)
+
+
+@kernel
+def _spread(params: FloatArray) -> float:
+    """``tame`` for NORMAL and STUDENT_T."""
+    low, high, widest, narrowest, centre = math.inf, -math.inf, 0.0, math.inf, 0.0
+    for k in range(params.shape[0]):
         location, scale = params[k, 0], abs(params[k, 1])
         low, high, widest = min(low, location), max(high, location), max(widest, scale)
         if scale < narrowest or (scale == narrowest and location < centre):
@@ -87,9 +99,7 @@ def tame(family: int, params: FloatArray) -> float:
     span = high - low + widest
     if not 0.0 < span < math.inf:
         return 0.0
-    if family == LOGNORMAL:
-        centre, span = 0.0, 1.0
-    for k in range(arms):
+    for k in range(params.shape[0]):
         params[k, 0] = (params[k, 0] - centre) / span
         params[k, 1] = max(abs(params[k, 1]) / span, SHARPEST)
         params[k, 2] = min(max(params[k, 2], 1.0), 1e12)
@@ -146,8 +156,8 @@ def _shaped(side: int, a: float, b: float, distance: FloatArray) -> int:
 def _even(family: int, df: float, distance: FloatArray) -> int:
     """Distances from the peak, in sd or scales, to either side of the other families; returns how many.
 
-    Those of Student's t at most double, since its singularities are at +-i sqrt(df), and go on until the tail holds
-    about 1e-11 of the mass and of the mean, or to FARTHEST.
+    Those of Student's t grow by 1.6 at most, since its singularities are at +-i sqrt(df), and go on until the tail
+    holds about 1e-11 of the mass and of the mean, or to FARTHEST.
     """
     u, t, n = 0.0, 0.0, 0
     while n < MOST:
@@ -155,7 +165,7 @@ def _even(family: int, df: float, distance: FloatArray) -> int:
         if family != STUDENT_T:
             distance[n] = t
         else:
-            u = min(math.sqrt(df * math.expm1(min(t * t / (df + 1.0), 600.0))), 2.0 * u + 0.6 * math.sqrt(df))
+            u = min(math.sqrt(df * math.expm1(min(t * t / (df + 1.0), 600.0))), 1.6 * u + 0.5 * math.sqrt(df))
             t = math.sqrt((df + 1.0) * math.log1p(u * u / df))
             distance[n] = u
         n += 1
@@ -206,7 +216,7 @@ def share_nodes(family: int, middle: float, half: float, place: FloatArray, unit
     """What all arms share on the panel middle +- half: ``unit`` [NODES] = half dx/dz, and ``place`` [NODES].
 
     ``place``: ln of (1 + exp(z)) at the node over that at the middle, z turned around for middle > 0 (BETA);
-    exp(z - middle) - 1 (GAMMA); nothing for the others.
+    exp(z) - exp(middle) (GAMMA); nothing for the others.
     """
     if family == BETA:
         e = math.exp(-abs(middle))
@@ -223,9 +233,11 @@ def share_nodes(family: int, middle: float, half: float, place: FloatArray, unit
                 place[j] = math.log1p(e)
                 unit[j] = half * e / ((1.0 + e) * (1.0 + e))
     elif family in (GAMMA, LOGNORMAL):
+        base = math.exp(min(middle, HOTTEST))
         for j in range(NODES):
-            place[j] = math.expm1(half * X[j])
-            unit[j] = half * math.exp(middle) * (place[j] + 1.0)
+            d = half * X[j]
+            place[j] = base * math.expm1(d) if half < LONG else math.exp(min(middle + d, HOTTEST)) - base
+            unit[j] = half * (base + place[j])
     else:
         for j in range(NODES):
             unit[j] = half
@@ -247,7 +259,7 @@ def densities(
         d = middle - peak
         if family == GAMMA:
             fall = _fall(GAMMA_LEFT, a, b, -d) if d < 0.0 else _fall(GAMMA_RIGHT, a, b, d)
-            slope, strength = half * a, b * math.exp(middle)
+            slope, strength = half * a, b
         elif d < 0.0:
             fall = _fall(LOGIT_SIDE, a, b, -d)
         else:
@@ -276,7 +288,7 @@ def in_units(family: int, z: float) -> float:
     if family == BETA:
         return 1.0 / (1.0 + math.exp(-z)) if z > 0.0 else math.exp(z) / (1.0 + math.exp(z))
     if family in (GAMMA, LOGNORMAL):
-        return math.exp(z)
+        return math.exp(min(z, HOTTEST))
     return z
 
 
