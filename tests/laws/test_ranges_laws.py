@@ -133,3 +133,12 @@ def test_fine_shares_are_served() -> None:
         counts[ranges.arm_at(point_ppm(hash_unit(b"fine-shares-salt", str(number))))] += 1
     assert abs(counts[1] - 1000) < 6 * 1000**0.5
     assert counts[2] <= 10 + 6 * 10**0.5
+
+
+def test_a_shrinking_arm_gives_its_tail() -> None:
+    after = move(contiguous((500_000, 500_000)), (400_000, 600_000))
+    assert [tuple(each) for each in after.owned] == [(0, 400_000, 0), (400_000, PPM, 1)]
+    back = move(after, (500_000, 500_000))
+    assert [tuple(each) for each in back.owned] == [(0, 400_000, 0), (400_000, 900_000, 1), (900_000, PPM, 0)]
+    again = move(back, (450_000, 550_000))
+    assert again.owned[0] == (0, 400_000, 0)
