@@ -18,7 +18,7 @@ from bandit.ctl.text import token_bytes
 from bandit.spec.parse import parse_yaml
 from bandit.v1.reward_service_pb2 import RewardEvent
 from tests.double.command import SPEC, Command
-from tests.service import Service
+from tests.service import Service, until
 
 PATIENCE_S = 120.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -26,8 +26,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(tmp_path_factory.mktemp("ctl") / "state") as running:
+    running = Service(tmp_path_factory.mktemp("ctl") / "state")
+    try:
+        running.start(wait=False)
+        # The learner compiles first: seconds, but minutes where other tests take the processors.
+        until(running.ready, 2 * PATIENCE_S, f"{running.listen} ready; see {running.log}")
         yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture
