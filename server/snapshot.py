@@ -27,13 +27,9 @@ from server.store.base import ControlStore, Stored, Subscription
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.75  # with the time to load, a change is served within a second though every message is lost
-FRESH_S = 3.0
-KEYS_EVERY_S = 5.0
-SWEEP = 64
-HINTS_AT_ONCE = 256
-START_JITTER_S = 0.1
-BACKOFF_S = 0.1
-BACKOFF_CAP_S = 2.0
+FRESH_S, KEYS_EVERY_S = 3.0, 5.0
+SWEEP, HINTS_AT_ONCE = 64, 256
+START_JITTER_S, BACKOFF_S, BACKOFF_CAP_S = 0.1, 0.1, 2.0
 _uniform = random.SystemRandom().random
 
 
@@ -131,7 +127,7 @@ class SnapshotKeeper:
         self._subscribe_s = float("-inf")
         self._subscribe_failures = 0
         self._every_due = True
-        self._version = -1
+        self.version = -1  # the store's, at the last good poll
         self._highest = -1
         self._keys: KeyRing | None = None
         self._keys_s = float("-inf")
@@ -141,11 +137,6 @@ class SnapshotKeeper:
         self._failing = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
-
-    @property
-    def version(self) -> int:
-        """The store's version at the last good poll, -1 before the first."""
-        return self._version
 
     def start(self) -> None:
         """Begin to read."""
@@ -178,11 +169,11 @@ class SnapshotKeeper:
         keys = self._read_keys(began_s)
         old = self.snapshot
         draft = _Draft(dict(old.entries), dict(old.unreadable)) if old else _Draft({})
-        if version != self._version:
+        if version != self.version:
             self._read_all(draft)
         elif faulty := self._faulty(draft):
             self._take(draft, self._store.load_many(faulty))
-        self._version = version
+        self.version = version
         self._highest = max(self._highest, version)
         self._swap(draft, keys, began_s, began_ms, frozen=frozen)
 

@@ -23,6 +23,9 @@ class Silent:
     def evaluated(self, experiment: str, behind: int, outcomes: dict[str, int]) -> None:
         """See Telemetry."""
 
+    def forgotten(self, experiment: str) -> None:
+        """See Telemetry."""
+
     def leases(self, held: int) -> None:
         """See Telemetry."""
 

@@ -20,7 +20,7 @@ import grpc
 
 from bandit.client import Client
 
-START_S = 90.0
+START_S = 240.0
 
 
 def free_port() -> int:
@@ -61,7 +61,11 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -134,7 +138,8 @@ class Service:
         if self._process is None:
             return None
         pids = self.processes() if self._process.poll() is None else {}
-        self._process.send_signal(signal.SIGTERM)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
         try:
             code = self._process.wait(30)
         except subprocess.TimeoutExpired:

@@ -501,7 +501,7 @@ class Metric(_message.Message):
     """Value a decision gets when its window closed without a reward. Unset: it is missing."""
     @_builtins.property
     def range(self) -> Global___Interval:
-        """Legal values; outside is rejected. Unset: [0, 1]."""
+        """Legal values; outside is rejected. Needed for a gaussian metric; unset for a bernoulli one, whose values are 0 and 1."""
 
     @_builtins.property
     def attribution_window(self) -> _duration_pb2.Duration:

@@ -11,7 +11,7 @@ from bandit.rollout.transitions import reallocate
 from server.control.judge import control_centres, expected_requests, longest_period_s, shortest_period_s
 from tests.builders import NOW, running, spec
 
-METRICS = [
+METRICS: list[dict[str, object]] = [
     {
         "name": "failed",
         "kind": "bernoulli",
