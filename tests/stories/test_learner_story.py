@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from bandit.errors import Stale
 from bandit.rollout.audit import first_broken
 from bandit.rollout.state import State
 from bandit.rollout.transitions import clear_rollback, pause, resume, start, update
@@ -234,6 +235,28 @@ def test_two_learners_never_both_write() -> None:
     world.run(5)
     assert {arm.arm: arm.exposures for arm in world.status.arms} == world.gateway.decided
     assert world.status.rewards.duplicate == 0
+
+
+def test_a_writer_that_slept_changes_nothing_and_says_so() -> None:
+    world = World(three())
+    world.rates = rates(0.5, 0.6, 0.5)
+    world.start()
+    world.run(3)
+    asleep = world.loop.writers["answers"]
+    world.loop = world.learner("second")
+    world.clock.advance(6)
+    world.run(3)
+    before = world.store.load_writer("answers")
+    offset = asleep.state.offset
+    entries = world.store.read({"answers": offset}, 100, 0)["answers"]
+    with pytest.raises(Stale, match="another writer"):
+        asleep.fold(entries)
+    after = world.store.load_writer("answers")
+    assert before is not None
+    assert after is not None
+    assert after.sequence == before.sequence
+    assert after.offset == before.offset
+    assert after.counts == before.counts
 
 
 def test_a_new_learner_goes_on_where_the_last_one_was_killed() -> None:

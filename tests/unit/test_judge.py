@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from bandit.guardrails.base import Folded
 from bandit.learn import layout_of, open_periods
 from bandit.ledger import ONE, Ledger, table
 from bandit.rollout.transitions import reallocate
-from server.control.judge import control_centres, expected_requests, longest_period_s, shortest_period_s
+from server.control.judge import (
+    control_centres,
+    expected_requests,
+    longest_period_s,
+    look,
+    shortest_period_s,
+)
 from tests.builders import NOW, running, spec
 
 METRICS: list[dict[str, object]] = [
@@ -65,3 +75,24 @@ def test_the_next_batch_is_foreseen_from_the_latest_traffic() -> None:
     assert expected_requests(busy, experiment.spec, NOW + 12_000) == pytest.approx(
         10 * longest_period_s(experiment.spec)
     )
+
+
+def test_a_rollback_goes_before_an_allocation_that_is_due() -> None:
+    guardrail = {"name": "limit", "kind": "rate_limit", "metric": "failed", "limit": 0.01}
+    made: dict[str, Any] = {"metrics": METRICS, "objective": [{"metric": "cost"}], "guardrails": [guardrail]}
+    experiment, first = running(**made)
+    ledger = Ledger(1, layout_of(experiment.spec))
+    open_periods(ledger, [first], experiment)
+    cells = ledger.periods[first.number].cells
+    cells.exposures[0] = 100
+    cells.sums[0, 2, 0] = (60, 60 * ONE, 60 * ONE, 0)
+    periods = table(ledger.current(), ledger.layout)
+    now = NOW + 60_000  # far past the longest life of an allocation
+    seen = look(experiment, first, periods, Folded.empty(1, 3), now)
+    assert seen.transition is not None
+    assert seen.transition.action == "rolled_back"
+    assert seen.transition.allocation.shares_ppm[2] == 0
+    assert seen.actor == "guardrail/limit"
+    calm = look(experiment, replace(first, cause="started"), periods, Folded.empty(1, 3), now)
+    assert calm.transition is not None
+    assert calm.transition.action == "rolled_back"
