@@ -14,8 +14,8 @@ from bandit.ledger import ONE, FloatArray
 from bandit.spec.model import Metric
 
 MIDDLE = 0.5
-STRENGTH = 1.0
-"""Without a prior the mean is believed near that of all arms, as if one reward had said so."""
+STRENGTH = 0.1
+"""Without a prior the mean is believed near that of all arms, as if a tenth of a reward had said so."""
 A0 = 2.0
 """The variance is believed as if 2 A0 rewards had said so. At least 1, else two equal rewards would look like
 certainty; at 2 the mean of an arm without rewards has a variance."""

@@ -25,8 +25,8 @@ def boxes(
     """(low, high) [K] in ppm.
 
     ``hold_ppm``: most a held arm may have. ``previous_ppm``: shares ``elapsed_s`` ago, from which challengers may rise
-    by their ramp; None begins: a challenger with a ramp starts at its floor. A ramp of 1 per minute is none. Floors
-    win over ramps. When the floors add up to more than 1, the challengers' are scaled down to fit beside the control's.
+    by their ramp; None begins: a challenger with a ramp starts at its floor, however long ago the experiment was
+    started. A ramp of 1 per minute is none. Floors win over ramps. When the floors add up to more than 1, the challengers' are scaled down to fit beside the control's.
     """
     arms = len(spec.arms)
     low, high = np.zeros(arms, np.int64), np.zeros(arms, np.int64)
@@ -39,8 +39,8 @@ def boxes(
         most = cap if held is None or k == control else min(cap, held)
         low[k] = min(floor, most)
         if ramp < PPM and k != control:
-            before = low[k] if previous_ppm is None else previous_ppm[k]
-            most = min(most, max(int(before) + int(ramp * max(elapsed_s, 0.0) / 60.0), int(low[k])))
+            risen = 0 if previous_ppm is None else previous_ppm[k] + int(ramp * max(elapsed_s, 0.0) / 60.0)
+            most = min(most, max(risen, int(low[k])))
         high[k] = most
     high[control] = PPM
     room = PPM - int(low[control])

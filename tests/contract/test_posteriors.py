@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandit.allocate import propose
+from bandit.allocate import Proposal, propose
 from bandit.posteriors import POSTERIORS
 from bandit.posteriors.base import Posterior
 from bandit.reading import Reading
@@ -30,18 +30,25 @@ def sums(kind: MetricKind, means: list[float], n: float, sd: float = 0.1) -> Rea
     return Reading(np.full(len(means), n), count, count * mean, count * square)
 
 
-def shares(kind: MetricKind, direction: str, means: list[float], allocator: str, n: float = 200) -> list[int]:
-    names = ["control", "b", "c", "d"][: len(means)]
+def proposal(
+    kind: MetricKind,
+    direction: str,
+    means: list[float],
+    allocator: str,
+    n: float = 200,
+    sd: float = 0.1,
+    **changes: Any,
+) -> Proposal:
+    """What follows from n rewards of each arm, without floors."""
     made = spec(
-        arms=[{"name": name, "control": name == "control"} for name in names],
-        metrics=[{"name": "m", "kind": kind, "direction": direction}],
+        arms=[{"name": f"a{k}", "control": k == 0} for k in range(len(means))],
+        metrics=[{"name": "m", "kind": kind, "direction": direction} | changes],
         objective=[{"metric": "m"}],
         allocator={"kind": allocator},
         bounds={"floor": 0.0, "control_floor": 0.0},
     )
     live = np.ones(len(means), np.bool_)
-    proposal = propose(made, sums(kind, means, n), live, [None] * len(means), None, 0.0, 100.0)
-    return list(proposal.shares_ppm)
+    return propose(made, sums(kind, means, n, sd), live, [None] * len(means), None, 0.0, 100.0)
 
 
 @KINDS
@@ -52,18 +59,50 @@ def test_the_better_arm_gains_share(
     kind: MetricKind, allocator: str, direction: str, order: list[int]
 ) -> None:
     means = [[0.2, 0.5, 0.8][index] for index in order]
-    got = shares(kind, direction, means, allocator)
+    got = proposal(kind, direction, means, allocator).shares_ppm
     best = means.index(max(means) if direction == "maximize" else min(means))
     assert got[best] >= 950_000
 
 
 @KINDS
 @pytest.mark.parametrize("allocator", ["thompson", "ucb"])
-def test_a_sign_flip_changes_nothing(kind: MetricKind, allocator: str) -> None:
-    means = [0.31, 0.34, 0.29, 0.33]
-    up = shares(kind, "maximize", means, allocator, 50)
-    down = shares(kind, "minimize", [1 - mean for mean in means], allocator, 50)
-    assert np.abs(np.array(up) - np.array(down)).max() <= 1
+@pytest.mark.parametrize("arms", range(2, 11))
+def test_a_sign_flip_changes_nothing(kind: MetricKind, allocator: str, arms: int) -> None:
+    """All rewards turned around and the direction with them: the same weights."""
+    chance = np.random.default_rng(arms)
+    means = list(chance.uniform(0.28, 0.36, arms))
+    up = proposal(kind, "maximize", means, allocator, 50)
+    down = proposal(kind, "minimize", [1 - mean for mean in means], allocator, 50)
+    assert down.weights == pytest.approx(up.weights, rel=0, abs=1e-10)
+    assert down.expected_loss == pytest.approx(up.expected_loss, rel=0, abs=1e-10)
+    assert np.abs(np.subtract(up.shares_ppm, down.shares_ppm)).max() <= 1
+
+
+@pytest.mark.parametrize("allocator", ["thompson", "ucb"])
+@pytest.mark.parametrize("better_first", [True, False])
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_an_arm_that_pays_ten_beats_one_that_pays_one(
+    allocator: str, better_first: bool, direction: str
+) -> None:
+    """200 rewards each of 10.0 and 1.0, sd 0.5, as a real metric would bring them."""
+    paid = [10.0, 1.0] if better_first else [1.0, 10.0]
+    scaled = [each / 20 for each in paid]
+    got = proposal(MetricKind.GAUSSIAN, direction, scaled, allocator, 200, sd=0.5 / 20, range=(0.0, 20.0))
+    best = paid.index(max(paid) if direction == "maximize" else min(paid))
+    assert got.shares_ppm[best] >= 950_000
+    assert got.mean[:, 0] == pytest.approx(paid, rel=0.01)
+    assert (got.low[:, 0] < got.mean[:, 0]).all()
+    assert (got.mean[:, 0] < got.high[:, 0]).all()
+
+
+@pytest.mark.parametrize("allocator", ["thompson", "ucb"])
+def test_the_unit_of_a_metric_does_not_matter(allocator: str) -> None:
+    """Rewards in cents instead of dollars: the same weights, whatever the bandit."""
+    means, n = [0.31, 0.34, 0.29], 80.0
+    one = proposal(MetricKind.GAUSSIAN, "maximize", means, allocator, n, range=(-1.0, 1.0))
+    other = proposal(MetricKind.GAUSSIAN, "maximize", means, allocator, n, range=(-1000.0, 1000.0))
+    assert other.weights.tobytes() == one.weights.tobytes()
+    assert other.low == pytest.approx(one.low * 1000)
 
 
 @KINDS
