@@ -26,7 +26,8 @@ def boxes(
 
     ``hold_ppm``: most a held arm may have. ``previous_ppm``: shares ``elapsed_s`` ago, from which challengers may rise
     by their ramp; None begins: a challenger with a ramp starts at its floor, however long ago the experiment was
-    started. A ramp of 1 per minute is none. Floors win over ramps. When the floors add up to more than 1, the challengers' are scaled down to fit beside the control's.
+    started. A ramp of 1 per minute is none. Floors win over ramps. When the floors add up to more than 1, the
+    challengers' are scaled down to fit beside the control's.
     """
     arms = len(spec.arms)
     low, high = np.zeros(arms, np.int64), np.zeros(arms, np.int64)

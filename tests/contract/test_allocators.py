@@ -308,17 +308,3 @@ def test_shares_stay_inside_every_bound(data: st.DataObject) -> None:
         if previous is not None and ramp < PPM:
             assert shares[k] <= max(previous[k] + ramp * elapsed / 60, floor)
     assert shares[0] >= made.bounds_ppm(0)[0]
-
-
-def test_a_killed_arms_share_goes_no_further_than_the_ramp() -> None:
-    made = spec(bounds={"floor": 0.02, "ramp_per_minute": 0.06, "control_floor": 0.05})
-    low, high = boxes(made, [True, True, False], [None] * 3, (300_000, 300_000, 400_000), 10.0)
-    w = np.empty(3)
-    project_kl(np.array([0.0, 1.0, 0.0]), low / PPM, high / PPM, w)
-    assert quantise(w, low, high) == (690_000, 310_000, 0)
-
-
-def test_floors_beyond_the_whole_are_scaled_beside_the_control() -> None:
-    made = spec(bounds={"floor": 0.9, "control_floor": 0.1})
-    low, _ = boxes(made, [True] * 3, [None] * 3, None, 0.0)
-    assert low.tolist() == [100_000, 450_000, 450_000]
