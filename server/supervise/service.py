@@ -34,7 +34,7 @@ STORE_FOLDER = "store"
 DEMO_TARGET = "BANDITD_DEMO_TARGET"
 # What is ended first, and how long it may take before it is killed; a server has config.drain_s for its calls.
 DEMO, SERVE, LEARN, WEB, STORE = range(5)
-DEMO_STOP_S, DRAIN_SLACK_S, LEARN_STOP_S, WEB_STOP_S, STORE_STOP_S = 20.0, 6.0, 5.0, 2.0, 12.0
+DEMO_STOP_S, DRAIN_SLACK_S, LEARN_STOP_S, WEB_STOP_S, STORE_STOP_S = 45.0, 6.0, 5.0, 2.0, 12.0
 _PORT_WITHIN_S = 1.0
 _THREADS_OF_BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -90,7 +90,7 @@ def test_ctrl_c_prints_the_last_line_and_leaves_nothing_behind(demo: Demo) -> No
     for pid in pids:  # as a terminal does: everybody of the foreground group gets it
         if os.getpgid(pid) == os.getpgid(process.pid):
             os.kill(pid, signal.SIGINT)
-    assert process.wait(60) == 0, demo.err.read_text()[-3000:]
+    assert process.wait(110) == 0, demo.err.read_text()[-3000:]
     last = demo.last()
     assert last["lost"] == "0"
     assert int(last["decisions"]) > 0
