@@ -42,7 +42,7 @@ class StatusReader:
         elif stored.experiment.state is State.RUNNING:
             # In whole steps, so that a status that stands still is seen to stand still.
             silent_s = (self._clock.now_ms() - _last_ms(status, stored)) / 1000 // SILENT_S * SILENT_S
-            if silent_s:
+            if silent_s > 0:
                 warnings.append(
                     f"the learner has not judged this experiment for {silent_s:.0f} s or more: guardrails are blind; "
                     "see the learner's log"

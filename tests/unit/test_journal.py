@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from bandit.errors import StoreUnavailable
 from bandit.log import EXPOSURE, EXPOSURE_HEADER, EXPOSURES
 from server.journal import Journal, Shipper
-from server.journal.frames import ENTRY_DECISIONS, Frame, decisions_in, many, payloads, scan
+from server.journal import journal as module
+from server.journal.frames import ENTRY_DECISIONS, Frame, decisions_in, many, one_body, payloads, scan
 from server.journal.segments import START, Folder, Segment
 from server.store.memory import MemoryStore
 from tests.fakes import FakeClock
@@ -149,12 +151,24 @@ def test_numbers_are_dense_for_each_experiment(journal: Journal) -> None:
     assert journal.record(1, 2, 5, 0, 0) == 13
 
 
-def test_threads_never_share_a_number(tmp_path: Path) -> None:
+def test_threads_never_share_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path, 1)
+    pack, pack_many = one_body, many
+
+    def slowly(*fields: int) -> bytes:
+        time.sleep(0)  # lets another thread run in the middle
+        return pack(*fields)
+
+    def slowly_many(frame: Frame) -> bytes:
+        time.sleep(0)
+        return pack_many(frame)
+
+    monkeypatch.setattr(module, "one_body", slowly)
+    monkeypatch.setattr(module, "many", slowly_many)
     taken: list[list[int]] = [[] for _ in range(4)]
 
     def work(mine: list[int]) -> None:
-        for index in range(2000):
+        for index in range(500):
             if index % 10:
                 number = journal.record(1, 1, 1, 0, 0)
                 assert number is not None
@@ -169,7 +183,7 @@ def test_threads_never_share_a_number(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(number for mine in taken for number in mine) == list(range(4 * (1800 + 200 * 5)))
+    assert sorted(number for mine in taken for number in mine) == list(range(4 * (450 + 50 * 5)))
     journal.close()
 
 
@@ -351,13 +365,30 @@ def test_only_one_adopts(tmp_path: Path) -> None:
     first = Folder.adopt(tmp_path / "1")
     assert first is not None
     assert Folder.adopt(tmp_path / "1") is None
-    waiting = os.open(tmp_path / "1" / "lock", os.O_RDWR)  # one that looked before it was removed
     for path in first.segments():
         path.unlink()
     first.remove()
-    fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert Folder.adopt(tmp_path / "1") is None
-    os.close(waiting)
+
+
+def test_who_looked_before_a_folder_was_removed_does_not_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal(tmp_path, 1, segment_bytes=SEGMENT)._folder.release()
+    flock = fcntl.flock
+
+    def late(lock: int, how: int) -> None:
+        """Another process adopts and removes it between our look and our lock."""
+        monkeypatch.setattr(fcntl, "flock", flock)
+        other = Folder.adopt(tmp_path / "1")
+        assert other is not None
+        for path in other.segments():
+            path.unlink()
+        other.remove()
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert Folder.adopt(tmp_path / "1") is None
 
 
 def test_a_torn_end_and_a_file_without_header_are_passed(tmp_path: Path, store: Faulty) -> None:

@@ -424,7 +424,7 @@ def test_a_page_ends_before_a_message_is_too_large(served: Serving, store: Fault
         {"name": f"a{index}", "control": index == 0, "metadata": {f"k{n}": "x" * 2000 for n in range(20)}}
         for index in range(20)
     ]
-    for index in range(5):
+    for index in range(6):
         put_draft(store, f"e{index}", arms=arms)
     seen: list[str] = []
     token = ""
@@ -435,7 +435,7 @@ def test_a_page_ends_before_a_message_is_too_large(served: Serving, store: Fault
         token = page.next_page_token
         if not token:
             break
-    assert seen == [f"experiments/e{index}" for index in range(5)]
+    assert seen == [f"experiments/e{index}" for index in range(6)]
 
 
 def test_audit_records_come_in_pages(served: Serving, store: Faulty) -> None:
