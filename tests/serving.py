@@ -127,7 +127,6 @@ def serving(
     telemetry: RpcTelemetry | None = None,
     reflection: bool = False,
     check_s: float = 0.02,
-    grace_s: float = 0.2,
 ) -> Iterator[Serving]:
     """A whole server on a free port of this machine, started, stopped at the end."""
     store = MemoryStore() if store is None else store
@@ -159,7 +158,7 @@ def serving(
             with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
                 yield Serving(store, keeper, journal, shipper, decisions, experiments, rpc, port, channel)
         finally:
-            rpc.stop(grace_s)
+            rpc.stop(0.2)
             shipper.stop(2.0)
             if ready:
                 keeper.stop()
