@@ -140,21 +140,16 @@ def test_no_command_loads_a_numbers_library() -> None:
     assert done.stdout.strip() == "LOADED"
 
 
-def test_help_comes_quickly() -> None:
-    # 0.15 s of the 0.25 that are allowed, when measured alone. Here other work may take the processors, so it is
-    # compared, in processor time, with click alone (0.09 s).
-    help_s = min(processor_s([*PROGRAM, "--help"]) for _ in range(5))
-    click_s = min(processor_s([sys.executable, "-c", "import click"]) for _ in range(5))
-    assert help_s < 2.5 * click_s
-
-
-def processor_s(command: list[str]) -> float:
-    """Processor time of a program, in seconds."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_utime + usage.ru_stime
+def test_help_loads_nothing_that_is_slow() -> None:
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('LOADED', *{'grpc', 'pydantic', 'rich', 'numpy'} & sys.modules.keys()))\n"
+        "sys.argv = ['banditctl', '--help']\nfrom bandit.ctl.main import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1].strip() == "LOADED"
 
 
 @pytest.mark.parametrize(("shell", "said"), [("bash", "complete"), ("zsh", "compdef"), ("fish", "complete")])

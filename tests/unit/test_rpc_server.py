@@ -73,12 +73,20 @@ def test_reflection_is_off_unless_asked_for() -> None:
     for on in (False, True):
         with serving(reflection=on) as served:
             stub: Any = reflection_pb2_grpc.ServerReflectionStub(served.channel)
-            replies = stub.ServerReflectionInfo(iter([request]))
+            asked = threading.Event()
+
+            def requests(asked: threading.Event = asked) -> Iterator[reflection_pb2.ServerReflectionRequest]:
+                yield request
+                asked.wait(60)
+
+            replies = stub.ServerReflectionInfo(requests())
             if not on:
                 assert code_of(partial(next, replies)) == Code.UNIMPLEMENTED
+                asked.set()
                 continue
-            assert next(pool for pool in served.server.pools if pool.name == "stream").in_flight == 1
             names = {service.name for service in next(replies).list_services_response.service}
+            assert next(pool for pool in served.server.pools if pool.name == "stream").in_flight == 1
+            asked.set()
             assert {service.full_name for service in SERVICES} <= names
 
 
