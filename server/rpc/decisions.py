@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 MAX_UNITS = 10_000
 COMPLAIN_EVERY_S = 10.0
+MOST_PREPARED = 20_000
 _REASON_WORDS = {number: str(reason) for reason, number in REASONS.items()}
 _MODE_WORDS = {number: str(mode) for mode, number in MODES.items()}
 
@@ -144,6 +145,8 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
                 )
                 for arm, share_ppm in zip(table.arms, table.shares_ppm, strict=True)
             ]
+            if len(self._prepared) > MOST_PREPARED:
+                self._prepared.clear()  # names of experiments that are gone
             made = self._prepared[table.name] = (
                 table,
                 tuple(map(pb.DecideResponse.SerializeToString, replies)),

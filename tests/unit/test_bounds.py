@@ -41,6 +41,11 @@ def test_a_killed_arm_has_nothing_left() -> None:
     assert box(made(cap=0.3), live=[True, False, True])[1] == (0, 0)
 
 
+def test_everything_falls_back_to_the_control() -> None:
+    low, high = boxes(made(cap=0.3), [False] * 3, NONE_HELD, None, 0.0)
+    assert bounded(np.array([0.2, 0.5, 0.3]), low, high) == (PPM, 0, 0)
+
+
 def test_a_cap_wins_over_a_floor() -> None:
     """Only a held arm or one whose bounds changed on the way can come to this; the spec's check refuses it."""
     assert box(made(floor=0.4, cap=0.3))[1] == (300_000, 300_000)
