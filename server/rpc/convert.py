@@ -74,8 +74,15 @@ def check_attributes(attributes: Mapping[str, str]) -> None:
 
 def duration(seconds: float) -> Duration:
     """A span, never negative, to the millisecond."""
-    whole, part = divmod(max(int(seconds * 1000 + 0.5), 0), 1000)
-    return Duration(seconds=whole, nanos=part * 1_000_000)
+    made = Duration()
+    set_duration(made, seconds)
+    return made
+
+
+def set_duration(into: Duration, seconds: float) -> None:
+    """Write a span into a field."""
+    into.seconds, part = divmod(max(int(seconds * 1000 + 0.5), 0), 1000)
+    into.nanos = part * 1_000_000
 
 
 def timestamp(time_ms: int) -> Timestamp:

@@ -17,7 +17,7 @@ from bandit.v1 import decision_service_pb2_grpc
 from server.clock import Clock
 from server.journal import Journal
 from server.rpc.columns import decide_many, sign_many
-from server.rpc.convert import MODES, REASONS, check_attributes, check_unit, duration
+from server.rpc.convert import MODES, REASONS, check_attributes, check_unit, duration, set_duration
 from server.rpc.counting import ServiceTelemetry, Uncounted
 from server.snapshot import Entry, Snapshot, SnapshotKeeper
 
@@ -111,7 +111,7 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         if table.counted:
             number = journal.record(table.uid, table.epoch, table.allocation, cohort, arm)
         response = pb.DecideResponse.FromString(self._begun(table)[arm])
-        response.state_age.CopyFrom(duration(now_s - snapshot.read_s))
+        set_duration(response.state_age, now_s - snapshot.read_s)
         response.mode = MODES[snapshot.mode(entry, now_s)]
         if number is not None:
             claims = Claims(
