@@ -41,7 +41,7 @@ __all__ = ["BETA", "GAMMA", "LOGNORMAL", "NORMAL", "STUDENT_T", "Best", "best_ar
 
 BELOW, INSIDE_ARM, ABOVE = -1, 0, 1
 
-FEW = 16
+FEW = 24
 """From more arms than this the product of distribution functions is so steep that panels are halved: with 64 equal
 arms the mass would be off by 8e-10."""
 

@@ -96,9 +96,13 @@ def fluid_weights(mean: FloatArray, pulls: FloatArray, level: float, batch: floa
             low = index
         else:
             high = index
+    # At `high` the arms want at most the batch, at `low` more; whichever is nearer is within rounding of it.
     index = high
     total = _wanted(mean, pulls, level, index, w)
-    if not 0.0 < total < math.inf:  # the batch is below the rounding of the pulls, or a mean is 1
+    if not total > 0.5 * batch and low < high:
+        index = low
+        total = _wanted(mean, pulls, level, index, w)
+    if not 0.0 < total < math.inf:
         total = 0.0
         for k in range(mean.size):
             w[k] = kl_ucb_index(mean[k], max(pulls[k], 1.0), level)
