@@ -1,6 +1,6 @@
 """Quantiles of the families of ``families``, by inverting the same quadrature; one arm at a time, no comparison.
 
-Without scipy, which would cost the learner's start more than all kernels together.
+Without scipy, so that the learner need not load it: that takes about 40 % of the time of loading numba.
 """
 
 from __future__ import annotations
