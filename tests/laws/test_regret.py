@@ -1,4 +1,5 @@
-"""Regret in published setups, seeded, within bands that were fixed from longer runs.
+"""Regret in published setups, seeded. The bands of Thompson are the design's; those of the UCB rules were chosen
+after shorter runs of this code: they catch a regression, they do not prove a figure.
 
 Garivier & Cappe 2011, scenario 1: Bernoulli (0.9, 0.8), 5,000 requests; here ten at a time. One at a time, over 10^4
 runs of another implementation: Thompson 9.2, KL-UCB 13.2, UCB1 64.4. CANARY: 100,000 requests in batches of 1,000, of
