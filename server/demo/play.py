@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from bandit.client import Client
-from bandit.errors import AlreadyExists, BanditError, NotFound
+from bandit.errors import AlreadyExists, BanditError, NotAllowed, NotFound
 from bandit.spec.model import ExperimentSpec
 from bandit.v1 import experiment_pb2 as pb
 from server.demo.happenings import Event, Happenings
@@ -34,7 +34,7 @@ MISBEHAVES_S = 12.0
 REFRESH_S = 0.25
 READY_S = 120.0
 DRAIN_S = 4.0
-FOLDED_S = 10.0
+FOLDED_S = 15.0
 RATES_S = 3.0
 NAMES = 50
 EVENTS = 40
@@ -143,7 +143,7 @@ class Play:
             watcher = threading.Thread(target=self._watch, args=(watching,), name="watch", daemon=True)
             watcher.start()
             self._await_learner()
-            client.start(self._spec.experiment)
+            self._start(client)
             self._await_first_decision(client)
             self._live(client)
             return self._compared(client)
@@ -169,6 +169,20 @@ class Play:
                 f"compiling kernels: {self._waited_s():.0f} s",
                 self._sight.trouble or "the learner is not ready",
             )
+
+    def _start(self, client: Client) -> None:
+        unsure = False
+        while True:
+            try:
+                client.start(self._spec.experiment)
+                return
+            except NotAllowed:
+                if unsure:  # a start whose answer was lost has worked
+                    return
+                raise
+            except PASSING as error:
+                unsure = True
+                self._wait("starting the experiment", str(error))
 
     def _await_first_decision(self, client: Client) -> None:
         """Servers learn of a new experiment within a second."""
@@ -265,10 +279,13 @@ class Play:
 
     def _fetch_verdict(self, client: Client) -> None:
         """The service judges live arms only, so the verdict that stopped one is kept in the audit alone."""
-        for record in client.audit(self._spec.experiment, page_size=10):
-            if record.HasField("verdict"):
-                self._happenings.fail(record.verdict)
-                return
+        try:
+            for record in client.audit(self._spec.experiment, page_size=10):
+                if record.HasField("verdict"):
+                    self._happenings.fail(record.verdict)
+                    return
+        except PASSING as error:
+            self._tell(Event(self._moment.at_s, "warning", f"the audit was not read: {error}"))
 
     def _tell(self, event: Event) -> None:
         self._events.append(event)
@@ -277,10 +294,17 @@ class Play:
     def _compared(self, client: Client) -> End:
         """Wait until the log is folded, then compare every count."""
         deadline_s = self._clock() + FOLDED_S
-        status = client.status(self._spec.experiment)
-        while self.tally.lost(status) and self._clock() < deadline_s:
+        while True:
+            trouble, status = "", None
+            try:
+                status = client.status(self._spec.experiment)
+            except PASSING as error:
+                trouble = str(error)
+            if status is not None and (not self.tally.lost(status) or self._clock() > deadline_s):
+                break
+            if self._clock() > deadline_s:
+                raise Ended(f"the counts could not be compared within {FOLDED_S:.0f} s: {trouble}")
             time.sleep(REFRESH_S)
-            status = client.status(self._spec.experiment)
         best = max(status.arms, key=lambda arm: arm.share_ppm)
         stopped = [arm.arm for arm in status.arms if arm.state.HasField("rollback")]
         return End(
