@@ -85,7 +85,7 @@ def _metrics(spec: ExperimentSpec, reading: Reading) -> tuple[FloatArray, FloatA
     for index, metric in enumerate(spec.metrics):
         posterior = POSTERIORS[metric.kind]
         params = posterior.parameters(metric, reading.n[:, index], reading.s1[:, index], reading.s2[:, index])
-        least, most = metric.range
+        least, most = metric.scale
         low, high = posterior.interval(params, LEVEL)
         for row, scaled in enumerate((posterior.moments(params)[0], low, high)):
             out[row, :, index] = least + (most - least) * scaled

@@ -53,8 +53,8 @@ def _part(
 
 def _scale(metric: Metric, term: Term) -> tuple[float, float]:
     """Weighted utility = slope * (scaled, better-up value) + base."""
-    low, high = metric.range
-    from_, to = term.scale or metric.range
+    low, high = metric.scale
+    from_, to = term.scale or metric.scale
     slope = term.weight * (high - low) / (to - from_)
     if metric.direction is Direction.MINIMIZE:
         return slope, term.weight * (to - high) / (to - from_)

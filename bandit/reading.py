@@ -6,6 +6,7 @@ Nothing here changes the ledger; another spec is another reading of the same sum
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,10 +14,35 @@ from bandit.ledger import FloatArray, PeriodTable, decay_weights
 from bandit.spec.model import ExperimentSpec, Metric
 
 
+class Sums(NamedTuple):
+    """Sums of one channel, each [K]: how many values, their sum and the sum of their squares."""
+
+    n: FloatArray
+    s1: FloatArray
+    s2: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSums:
+    """All that a posterior may be made of, K arms; see ``spec.channels``.
+
+    ``value``: the metric itself, n = 0 for a ratio. ``log`` for lognormal and revenue (its n are the positive values).
+    ``levels`` [K, L] counts for a rating. ``numerator``, ``denominator``, ``pair`` for a ratio, in the scaled units of
+    the two metrics.
+    """
+
+    value: Sums
+    log: Sums | None = None
+    levels: FloatArray | None = None
+    numerator: Sums | None = None
+    denominator: Sums | None = None
+    pair: Sums | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """``assigned`` [K] exposures, pending included; ``n``, ``s1``, ``s2`` [K, M] rewards and sums of the value and
-    its square in scaled units (each value in [0, 1])."""
+    """``assigned`` [K] exposures, pending included; ``n``, ``s1``, ``s2`` [K, C] rewards and sums of the value and
+    its square per channel, in scaled units (each value in [0, 1]); channel m < M is metric m."""
 
     assigned: FloatArray
     n: FloatArray
@@ -50,7 +76,7 @@ def with_silence(
     n, s1, s2 = table.n[:, :, index], table.s1[:, :, index], table.s2[:, :, index]
     if metric.default_when_silent is None:
         return n, s1, s2, np.ones(len(table.number))
-    low, high = metric.range
+    low, high = metric.scale
     value = (metric.default_when_silent - low) / (high - low)
     silent = np.maximum(table.assigned - n, 0.0)
     counted = table.mature(metric.attribution_window, now_ms).astype(np.float64)

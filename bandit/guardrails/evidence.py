@@ -86,13 +86,13 @@ def scaled_silence(metric: Metric) -> float | None:
     """``default_when_silent`` scaled to [0, 1], or None."""
     if metric.default_when_silent is None:
         return None
-    low, high = metric.range
+    low, high = metric.scale
     return (metric.default_when_silent - low) / (high - low)
 
 
 def in_unit(metric: Metric, badness: float) -> float:
     """The value of the metric that has this badness."""
-    low, high = metric.range
+    low, high = metric.scale
     width = badness * (high - low)
     return low + width if metric.direction is Direction.MINIMIZE else high - width
 

@@ -41,7 +41,7 @@ class Gaussian:
         total = float(n.sum())
         m0, k0 = (float(s1.sum()) / total if total > 0.0 else MIDDLE), STRENGTH
         if metric.prior is not None:
-            low, high = metric.range
+            low, high = metric.scale
             m0, k0 = (metric.prior.mean - low) / (high - low), metric.prior.strength
         spread, freedom = float(squares(n, s1, s2).sum()), float(np.maximum(n - 1.0, 0.0).sum())
         return nig(n, s1, s2, m0, k0, A0, A0 * (SD_GUESS**2 + spread) / (1.0 + freedom))

@@ -358,6 +358,6 @@ def _prior_centres(spec: ExperimentSpec) -> tuple[float, ...]:
     """Scaled prior means: the best guess of the control's means before any reward."""
     centres = []
     for metric in spec.metrics:
-        low, high = metric.range
+        low, high = metric.scale
         centres.append(0.5 if metric.prior is None else (metric.prior.mean - low) / (high - low))
     return tuple(centres)

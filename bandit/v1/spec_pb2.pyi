@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Baseline:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BaselineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Baseline.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BASELINE_UNSPECIFIED: _Baseline.ValueType  # 0
+    """Read as BASELINE_CONTRAST."""
+    BASELINE_CONTRAST: _Baseline.ValueType  # 1
+    """Anything: arms are compared within periods."""
+    BASELINE_STRATIFIED: _Baseline.ValueType  # 2
+    """Anything, and the differences between arms may change."""
+    BASELINE_STATIONARY: _Baseline.ValueType  # 3
+    """Nothing: all periods are pooled."""
+
+class Baseline(_Baseline, metaclass=_BaselineEnumTypeWrapper):
+    """What the level of all arms together may do."""
+
+BASELINE_UNSPECIFIED: Baseline.ValueType  # 0
+"""Read as BASELINE_CONTRAST."""
+BASELINE_CONTRAST: Baseline.ValueType  # 1
+"""Anything: arms are compared within periods."""
+BASELINE_STRATIFIED: Baseline.ValueType  # 2
+"""Anything, and the differences between arms may change."""
+BASELINE_STATIONARY: Baseline.ValueType  # 3
+"""Nothing: all periods are pooled."""
+Global___Baseline: _TypeAlias = Baseline  # noqa: Y015
+
 class _UnitKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -78,6 +106,20 @@ class _MetricKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MetricKind
     """Refused."""
     METRIC_KIND_BERNOULLI: _MetricKind.ValueType  # 1
     METRIC_KIND_GAUSSIAN: _MetricKind.ValueType  # 2
+    METRIC_KIND_FRACTION: _MetricKind.ValueType  # 3
+    """A part in [0, 1] of the range."""
+    METRIC_KIND_POISSON: _MetricKind.ValueType  # 4
+    """A count."""
+    METRIC_KIND_EXPONENTIAL: _MetricKind.ValueType  # 5
+    """A waiting time."""
+    METRIC_KIND_LOGNORMAL: _MetricKind.ValueType  # 6
+    """A positive number whose logarithm is about normal."""
+    METRIC_KIND_REVENUE: _MetricKind.ValueType  # 7
+    """0, or a positive number."""
+    METRIC_KIND_RATING: _MetricKind.ValueType  # 8
+    """One of the metric's levels."""
+    METRIC_KIND_RATIO: _MetricKind.ValueType  # 9
+    """Numerator over denominator; it has no rewards of its own."""
 
 class MetricKind(_MetricKind, metaclass=_MetricKindEnumTypeWrapper):
     """Which posterior family a metric has."""
@@ -86,7 +128,69 @@ METRIC_KIND_UNSPECIFIED: MetricKind.ValueType  # 0
 """Refused."""
 METRIC_KIND_BERNOULLI: MetricKind.ValueType  # 1
 METRIC_KIND_GAUSSIAN: MetricKind.ValueType  # 2
+METRIC_KIND_FRACTION: MetricKind.ValueType  # 3
+"""A part in [0, 1] of the range."""
+METRIC_KIND_POISSON: MetricKind.ValueType  # 4
+"""A count."""
+METRIC_KIND_EXPONENTIAL: MetricKind.ValueType  # 5
+"""A waiting time."""
+METRIC_KIND_LOGNORMAL: MetricKind.ValueType  # 6
+"""A positive number whose logarithm is about normal."""
+METRIC_KIND_REVENUE: MetricKind.ValueType  # 7
+"""0, or a positive number."""
+METRIC_KIND_RATING: MetricKind.ValueType  # 8
+"""One of the metric's levels."""
+METRIC_KIND_RATIO: MetricKind.ValueType  # 9
+"""Numerator over denominator; it has no rewards of its own."""
 Global___MetricKind: _TypeAlias = MetricKind  # noqa: Y015
+
+class _Aggregate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGGREGATE_UNSPECIFIED: _Aggregate.ValueType  # 0
+    """Read as AGGREGATE_FIRST."""
+    AGGREGATE_FIRST: _Aggregate.ValueType  # 1
+    AGGREGATE_LAST: _Aggregate.ValueType  # 2
+    AGGREGATE_SUM: _Aggregate.ValueType  # 3
+    AGGREGATE_MAX: _Aggregate.ValueType  # 4
+
+class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
+    """Which of several rewards of one decision counts."""
+
+AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
+"""Read as AGGREGATE_FIRST."""
+AGGREGATE_FIRST: Aggregate.ValueType  # 1
+AGGREGATE_LAST: Aggregate.ValueType  # 2
+AGGREGATE_SUM: Aggregate.ValueType  # 3
+AGGREGATE_MAX: Aggregate.ValueType  # 4
+Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
+
+class _Pending:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PendingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pending.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PENDING_UNSPECIFIED: _Pending.ValueType  # 0
+    """Weigh for a bernoulli metric, else wait."""
+    PENDING_WAIT: _Pending.ValueType  # 1
+    """Not before the window closed."""
+    PENDING_WEIGH: _Pending.ValueType  # 2
+    """Each by the share of rewards that would have come by its age."""
+
+class Pending(_Pending, metaclass=_PendingEnumTypeWrapper):
+    """How decisions count while their window is open, where silence has a value."""
+
+PENDING_UNSPECIFIED: Pending.ValueType  # 0
+"""Weigh for a bernoulli metric, else wait."""
+PENDING_WAIT: Pending.ValueType  # 1
+"""Not before the window closed."""
+PENDING_WEIGH: Pending.ValueType  # 2
+"""Each by the share of rewards that would have come by its age."""
+Global___Pending: _TypeAlias = Pending  # noqa: Y015
 
 class _Direction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -203,6 +307,7 @@ class ExperimentSpec(_message.Message):
     GUARDRAILS_FIELD_NUMBER: _builtins.int
     DECAY_FIELD_NUMBER: _builtins.int
     REWARDS_WITHOUT_TOKEN_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
     experiment: _builtins.str
     """Name of the experiment: lower-case letters, digits and hyphens, a letter first, at most 63 characters."""
     hypothesis: _builtins.str
@@ -211,6 +316,7 @@ class ExperimentSpec(_message.Message):
     """Chance of any false rollback over the life of the experiment, in (0, 0.5]. Unset: 0.05."""
     rewards_without_token: _builtins.bool
     """True: rewards that name experiment, arm and unit without a decision token are taken too."""
+    baseline: Global___Baseline.ValueType
     @_builtins.property
     def unit(self) -> Global___Unit: ...
     @_builtins.property
@@ -251,10 +357,11 @@ class ExperimentSpec(_message.Message):
         guardrails: _abc.Iterable[Global___Guardrail] | None = ...,
         decay: Global___Decay | None = ...,
         rewards_without_token: _builtins.bool = ...,
+        baseline: Global___Baseline.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "bounds", b"bounds", "cohorts", b"cohorts", "decay", b"decay", "unit", b"unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "bounds", b"bounds", "cohorts", b"cohorts", "decay", b"decay", "experiment", b"experiment", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "cohorts", b"cohorts", "decay", b"decay", "experiment", b"experiment", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -494,11 +601,28 @@ class Metric(_message.Message):
     ATTRIBUTION_WINDOW_FIELD_NUMBER: _builtins.int
     DEFAULT_WHEN_SILENT_FIELD_NUMBER: _builtins.int
     PRIOR_FIELD_NUMBER: _builtins.int
+    WINSORIZE_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    NUMERATOR_FIELD_NUMBER: _builtins.int
+    DENOMINATOR_FIELD_NUMBER: _builtins.int
+    AGGREGATE_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    PLAUSIBLE_LIFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___MetricKind.ValueType
     direction: Global___Direction.ValueType
     default_when_silent: _builtins.float
     """Value a decision gets when its window closed without a reward. Unset: it is missing."""
+    winsorize: _builtins.float
+    """Values above count as this."""
+    numerator: _builtins.str
+    """Ratio: names of the metrics above and below the line."""
+    denominator: _builtins.str
+    aggregate: Global___Aggregate.ValueType
+    pending: Global___Pending.ValueType
+    plausible_lift: _builtins.float
+    """Sd of the differences between arms that are believed before any reward, in the metric's unit."""
     @_builtins.property
     def range(self) -> Global___Interval:
         """Legal values; outside is rejected. Needed for a gaussian metric; unset for a bernoulli one, whose values are 0 and 1."""
@@ -509,6 +633,14 @@ class Metric(_message.Message):
 
     @_builtins.property
     def prior(self) -> Global___Prior: ...
+    @_builtins.property
+    def levels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Rating: the legal values."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Rating: what each level is worth. Unset: the levels."""
+
     def __init__(
         self,
         *,
@@ -519,14 +651,39 @@ class Metric(_message.Message):
         attribution_window: _duration_pb2.Duration | None = ...,
         default_when_silent: _builtins.float | None = ...,
         prior: Global___Prior | None = ...,
+        winsorize: _builtins.float | None = ...,
+        levels: _abc.Iterable[_builtins.float] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+        numerator: _builtins.str | None = ...,
+        denominator: _builtins.str | None = ...,
+        aggregate: Global___Aggregate.ValueType = ...,
+        pending: Global___Pending.ValueType = ...,
+        plausible_lift: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "attribution_window", b"attribution_window", "default_when_silent", b"default_when_silent", "prior", b"prior", "range", b"range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "attribution_window", b"attribution_window", "default_when_silent", b"default_when_silent", "denominator", b"denominator", "numerator", b"numerator", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "winsorize", b"winsorize"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "attribution_window", b"attribution_window", "default_when_silent", b"default_when_silent", "direction", b"direction", "kind", b"kind", "name", b"name", "prior", b"prior", "range", b"range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "aggregate", b"aggregate", "attribution_window", b"attribution_window", "default_when_silent", b"default_when_silent", "denominator", b"denominator", "direction", b"direction", "kind", b"kind", "levels", b"levels", "name", b"name", "numerator", b"numerator", "pending", b"pending", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "scores", b"scores", "winsorize", b"winsorize"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_when_silent: _TypeAlias = _typing.Literal["default_when_silent"]  # noqa: Y015
     _WhichOneofArgType__default_when_silent: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent"]  # noqa: Y015
+    _WhichOneofReturnType__denominator: _TypeAlias = _typing.Literal["denominator"]  # noqa: Y015
+    _WhichOneofArgType__denominator: _TypeAlias = _typing.Literal["_denominator", b"_denominator"]  # noqa: Y015
+    _WhichOneofReturnType__numerator: _TypeAlias = _typing.Literal["numerator"]  # noqa: Y015
+    _WhichOneofArgType__numerator: _TypeAlias = _typing.Literal["_numerator", b"_numerator"]  # noqa: Y015
+    _WhichOneofReturnType__plausible_lift: _TypeAlias = _typing.Literal["plausible_lift"]  # noqa: Y015
+    _WhichOneofArgType__plausible_lift: _TypeAlias = _typing.Literal["_plausible_lift", b"_plausible_lift"]  # noqa: Y015
+    _WhichOneofReturnType__winsorize: _TypeAlias = _typing.Literal["winsorize"]  # noqa: Y015
+    _WhichOneofArgType__winsorize: _TypeAlias = _typing.Literal["_winsorize", b"_winsorize"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_when_silent) -> _WhichOneofReturnType__default_when_silent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__denominator) -> _WhichOneofReturnType__denominator | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__numerator) -> _WhichOneofReturnType__numerator | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plausible_lift) -> _WhichOneofReturnType__plausible_lift | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__winsorize) -> _WhichOneofReturnType__winsorize | None: ...
 
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 

@@ -82,7 +82,7 @@ def _arm(
     floor, cap, _ = experiment.spec.bounds_ppm(index)
     metrics = []
     for m, metric in enumerate(experiment.spec.metrics):
-        low, high = metric.range
+        low, high = metric.scale
         n, s1 = int(sums[index, m, N]), int(sums[index, m, S1])
         metrics.append(
             experiment_pb2.MetricStatus(
