@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bandit.allocators import ALLOCATORS
 from bandit.allocators.base import Problem, rank
 from bandit.ledger import FloatArray
-from bandit.objective import utility
+from bandit.objective import sums_of, utility
 from bandit.posteriors import POSTERIORS
 from bandit.reading import Reading
 from bandit.rollout.bounds import bounded, boxes
@@ -84,7 +84,7 @@ def _metrics(spec: ExperimentSpec, reading: Reading) -> tuple[FloatArray, FloatA
     out = np.empty((3, len(spec.arms), len(spec.metrics)))
     for index, metric in enumerate(spec.metrics):
         posterior = POSTERIORS[metric.kind]
-        params = posterior.parameters(metric, reading.n[:, index], reading.s1[:, index], reading.s2[:, index])
+        params = posterior.parameters(metric, sums_of(reading, index), spec.priors(index))
         least, most = metric.scale
         low, high = posterior.interval(params, LEVEL)
         for row, scaled in enumerate((posterior.moments(params)[0], low, high)):

@@ -13,7 +13,7 @@ from bandit.allocators.base import Utility
 from bandit.kernels.best_arm import NORMAL
 from bandit.ledger import FloatArray
 from bandit.posteriors import POSTERIORS
-from bandit.reading import Reading
+from bandit.reading import MetricSums, Reading, Sums
 from bandit.spec.model import Direction, ExperimentSpec, Metric, Term
 
 LEAST_SD = 1e-12
@@ -43,12 +43,17 @@ def _part(
     assert index is not None
     metric = spec.metrics[index]
     posterior = POSTERIORS[metric.kind]
-    params = posterior.parameters(metric, reading.n[:, index], reading.s1[:, index], reading.s2[:, index])
+    params = posterior.parameters(metric, sums_of(reading, index), spec.priors(index))
     if metric.direction is Direction.MINIMIZE:
         params = posterior.mirrored(params)
     mean, sd = posterior.moments(params)
     slope, base = _scale(metric, term)
     return (posterior.family, params), mean, sd, slope, base, reading.n[:, index]
+
+
+def sums_of(reading: Reading, index: int) -> MetricSums:
+    """The sums of one metric's own channel."""
+    return MetricSums(Sums(reading.n[:, index], reading.s1[:, index], reading.s2[:, index]))
 
 
 def _scale(metric: Metric, term: Term) -> tuple[float, float]:

@@ -70,7 +70,10 @@ def _fill(message: Message, part: BaseModel) -> None:
         value = getattr(part, field.name.removesuffix(_SUFFIX))
         if value is None:
             continue
-        if _is_map(field):
+        if _is_map(field) and _value_of(field).message_type is not None:
+            for key, each in value.items():
+                _fill_message(getattr(message, field.name)[key], each)
+        elif _is_map(field):
             shares = field.name.endswith(_SUFFIX)
             getattr(message, field.name).update(
                 {key: share_ppm(each) if shares else each for key, each in value.items()}
@@ -125,6 +128,9 @@ def _read(message: Message, path: str, wrong: list[Violation]) -> dict[str, obje
 def _read_map(
     field: FieldDescriptor, value: Mapping[str, Any], path: str, wrong: list[Violation]
 ) -> dict[str, object] | None:
+    if _value_of(field).message_type is not None:
+        each = sorted(value.items())
+        return {key: _read(part, f"{path}.{key}", wrong) for key, part in each} or None
     if not field.name.endswith(_SUFFIX):
         return dict(sorted(value.items())) or None
     shares = {key: _share(ppm, f"{path}.{key}", wrong) for key, ppm in sorted(value.items())}
@@ -207,3 +213,10 @@ def _fields(message: Message) -> list[FieldDescriptor]:
 
 def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _value_of(field: FieldDescriptor) -> FieldDescriptor:
+    """The value's field of a map."""
+    entry = field.message_type
+    assert entry is not None
+    return entry.fields_by_name["value"]

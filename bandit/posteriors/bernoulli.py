@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bandit.kernels.best_arm import BETA
 from bandit.kernels.quantile import quantiles
 from bandit.ledger import FloatArray
-from bandit.spec.model import Metric
+from bandit.posteriors.base import beliefs
+from bandit.reading import MetricSums
+from bandit.spec.model import Metric, Prior
 
 
 class Bernoulli:
@@ -15,13 +19,12 @@ class Bernoulli:
 
     family = BETA
 
-    def parameters(self, metric: Metric, n: FloatArray, s1: FloatArray, s2: FloatArray) -> FloatArray:
+    def parameters(self, metric: Metric, sums: MetricSums, priors: Sequence[Prior | None] = ()) -> FloatArray:
         """See Posterior. b counts failures n - s, never exposures."""
-        a0, b0 = 1.0, 1.0
-        if metric.prior is not None:
-            a0 = metric.prior.mean * metric.prior.strength
-            b0 = (1.0 - metric.prior.mean) * metric.prior.strength
-        return np.stack([a0 + np.maximum(s1, 0.0), b0 + np.maximum(n - s1, 0.0)], axis=1)
+        n, s1, _ = sums.value
+        mean, strength = beliefs(metric, priors, 0.5, 2.0, n.size)
+        a = mean * strength + np.maximum(s1, 0.0)
+        return np.stack([a, (1.0 - mean) * strength + np.maximum(n - s1, 0.0)], axis=1)
 
     def moments(self, params: FloatArray) -> tuple[FloatArray, FloatArray]:
         """See Posterior."""

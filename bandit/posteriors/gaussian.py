@@ -6,12 +6,16 @@ t with 2a degrees of freedom around m, scale sqrt(b / (a k)) (Murphy 2007, eq. 8
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bandit.kernels.best_arm import STUDENT_T
 from bandit.kernels.quantile import quantiles
 from bandit.ledger import ONE, FloatArray
-from bandit.spec.model import Metric
+from bandit.posteriors.base import beliefs
+from bandit.reading import MetricSums
+from bandit.spec.model import Metric, Prior
 
 MIDDLE = 0.5
 STRENGTH = 0.1
@@ -36,13 +40,11 @@ class Gaussian:
 
     family = STUDENT_T
 
-    def parameters(self, metric: Metric, n: FloatArray, s1: FloatArray, s2: FloatArray) -> FloatArray:
+    def parameters(self, metric: Metric, sums: MetricSums, priors: Sequence[Prior | None] = ()) -> FloatArray:
         """See Posterior."""
+        n, s1, s2 = sums.value
         total = float(n.sum())
-        m0, k0 = (float(s1.sum()) / total if total > 0.0 else MIDDLE), STRENGTH
-        if metric.prior is not None:
-            low, high = metric.scale
-            m0, k0 = (metric.prior.mean - low) / (high - low), metric.prior.strength
+        m0, k0 = beliefs(metric, priors, float(s1.sum()) / total if total > 0.0 else MIDDLE, STRENGTH, n.size)
         spread, freedom = float(squares(n, s1, s2).sum()), float(np.maximum(n - 1.0, 0.0).sum())
         return nig(n, s1, s2, m0, k0, A0, A0 * (SD_GUESS**2 + spread) / (1.0 + freedom))
 
@@ -73,10 +75,16 @@ def squares(n: FloatArray, s1: FloatArray, s2: FloatArray) -> FloatArray:
 
 
 def nig(
-    n: FloatArray, s1: FloatArray, s2: FloatArray, m0: float, k0: float, a0: float, b0: float
+    n: FloatArray,
+    s1: FloatArray,
+    s2: FloatArray,
+    m0: FloatArray | float,
+    k0: FloatArray | float,
+    a0: float,
+    b0: float,
 ) -> FloatArray:
     """[K, 3] location, scale and degrees of freedom from sums and a normal-inverse-gamma prior; k0, a0, b0 > 0."""
-    mean = np.divide(s1, n, out=np.full_like(s1, m0), where=n > 0.0)
+    mean = np.divide(s1, n, out=np.zeros_like(s1) + m0, where=n > 0.0)
     k = k0 + n
     a = a0 + 0.5 * n
     b = b0 + 0.5 * squares(n, s1, s2) + 0.5 * k0 * n * (mean - m0) ** 2 / k

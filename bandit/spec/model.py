@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StrictBool, field_validator
 
 from bandit.spec.choice import Allocator, Term
-from bandit.spec.frozen import Frozen, Name
+from bandit.spec.frozen import Frozen, MetricKey, Name
 from bandit.spec.guardrail import Guardrail
 from bandit.spec.metric import Direction, Metric, MetricKind, Prior
 from bandit.spec.quantity import (
@@ -95,6 +95,10 @@ class Arm(Frozen):
         default_factory=dict, description="free text for people and gateways"
     )
     bounds: ArmBounds = ArmBounds()
+    prior: Annotated[dict[MetricKey, Prior], Field(max_length=MAX_METRICS)] = Field(
+        default_factory=dict,
+        description="belief about this arm before any reward, by metric; left out: the metric's own prior",
+    )
 
 
 class Unit(Frozen):
@@ -180,6 +184,11 @@ class ExperimentSpec(Frozen):
     def metric_index(self, name: str) -> int | None:
         """Index of the metric of that name, or None."""
         return next((index for index, metric in enumerate(self.metrics) if metric.name == name), None)
+
+    def priors(self, metric: int) -> tuple[Prior | None, ...]:
+        """Belief about each arm before any reward of one metric: the arm's own, else the metric's, else None."""
+        found = self.metrics[metric]
+        return tuple(arm.prior.get(found.name, found.prior) for arm in self.arms)
 
     def bounds_ppm(self, index: int) -> tuple[int, int, int]:
         """(floor, cap, ramp per minute) of an arm in ppm, its own fields before the experiment's."""

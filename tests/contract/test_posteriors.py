@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bandit.allocate import Proposal, propose
+from bandit.objective import sums_of
 from bandit.posteriors import POSTERIORS
 from bandit.posteriors.base import Posterior
 from bandit.reading import Reading
@@ -109,7 +110,7 @@ def test_the_unit_of_a_metric_does_not_matter(allocator: str) -> None:
 def test_moments_agree_with_the_family(kind: MetricKind) -> None:
     posterior = POSTERIORS[kind]
     reading = sums(kind, [0.2, 0.7], 400)
-    params = posterior.parameters(metric(kind), reading.n[:, 0], reading.s1[:, 0], reading.s2[:, 0])
+    params = posterior.parameters(metric(kind), sums_of(reading, 0))
     mean, sd = posterior.moments(params)
     assert mean == pytest.approx([0.2, 0.7], abs=0.01)
     low, high = posterior.interval(params, 0.95)
@@ -126,7 +127,7 @@ def test_more_evidence_is_narrower_and_the_prior_holds_without_any(kind: MetricK
     widths = []
     for n in (0.0, 1.0, 10.0, 1000.0, 1e12):
         reading = sums(kind, [0.6], n)
-        params = posterior.parameters(prior, reading.n[:, 0], reading.s1[:, 0], reading.s2[:, 0])
+        params = posterior.parameters(prior, sums_of(reading, 0))
         mean, sd = posterior.moments(params)
         widths.append(sd[0])
         if n == 0:
@@ -142,7 +143,7 @@ def test_more_evidence_is_narrower_and_the_prior_holds_without_any(kind: MetricK
 def test_hostile_sums_stay_finite(kind: MetricKind, n: float, mean: float, sd: float) -> None:
     posterior: Posterior = POSTERIORS[kind]
     reading = sums(kind, [mean, mean], n, sd)
-    params = posterior.parameters(metric(kind), reading.n[:, 0], reading.s1[:, 0], reading.s2[:, 0])
+    params = posterior.parameters(metric(kind), sums_of(reading, 0))
     assert np.isfinite(params).all()
     assert (params[:, 1] > 0).all()
     for values in (*posterior.moments(params), *posterior.interval(params, 0.95)):

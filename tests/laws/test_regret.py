@@ -17,6 +17,7 @@ from bandit.kernels.best_arm import BETA, STUDENT_T, best_arm
 from bandit.kernels.ucb import kl_ucb_index
 from bandit.ledger import FloatArray
 from bandit.posteriors.gaussian import Gaussian
+from bandit.reading import MetricSums, Sums
 from bandit.spec.model import Metric
 
 CANARY = np.array([0.10, 0.11, 0.105, 0.09, 0.08])
@@ -91,7 +92,8 @@ def test_a_loose_range_costs_no_regret(declared: tuple[float, float]) -> None:
         chance = np.random.default_rng(seed)
         n, s1, s2 = np.zeros(4), np.zeros(4), np.zeros(4)
         for _ in range(40):
-            served = chance.multinomial(500, best_arm(STUDENT_T, Gaussian().parameters(metric, n, s1, s2)).p)
+            params = Gaussian().parameters(metric, MetricSums(Sums(n, s1, s2)))
+            served = chance.multinomial(500, best_arm(STUDENT_T, params).p)
             for arm, count in enumerate(served):
                 x = (chance.normal(means[arm], 100.0, count) - low) / (high - low)
                 s1[arm] += x.sum()

@@ -14,8 +14,10 @@ from bandit.kernels.best_arm import BETA, GAMMA, LOGNORMAL, NORMAL, STUDENT_T, b
 from bandit.kernels.quantile import quantiles
 from bandit.kernels.simplex import project_kl
 from bandit.kernels.ucb import fluid_weights, kl_ucb_index
+from bandit.ledger import FloatArray
 from bandit.posteriors.bernoulli import Bernoulli
 from bandit.posteriors.gaussian import Gaussian, nig, squares
+from bandit.reading import MetricSums, Sums
 from bandit.spec.model import Metric
 from tests.oracles import slow_allocation
 
@@ -183,13 +185,17 @@ def test_normal_inverse_gamma(row: dict[str, Any]) -> None:
     assert scale == pytest.approx(float(row["t_scale"]), rel=1e-12 if exact else 1e-4)
 
 
+def of(n: FloatArray, s1: FloatArray, s2: FloatArray) -> MetricSums:
+    return MetricSums(Sums(n, s1, s2))
+
+
 def metric(**changes: Any) -> Metric:
     return Metric.model_validate({"name": "m", "kind": "bernoulli", "direction": "maximize"} | changes)
 
 
 def test_failures_are_not_exposures() -> None:
     """95 of 100 under a uniform prior: 96 / 102, not 96 / 197."""
-    params = Bernoulli().parameters(metric(), np.array([100.0]), np.array([95.0]), np.array([95.0]))
+    params = Bernoulli().parameters(metric(), of(np.array([100.0]), np.array([95.0]), np.array([95.0])))
     assert Bernoulli().moments(params)[0][0] == pytest.approx(0.941176470588, abs=1e-9)
 
 
@@ -197,7 +203,7 @@ def test_two_equal_values_are_not_certainty() -> None:
     gaussian = Gaussian()
     for n in (0.0, 1.0, 2.0):
         params = gaussian.parameters(
-            metric(kind="gaussian"), np.array([n]), np.array([n * 0.4]), np.array([n * 0.16])
+            metric(kind="gaussian"), of(np.array([n]), np.array([n * 0.4]), np.array([n * 0.16]))
         )
         mean, sd = gaussian.moments(params)
         assert np.isfinite(params).all()
@@ -212,7 +218,7 @@ def test_a_large_mean_hides_no_spread(centre: float) -> None:
     low, high = centre - 50.0, centre + 50.0
     x = (np.array([centre - spread, centre + spread]) - low) / (high - low)
     sums = np.array([n / 2 * x.sum()]), np.array([n / 2 * (x**2).sum()])
-    params = Gaussian().parameters(metric(kind="gaussian", range=(low, high)), np.array([n]), *sums)
+    params = Gaussian().parameters(metric(kind="gaussian", range=(low, high)), of(np.array([n]), *sums))
     sd_of_mean = Gaussian().moments(params)[1][0] * (high - low)
     assert sd_of_mean * np.sqrt(n) == pytest.approx(1.0, rel=1e-3)
 
@@ -230,8 +236,10 @@ def test_a_loose_range_slows_learning_little() -> None:
     n = np.full(3, 200.0)
     x, sd = (300.0 + 1000.0) / 1e6, 100.0 / 1e6
     params = Gaussian().parameters(
-        metric(kind="gaussian", range=(-1000, 999_000)), n, n * x, n * (x * x + sd * sd)
+        metric(kind="gaussian", range=(-1000, 999_000)), of(n, n * x, n * (x * x + sd * sd))
     )
     assert Gaussian().moments(params)[1] * 1e6 == pytest.approx([100 / np.sqrt(200)] * 3, rel=25.0)
-    tight = Gaussian().parameters(metric(kind="gaussian", range=(0, 1000)), n, n * 0.3, n * (0.3**2 + 0.1**2))
+    tight = Gaussian().parameters(
+        metric(kind="gaussian", range=(0, 1000)), of(n, n * 0.3, n * (0.3**2 + 0.1**2))
+    )
     assert Gaussian().moments(tight)[1] * 1e3 == pytest.approx([100 / np.sqrt(200)] * 3, rel=0.02)
