@@ -17,6 +17,8 @@ from bandit.reading import MetricSums, Reading, Sums
 from bandit.spec.model import Direction, ExperimentSpec, Metric, Term
 
 LEAST_SD = 1e-12
+MOST_VARIANCE = 0.25
+"""Of anything in [0, 1] (Popoviciu); what is assumed before any reward."""
 
 
 def utility(spec: ExperimentSpec, reading: Reading) -> Utility:
@@ -29,10 +31,24 @@ def utility(spec: ExperimentSpec, reading: Reading) -> Utility:
     span = sum(slope for _, _, _, slope, _, _ in parts)
     observations = np.min([n for *_, n in parts], axis=0)
     unit_mean = np.clip((mean - lowest) / span, 0.0, 1.0)
+    one = np.clip(_of_one(spec, reading) / span**2, 0.0, MOST_VARIANCE)
     if len(parts) == 1:
         (family, params), _, _, slope, _, _ = parts[0]
-        return Utility(family, params, slope, mean, sd, unit_mean, observations)
-    return Utility(NORMAL, np.stack([mean, sd], axis=1), 1.0, mean, sd, unit_mean, observations)
+        return Utility(family, params, slope, mean, sd, unit_mean, observations, one, span)
+    return Utility(NORMAL, np.stack([mean, sd], axis=1), 1.0, mean, sd, unit_mean, observations, one, span)
+
+
+def _of_one(spec: ExperimentSpec, reading: Reading) -> FloatArray:
+    """[K] variance of one request's utility, its terms taken as independent."""
+    total = np.zeros(len(spec.arms))
+    for term in spec.objective:
+        index = spec.metric_index(term.metric)
+        assert index is not None
+        n, s1, s2 = reading.n[:, index], reading.s1[:, index], reading.s2[:, index]
+        seen = np.maximum(n, 1.0)
+        each = np.where(n > 0.0, np.maximum(s2 / seen - (s1 / seen) ** 2, 0.0), MOST_VARIANCE)
+        total += _scale(spec.metrics[index], term)[0] ** 2 * each
+    return total
 
 
 def _part(

@@ -19,6 +19,8 @@ class Utility:
     ``family``, ``params`` [K, P]: for ``kernels.best_arm``, in units of which ``unit`` make one of the objective
     (affine maps do not change who is best). ``mean``, ``sd`` [K] in units of the objective. ``unit_mean`` [K]: mean
     utility as a part of what the declared ranges allow, in [0, 1]. ``observations`` [K]: the fewest over the terms.
+    ``variance`` [K]: of one request's utility on the scale of ``unit_mean``, so at most 1/4; 1/4 before any reward.
+    ``span``: what ``unit_mean`` = 0 and 1 are apart, in units of the objective.
     """
 
     family: int
@@ -28,6 +30,8 @@ class Utility:
     sd: FloatArray
     unit_mean: FloatArray
     observations: FloatArray
+    variance: FloatArray
+    span: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def beta_utility(successes: FloatArray, n: FloatArray) -> Utility:
     params = np.stack([1 + successes, 1 + n - successes], axis=1)
     mean = params[:, 0] / params.sum(axis=1)
     sd = np.sqrt(mean * (1 - mean) / (params.sum(axis=1) + 1))
-    return Utility(BETA, params, 1.0, mean, sd, mean, n)
+    return Utility(BETA, params, 1.0, mean, sd, mean, n, mean * (1 - mean))
 
 
 def weights(name: str, problem: Problem) -> FloatArray:
@@ -62,7 +62,9 @@ def test_random_posteriors_rank_finitely(family: int, columns: int) -> None:
         params[:, 1] = 10 ** chance.uniform(-12, 0, arms)
         if columns == 3:
             params[:, 2] = 2 * 10 ** chance.uniform(0, 9, arms)
-        value = Utility(family, params, 1.0, params[:, 0], params[:, 1], params[:, 0], np.ones(arms))
+        value = Utility(
+            family, params, 1.0, params[:, 0], params[:, 1], params[:, 0], np.ones(arms), np.full(arms, 0.25)
+        )
         p_best, loss = rank(value, np.ones(arms, np.bool_))
         assert np.isfinite(p_best).all()
         assert np.isfinite(loss).all()

@@ -28,7 +28,7 @@ def weights(name: str, successes: FloatArray, n: FloatArray, batch: float) -> Fl
     params = np.stack([1.0 + successes, 1.0 + n - successes], axis=1)
     mean = params[:, 0] / params.sum(axis=1)
     live = np.ones(n.size, np.bool_)
-    value = Utility(BETA, params, 1.0, mean, mean, mean, n)
+    value = Utility(BETA, params, 1.0, mean, mean, mean, n, mean * (1 - mean))
     p_best = rank(value, live)[0] if name == "thompson" else mean
     return ALLOCATORS[name].weights(Problem(value, n, live, batch), p_best)
 
