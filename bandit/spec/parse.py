@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bandit.errors import InvalidArgument, Violation
 from bandit.spec.check import findings
@@ -14,9 +14,12 @@ from bandit.spec.mend import mend, touches, value_at
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.plain import Plain
 from bandit.spec.sentences import Seen, explain, suggest
-from bandit.spec.tree import UNREAD, read
+from bandit.spec.tree import UNREAD, Tree, read
 
 MAX_PROBLEMS = 200
+
+Part = TypeVar("Part", bound=BaseModel)
+Check: TypeAlias = Callable[[Part], Iterable[tuple[Loc, str]]]
 
 
 class _Problem(NamedTuple):
@@ -32,7 +35,9 @@ class _Problem(NamedTuple):
     def meant(self) -> Loc | None:
         """The field that an unknown key probably stands for."""
         near = (
-            suggest(self.loc) if isinstance(self.told, Seen) and self.told.kind == "extra_forbidden" else None
+            suggest(self.loc, self.told.root)
+            if isinstance(self.told, Seen) and self.told.kind == "extra_forbidden"
+            else None
         )
         return (*self.loc[:-1], *near) if near else None
 
@@ -50,6 +55,32 @@ def parse_yaml(text: str, path: str = "<spec>") -> ExperimentSpec:
         spec, problems = _build(tree.root, tree.written, [fault.loc for fault in tree.faults])
     if spec is not None and not tree.faults:
         return spec
+    raise _placed(tree, problems, path)
+
+
+def parse_model(text: str, path: str, model: type[Part], begin: str, check: Check[Part]) -> Part:
+    """A document of another kind, such as a world, by the same rules and with the same errors as a spec.
+
+    ``model``: its type, made of the parts of a spec file. ``begin``: how it may begin. ``check``: (path, sentence) of
+    each rule between its fields that is broken; it is asked once all fields are right.
+    """
+    tree = read(text, begin)
+    found: Part | None = None
+    problems: list[_Problem] = []
+    if tree.root is not UNREAD:
+        try:
+            found = model.model_validate(tree.root)
+        except ValidationError as error:
+            problems = _field_problems(error, tree.written, model)
+        else:
+            problems = [_Problem(loc, sentence) for loc, sentence in check(found)]
+    if found is not None and not tree.faults and not problems:
+        return found
+    raise _placed(tree, problems, path)
+
+
+def _placed(tree: Tree, problems: Iterable[_Problem], path: str) -> InvalidArgument:
+    """The refusal of a document, its mistakes in the order of the file."""
     hidden = [fault.loc for fault in tree.faults if fault.hides]
     places = [(fault.mark, _Problem(fault.loc, fault.sentence)) for fault in tree.faults]
     places += [
@@ -58,7 +89,7 @@ def parse_yaml(text: str, path: str = "<spec>") -> ExperimentSpec:
         if not _within(problem.loc, hidden)
     ]
     places.sort(key=lambda place: place[0])
-    raise _refusal(
+    return _refusal(
         [problem for _, problem in places], [f"{path}:{mark.line}:{mark.column}: " for mark, _ in places]
     )
 
@@ -127,7 +158,9 @@ def _build(
     return (None if problems else spec), problems
 
 
-def _field_problems(error: ValidationError, written: Mapping[Loc, str]) -> list[_Problem]:
+def _field_problems(
+    error: ValidationError, written: Mapping[Loc, str], root: type[BaseModel] = ExperimentSpec
+) -> list[_Problem]:
     found: dict[tuple[Loc, str], _Problem] = {}
     for each in error.errors(include_url=False):
         loc, kind, value, terms = each["loc"], each["type"], each["input"], each.get("ctx", {})
@@ -138,6 +171,6 @@ def _field_problems(error: ValidationError, written: Mapping[Loc, str]) -> list[
             kind, loc, terms = "too_short", loc[:-1], {}
         key = loc[-1:] == ("[key]",)
         loc = loc[:-1] if key else loc
-        seen = Seen(kind, loc, value, terms, None if key else written.get(loc), each["msg"])
+        seen = Seen(kind, loc, value, terms, None if key else written.get(loc), each["msg"], root)
         found.setdefault((loc, kind), _Problem(loc, seen, key or kind == "extra_forbidden"))
     return list(found.values())

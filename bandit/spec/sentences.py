@@ -41,7 +41,9 @@ _SYNONYMS = {
 
 
 class Seen(NamedTuple):
-    """One error of the types: its ``kind``, the ``value`` at ``loc``, and how that was written without quotes."""
+    """One error of the types: its ``kind``, the ``value`` at ``loc``, and how that was written without quotes.
+
+    ``root``: the type of the whole document."""
 
     kind: str
     loc: Loc
@@ -49,6 +51,7 @@ class Seen(NamedTuple):
     terms: Mapping[str, Any]
     written: str | None
     message: str
+    root: type[BaseModel] = ExperimentSpec
 
     def shown(self) -> str:
         """The value in few words."""
@@ -74,9 +77,9 @@ def show(value: object) -> str:
     return cut(text)
 
 
-def suggest(loc: Loc) -> tuple[str, ...] | None:
+def suggest(loc: Loc, root: type[BaseModel] = ExperimentSpec) -> tuple[str, ...] | None:
     """The keys, below the mapping that holds the unknown key ``loc[-1]``, which that key may stand for."""
-    model = model_at(loc[:-1])
+    model = model_at(loc[:-1], root)
     key = str(loc[-1])
     if model is None or len(key) > _LONGEST_KEY:
         return None
@@ -96,17 +99,17 @@ def suggest(loc: Loc) -> tuple[str, ...] | None:
     return known[near[0]] if near else None
 
 
-def model_at(loc: Loc) -> type[BaseModel] | None:
+def model_at(loc: Loc, root: type[BaseModel] = ExperimentSpec) -> type[BaseModel] | None:
     """The type of the mapping at ``loc``; None where keys are free."""
-    field = field_at(loc)
+    field = field_at(loc, root)
     if not loc:
-        return ExperimentSpec
+        return root
     return model_in(field.annotation) if field else None
 
 
-def field_at(loc: Loc) -> FieldInfo | None:
+def field_at(loc: Loc, root: type[BaseModel] = ExperimentSpec) -> FieldInfo | None:
     """The innermost field on the way to ``loc``."""
-    model: type[BaseModel] | None = ExperimentSpec
+    model: type[BaseModel] | None = root
     field = None
     for key in loc:
         if isinstance(key, str) and model:
@@ -150,25 +153,27 @@ def _choices(field: FieldInfo | None) -> list[str]:
     return []
 
 
-def _described(loc: Loc) -> str:
-    field = field_at(loc)
+def _described(seen: Seen) -> str:
+    field = field_at(seen.loc, seen.root)
     return field.description or "" if field else ""
 
 
-def _or_leave_out(loc: Loc) -> str:
-    field = field_at(loc)
-    return "" if field is None or field.is_required() or isinstance(loc[-1], int) else ", or leave it out"
+def _or_leave_out(seen: Seen) -> str:
+    field = field_at(seen.loc, seen.root)
+    return (
+        "" if field is None or field.is_required() or isinstance(seen.loc[-1], int) else ", or leave it out"
+    )
 
 
 def _missing(seen: Seen) -> str:
     if isinstance(seen.loc[-1], int):
         return "fewer than two numbers; write [low, high]"
-    return f"missing; add {seen.loc[-1]} ({_described(seen.loc)})"
+    return f"missing; add {seen.loc[-1]} ({_described(seen)})"
 
 
 def _unknown_key(seen: Seen) -> str:
-    model = model_at(seen.loc[:-1])
-    near = suggest(seen.loc)
+    model = model_at(seen.loc[:-1], seen.root)
+    near = suggest(seen.loc, seen.root)
     hint = f"did you mean {'.'.join(near)}? " if near else ""
     return f"unknown key; {hint}allowed: {', '.join(model.model_fields) if model else 'none'}"
 
@@ -202,7 +207,7 @@ def _long_text(seen: Seen) -> str:
 
 
 def _nothing(seen: Seen, what: str) -> str:
-    return f"nothing is written here; write {what}{_or_leave_out(seen.loc)}"
+    return f"nothing is written here; write {what}{_or_leave_out(seen)}"
 
 
 def _boolean(seen: Seen) -> str:
@@ -224,7 +229,7 @@ def _boolean(seen: Seen) -> str:
 
 
 def _choice(seen: Seen) -> str:
-    choices = _choices(field_at(seen.loc))
+    choices = _choices(field_at(seen.loc, seen.root))
     if seen.value is None:
         return _nothing(seen, " or ".join(choices))
     near = get_close_matches(str(seen.value)[:_LONGEST_KEY].lower(), choices, 1)
@@ -233,7 +238,7 @@ def _choice(seen: Seen) -> str:
 
 
 def _not_a_number(seen: Seen) -> str:
-    value, limits = seen.value, _allowed(seen.loc)
+    value, limits = seen.value, _allowed(seen)
     if value is None:
         return _nothing(seen, f"a number{limits}")
     if isinstance(value, Odd) and not value.word:
@@ -252,20 +257,20 @@ def _not_a_number(seen: Seen) -> str:
 
 
 def _not_finite(seen: Seen) -> str:
-    return f"{seen.shown()} is not a finite number; write one{_allowed(seen.loc)}"
+    return f"{seen.shown()} is not a finite number; write one{_allowed(seen)}"
 
 
 def _beyond(seen: Seen) -> str:
-    limits = _limits(field_at(seen.loc))
+    limits = _limits(field_at(seen.loc, seen.root))
     per_cent = isinstance(seen.value, int | float) and 1 < seen.value <= 100
     hint = ""
     if per_cent and 1 in (limits.get("le"), limits.get("lt")):
         hint = f"; for {seen.value:g} % write {float(str(seen.value)) / 100:.10g}"
-    return f"{seen.shown()} is not allowed{_allowed(seen.loc)}{hint}"
+    return f"{seen.shown()} is not allowed{_allowed(seen)}{hint}"
 
 
-def _allowed(loc: Loc) -> str:
-    limits = _limits(field_at(loc))
+def _allowed(seen: Seen) -> str:
+    limits = _limits(field_at(seen.loc, seen.root))
     if "ge" in limits and "le" in limits:
         return f"; allowed: {limits['ge']:.15g} to {limits['le']:.15g}"
     words = " and ".join(f"{words} {limits[sign]:.15g}" for sign, words in _SIGNS.items() if sign in limits)
@@ -273,7 +278,7 @@ def _allowed(loc: Loc) -> str:
 
 
 def _mapping(seen: Seen) -> str:
-    model = model_at(seen.loc)
+    model = model_at(seen.loc, seen.root)
     keys = ", ".join(list(model.model_fields)[:4]) if model else "name: value"
     if seen.value is None:
         return _nothing(seen, f"its keys ({keys}) below it, indented")
@@ -297,7 +302,7 @@ def _count(seen: Seen) -> str:
     if seen.loc[-1] in ("range", "scale"):
         return f"a list of {length}; write two numbers: [low, high]"
     if least is not None:
-        return f"{length} given; at least {least} needed ({_described(seen.loc)}): add what is missing"
+        return f"{length} given; at least {least} needed ({_described(seen)}): add what is missing"
     return f"{length} given; at most {most} allowed: remove some"
 
 

@@ -100,8 +100,10 @@ class Tree:
         return self.values.get((), Mark(1, 1))
 
 
-def read(text: str) -> Tree:
-    """Values, places and faults of one YAML document of at most MAX_BYTES. Raises nothing."""
+def read(text: str, begin: str = "experiment: NAME") -> Tree:
+    """Values, places and faults of one YAML document of at most MAX_BYTES. Raises nothing.
+
+    ``begin``: how such a document may begin, told where there is none."""
     tree = Tree()
     text = text.removeprefix("\ufeff")
     if fault := _unfit(text):
@@ -119,7 +121,7 @@ def read(text: str) -> Tree:
         tree.faults = [Fault((), Mark(1, 1), f"not YAML ({error}); mend the text")]
     else:
         if tree.root in (UNREAD, None) and not tree.faults:
-            tree.faults = [Fault((), Mark(1, 1), "the file is empty; begin it with `experiment: NAME`")]
+            tree.faults = [Fault((), Mark(1, 1), f"the file is empty; begin it with `{begin}`")]
             tree.root = UNREAD
         return tree
     tree.root = UNREAD
