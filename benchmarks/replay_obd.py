@@ -1,6 +1,6 @@
 """Replays a file of logged recommendations through a running banditd, and compares every count with the ledger's.
 
-    uv run python benchmarks/replay_obd.py FILE.csv[.gz] [--server HOST:PORT] [--allocator thompson|ucb|fixed] [--json]
+    uv run python benchmarks/replay_obd.py FILE.csv[.gz] [--server HOST:PORT] [--allocator thompson|kl_ucb|fixed] [--json]
 
 Each logged impression asks for a decision (unit: the row). Where the arm chosen is the item that was logged, the
 logged click is reported with the decision's token and the logged time; the other rows bring no reward (replay: Li,
@@ -316,7 +316,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Replays logged recommendations through banditd.")
     parser.add_argument("file", type=Path, help="CSV, or gzip of it, in the form of the Open Bandit Dataset")
     parser.add_argument("--server", help="HOST:PORT of a running banditd; left out: starts its own")
-    parser.add_argument("--allocator", choices=("thompson", "ucb", "fixed"), default="thompson")
+    parser.add_argument("--allocator", choices=("thompson", "kl_ucb", "fixed"), default="thompson")
     parser.add_argument(
         "--rows-per-second", type=float, default=ROWS_PER_S, help="0: as fast as it goes; less time to learn"
     )

@@ -7,6 +7,6 @@ from bandit.allocators.ucb import Ucb
 
 ALLOCATORS: dict[str, Allocator] = {
     "thompson": Thompson(),
-    "ucb": Ucb(),
+    "kl_ucb": Ucb(),
     "fixed": Fixed(),
 }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from bandit.spec.check_choice import choice_findings
+from bandit.spec.check_metrics import metric_findings
 from bandit.spec.finding import ANY, Finding, Loc, listed, unknown
 from bandit.spec.model import (
     Arm,
@@ -37,9 +39,10 @@ def findings(spec: ExperimentSpec) -> Iterator[Finding]:
     ):
         yield from _unique(section, "name", names, f"a second {kind} of this name")
     yield from _digests(spec.arms)
-    yield from _ranges(spec.metrics)
+    yield from metric_findings(spec.metrics, spec.arms)
     yield from _objective(spec.objective, spec.metrics)
     yield from share_findings(spec)
+    yield from choice_findings(spec)
     yield from _cohorts(spec)
     for index, guardrail in enumerate(spec.guardrails):
         yield from _guardrail(index, guardrail, spec.metrics)
@@ -89,17 +92,6 @@ def _digests(arms: Sequence[Arm]) -> Iterator[Finding]:
             )
 
 
-def _ranges(metrics: Sequence[Metric]) -> Iterator[Finding]:
-    for index, metric in enumerate(metrics):
-        if metric.kind is MetricKind.GAUSSIAN and "range" not in metric.model_fields_set:
-            yield Finding(
-                ("metrics", index, "range"),
-                f"missing; a gaussian metric such as {metric.name} needs the lowest and highest legal value, "
-                "outside of which a reward is rejected: add range: [low, high]",
-                (("metrics", index, "range"), ("metrics", index, "kind")),
-            )
-
-
 def _objective(terms: Sequence[Term], metrics: Sequence[Metric]) -> Iterator[Finding]:
     yield from _unique("objective", "metric", [term.metric for term in terms], "a second term of this metric")
     places = {metric.name: index for index, metric in enumerate(metrics)}
@@ -111,7 +103,7 @@ def _objective(terms: Sequence[Term], metrics: Sequence[Metric]) -> Iterator[Fin
                 loc, unknown(term.metric, list(places), "a metric"), (loc, ("metrics", ANY, "name"))
             )
             continue
-        low, high = metrics[place].range
+        low, high = metrics[place].scale
         if term.scale and (term.scale[1] <= low or term.scale[0] >= high):
             yield Finding(
                 ("objective", index, "scale"),

@@ -27,12 +27,61 @@ class Term(Frozen):
         return None if value is None else increasing(value)
 
 
+AllocatorKind = Literal[
+    "thompson",
+    "top_two",
+    "exploration",
+    "ucb1",
+    "ucb_v",
+    "ucb1_tuned",
+    "kl_ucb",
+    "kl_ucb_plus",
+    "bayes_ucb",
+    "epsilon_greedy",
+    "fixed",
+]
+
+
 class Allocator(Frozen):
     """The rule from posteriors to weights."""
 
-    kind: Literal["thompson", "ucb", "fixed"] = Field(
-        "thompson", description="thompson or ucb: learn from rewards; fixed: the weights given here"
+    kind: AllocatorKind = Field(
+        "thompson",
+        description="thompson: earn most while learning; top_two, exploration: find the best arm soonest; ucb1, ucb_v, "
+        "ucb1_tuned, kl_ucb, kl_ucb_plus, bayes_ucb: optimism, poured over the arms; epsilon_greedy: the best so far "
+        "and an even part; fixed: the weights given here",
     )
     weights: dict[Name, Share] = Field(
         default_factory=dict, description="fixed only: share of each arm; they add up to 1"
+    )
+    beta: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] = Field(
+        0.5, description="top_two only: part of the traffic that goes to the leader, between 0 and 1"
+    )
+    epsilon: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
+        0.1, description="epsilon_greedy only: part of the traffic that all arms share evenly, 0 to 1"
+    )
+
+
+class Constraint(Frozen):
+    """What an arm must keep to be preferred: a bound on its mean that holds with a probability, by its posterior."""
+
+    metric: MetricKey = Field(description="name of the metric")
+    limit: Value | None = Field(
+        None,
+        description="the mean is at most this (minimize) or at least this (maximize), in the metric's unit",
+    )
+    within: Annotated[float, Field(gt=0, le=1e12), BeforeValidator(number)] | None = Field(
+        None, description="the mean is at most so far from that of the best arm, in the metric's unit"
+    )
+    probability: Annotated[float, Field(ge=0.5, lt=1), BeforeValidator(number)] = Field(
+        0.95, description="how sure it must be that an arm keeps it, and that it does not to be left out"
+    )
+
+
+class Budget(Frozen):
+    """What a day may cost; dear arms give way as it is used up, down to their floors."""
+
+    metric: MetricKey = Field(description="name of the metric that is spent, one that is minimised")
+    per_day: Annotated[float, Field(gt=0, le=1e15), BeforeValidator(number)] = Field(
+        description="most that all decisions of a day (UTC) should cost together, in the metric's unit"
     )

@@ -10,14 +10,21 @@ from pydantic import BaseModel
 
 from bandit.spec.effects import effect_of
 from bandit.spec.finding import Loc, dotted
+from bandit.spec.metric import Metric
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.render import to_mapping, to_short_mapping
 
 # Sections that are lists, and the key that names an item.
-_LISTS = {"arms": "name", "metrics": "name", "objective": "metric", "guardrails": "name"}
+_LISTS = {
+    "arms": "name",
+    "metrics": "name",
+    "objective": "metric",
+    "constraints": "metric",
+    "guardrails": "name",
+}
 
 # Sections that are one thing: they come and go as a whole.
-_WHOLE = ("cohorts", "decay")
+_WHOLE = ("budget", "cohorts", "decay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +64,24 @@ def restarts_guardrails(old: ExperimentSpec, new: ExperimentSpec) -> bool:
 def _meaning(spec: ExperimentSpec) -> tuple[object, ...]:
     return (
         [(arm.name, arm.digest, arm.control) for arm in spec.arms],
-        [(metric.name, metric.kind, metric.direction, metric.range) for metric in spec.metrics],
+        [_counted(metric) for metric in spec.metrics],
         spec.cohorts,
         spec.unit,
+    )
+
+
+def _counted(metric: Metric) -> tuple[object, ...]:
+    """What decides how a metric's rewards are counted; the rest only says how sums are read."""
+    return (
+        metric.name,
+        metric.kind,
+        metric.direction,
+        metric.range,
+        metric.winsorize,
+        metric.levels,
+        metric.numerator,
+        metric.denominator,
+        metric.aggregate,
     )
 
 

@@ -26,7 +26,7 @@ def effect_of(
     loc: Loc, before: object, after: object, old: ExperimentSpec | None, new: ExperimentSpec
 ) -> str:
     """The fragment for a change at ``loc``, whose second part is a name where its first is a list."""
-    named = loc[0] in ("arms", "metrics", "objective", "guardrails")
+    named = loc[0] in ("arms", "metrics", "objective", "constraints", "guardrails")
     pattern = tuple(ANY if index == 1 and named else part for index, part in enumerate(loc))
     while pattern not in _EFFECTS:
         pattern = pattern[:-1]
@@ -96,6 +96,27 @@ def _silent(edit: _Edit) -> str:
     return f"a decision without a reward counts as {edit.after:g}"
 
 
+def _cap(edit: _Edit) -> str:
+    if edit.after is None:
+        return f"rewards count in full; {EPOCH}"
+    return f"rewards above {edit.after:g} count as {edit.after:g}; {EPOCH}"
+
+
+def _pending(edit: _Edit) -> str:
+    metric = next(each for each in edit.new.metrics if each.name == edit.loc[1])
+    if metric.default_when_silent is None:
+        return "nothing changes now, a decision without a reward is missing"
+    if metric.weighs_pending:
+        return "a decision counts by the share of rewards that would have come by its age"
+    return "a decision counts when its window has closed"
+
+
+def _lift(edit: _Edit) -> str:
+    if edit.after is None:
+        return "arms are believed to differ by as much as their rewards show"
+    return f"arms are believed to differ by about {edit.after:g} before any reward, weights may shift at once"
+
+
 def _term(edit: _Edit) -> str:
     weights = {term.metric: term.weight for term in edit.new.objective}
     weight = weights.get(str(edit.loc[1]))
@@ -105,6 +126,28 @@ def _term(edit: _Edit) -> str:
         else f"{_per_cent(weight / sum(weights.values()))} of what is maximised"
     )
     return what if edit.old is None else f"{what}; weights may shift at once, statistics are kept"
+
+
+def _constraint(edit: _Edit) -> str:
+    name = edit.loc[1]
+    kept = next((each for each in edit.new.constraints if each.metric == name), None)
+    if kept is None:
+        return f"arms are preferred whatever their {name}; weights may shift at once"
+    upward = next(each.direction for each in edit.new.metrics if each.name == name) is Direction.MAXIMIZE
+    what = f"{'at least' if upward else 'at most'} {kept.limit:g}" if kept.limit is not None else ""
+    what = what or f"within {kept.within:g} of the best"
+    return (
+        f"an arm is preferred as far as its mean {name} is {what}, left out when that has less than "
+        f"{_per_cent(round(1 - kept.probability, 9))} chance; weights may shift at once"
+    )
+
+
+def _budget(edit: _Edit) -> str:
+    if edit.new.budget is None:
+        return "a day may cost anything"
+    return (
+        f"dear arms give way so that a day costs at most {edit.new.budget.per_day:g} {edit.new.budget.metric}"
+    )
 
 
 def _guardrail(edit: _Edit) -> str:
@@ -139,6 +182,17 @@ def _always(words: str) -> Callable[[_Edit], str]:
     return lambda edit: words
 
 
+_AGGREGATES = {
+    "first": "the first counts",
+    "last": "the last counts",
+    "sum": "the sum counts",
+    "max": "the largest counts",
+}
+_BASELINES = {
+    "contrast": "arms are compared within periods",
+    "stratified": "arms are compared within periods, and their differences may change",
+    "stationary": "all periods are pooled",
+}
 _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
     ("experiment",): lambda edit: "a new experiment" if edit.old is None else "another experiment",
     ("hypothesis",): _always("words only, nothing else changes"),
@@ -154,11 +208,22 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
     ("arms", ANY, "digest"): _always(f"another build, so another arm; {EPOCH}"),
     ("arms", ANY, "metadata"): _always("callers are told so, shares do not change"),
     ("arms", ANY, "bounds"): _own_bound,
+    ("arms", ANY, "prior"): _always("another belief about it before any reward, weights may shift at once"),
     ("metrics",): _always(f"the metrics have other positions; {EPOCH}"),
     ("metrics", ANY): _whole_metric,
     ("metrics", ANY, "kind"): _always(f"its rewards mean something else; {EPOCH}"),
     ("metrics", ANY, "direction"): _always(f"better becomes worse; {EPOCH}"),
     ("metrics", ANY, "range"): _always(f"other rewards are legal; {EPOCH}"),
+    ("metrics", ANY, "winsorize"): _cap,
+    ("metrics", ANY, "levels"): _always(f"other rewards are legal; {EPOCH}"),
+    ("metrics", ANY, "scores"): _always("levels are worth something else, weights may shift at once"),
+    ("metrics", ANY, "numerator"): _always(f"another ratio; {EPOCH}"),
+    ("metrics", ANY, "denominator"): _always(f"another ratio; {EPOCH}"),
+    ("metrics", ANY, "aggregate"): lambda edit: (
+        f"of several rewards of one decision, {_AGGREGATES[edit.after]}; {EPOCH}"
+    ),
+    ("metrics", ANY, "pending"): _pending,
+    ("metrics", ANY, "plausible_lift"): _lift,
     ("metrics", ANY, "attribution_window"): lambda edit: (
         f"a reward counts up to {edit.after} after its decision"
     ),
@@ -170,6 +235,14 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
         "shares stay as written" if edit.after == "fixed" else f"shares follow rewards by {edit.after}"
     ),
     ("allocator", "weights"): _weight,
+    ("allocator", "beta"): lambda edit: (
+        f"the leader has {_per_cent(edit.after)} of the traffic, before bounds"
+    ),
+    ("allocator", "epsilon"): lambda edit: f"{_per_cent(edit.after)} of the traffic is shared evenly",
+    ("constraints",): _always("another order of the constraints, nothing else changes"),
+    ("constraints", ANY): _constraint,
+    ("budget",): _budget,
+    ("baseline",): lambda edit: f"{_BASELINES[edit.after]}, weights may shift at once",
     ("bounds",): _shared_bound,
     ("cohorts",): _always(f"other segments of units; {EPOCH}"),
     ("alpha",): lambda edit: f"{_per_cent(edit.after)} chance of any false rollback; {RESTART}",

@@ -6,11 +6,13 @@ Field names are the keys of the YAML file. Shares are numbers in [0, 1] in the f
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, field_validator
 
-from bandit.spec.choice import Allocator, Term
+from bandit.spec.channels import Channel, channels_of
+from bandit.spec.choice import Allocator, Budget, Constraint, Term
 from bandit.spec.frozen import Frozen, MetricKey, Name
 from bandit.spec.guardrail import Guardrail
 from bandit.spec.metric import Direction, Metric, MetricKind, Prior
@@ -34,7 +36,9 @@ __all__ = [
     "Arm",
     "ArmBounds",
     "Bounds",
+    "Budget",
     "Cohorts",
+    "Constraint",
     "Decay",
     "Direction",
     "ExperimentSpec",
@@ -155,6 +159,10 @@ class ExperimentSpec(Frozen):
         description="what is maximised: a weighted sum of metrics"
     )
     allocator: Allocator = Allocator()
+    constraints: Annotated[tuple[Constraint, ...], Field(max_length=MAX_METRICS)] = Field(
+        (), description="what an arm must keep to be preferred; none: the objective alone decides"
+    )
+    budget: Budget | None = Field(None, description="what a day may cost; left out: no matter")
     baseline: Literal["contrast", "stratified", "stationary"] = Field(
         "contrast",
         description="what the level of all arms may do: contrast: anything, arms are compared within periods; "
@@ -171,6 +179,11 @@ class ExperimentSpec(Frozen):
         False,
         description="true: rewards that name experiment, arm and unit without a decision token are taken too",
     )
+
+    @cached_property
+    def columns(self) -> dict[Channel, int]:
+        """Column of each channel in the ledger, in order; see ``spec.channels``."""
+        return {channel: index for index, channel in enumerate(channels_of(self))}
 
     @property
     def control_index(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from bandit.spec.metric import RANGED
 from bandit.spec.model import ExperimentSpec, format_duration
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -15,7 +16,8 @@ def json_schema() -> dict[str, Any]:
     """The schema (draft 2020-12) of an experiment's YAML file: shares are numbers in [0, 1], durations are text.
 
     Beside the fields it holds the rules that it can express: one control, limit or margin by the guardrail's kind,
-    weights by the allocator's, a range for each gaussian metric. Rules over names and sums are the parser's alone.
+    weights by the allocator's, one bound in each constraint, a range for each gaussian metric. Rules over names and
+    sums are the parser's alone.
     """
     schema = ExperimentSpec.model_json_schema()
     for part in _parts(schema):
@@ -28,8 +30,13 @@ def json_schema() -> dict[str, Any]:
         "minContains": 1,
         "maxContains": 1,
     }
-    parts["Metric"] |= _when("gaussian", {"required": ["range"]})
+    parts["Metric"]["allOf"] = [
+        *(_when(kind, {"required": ["range"]}) for kind in sorted(RANGED)),
+        _when("rating", _filled("levels"), _without("levels", "scores")),
+        _when("ratio", {"required": ["numerator", "denominator"]}, _without("numerator", "denominator")),
+    ]
     parts["Guardrail"] |= _when("harm", _without("limit"), {"required": ["limit"]})
+    parts["Constraint"]["oneOf"] = [_number("limit"), _number("within")]
     parts["Allocator"] |= _when("fixed", {"required": ["weights"]}, _without("weights"))
     parts["Allocator"]["properties"]["weights"]["additionalProperties"] = False
     return {"$schema": DIALECT, "title": TITLE, **schema}
@@ -43,9 +50,17 @@ def _when(kind: str, then: dict[str, Any], otherwise: dict[str, Any] | None = No
     return condition | ({"else": otherwise} if otherwise else {})
 
 
-def _without(key: str) -> dict[str, Any]:
-    """No value at ``key``; the empty ones that say the same are allowed."""
-    return {"properties": {key: {"enum": [None, {}]}}}
+def _without(*keys: str) -> dict[str, Any]:
+    """No value at these keys; the empty ones that say the same are allowed."""
+    return {"properties": {key: {"enum": [None, {}, []]} for key in keys}}
+
+
+def _filled(key: str) -> dict[str, Any]:
+    return {"properties": {key: {"minItems": 2}}, "required": [key]}
+
+
+def _number(key: str) -> dict[str, Any]:
+    return {"properties": {key: {"type": "number"}}, "required": [key]}
 
 
 def _parts(part: object) -> Iterator[dict[str, Any]]:

@@ -221,8 +221,16 @@ class _AllocatorKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Allocat
     ALLOCATOR_KIND_UNSPECIFIED: _AllocatorKind.ValueType  # 0
     """Read as ALLOCATOR_KIND_THOMPSON."""
     ALLOCATOR_KIND_THOMPSON: _AllocatorKind.ValueType  # 1
-    ALLOCATOR_KIND_UCB: _AllocatorKind.ValueType  # 2
+    ALLOCATOR_KIND_KL_UCB: _AllocatorKind.ValueType  # 2
     ALLOCATOR_KIND_FIXED: _AllocatorKind.ValueType  # 3
+    ALLOCATOR_KIND_TOP_TWO: _AllocatorKind.ValueType  # 4
+    ALLOCATOR_KIND_EXPLORATION: _AllocatorKind.ValueType  # 5
+    ALLOCATOR_KIND_UCB1: _AllocatorKind.ValueType  # 6
+    ALLOCATOR_KIND_UCB_V: _AllocatorKind.ValueType  # 7
+    ALLOCATOR_KIND_UCB1_TUNED: _AllocatorKind.ValueType  # 8
+    ALLOCATOR_KIND_KL_UCB_PLUS: _AllocatorKind.ValueType  # 9
+    ALLOCATOR_KIND_BAYES_UCB: _AllocatorKind.ValueType  # 10
+    ALLOCATOR_KIND_EPSILON_GREEDY: _AllocatorKind.ValueType  # 11
 
 class AllocatorKind(_AllocatorKind, metaclass=_AllocatorKindEnumTypeWrapper):
     """Which rule turns posteriors into weights."""
@@ -230,8 +238,16 @@ class AllocatorKind(_AllocatorKind, metaclass=_AllocatorKindEnumTypeWrapper):
 ALLOCATOR_KIND_UNSPECIFIED: AllocatorKind.ValueType  # 0
 """Read as ALLOCATOR_KIND_THOMPSON."""
 ALLOCATOR_KIND_THOMPSON: AllocatorKind.ValueType  # 1
-ALLOCATOR_KIND_UCB: AllocatorKind.ValueType  # 2
+ALLOCATOR_KIND_KL_UCB: AllocatorKind.ValueType  # 2
 ALLOCATOR_KIND_FIXED: AllocatorKind.ValueType  # 3
+ALLOCATOR_KIND_TOP_TWO: AllocatorKind.ValueType  # 4
+ALLOCATOR_KIND_EXPLORATION: AllocatorKind.ValueType  # 5
+ALLOCATOR_KIND_UCB1: AllocatorKind.ValueType  # 6
+ALLOCATOR_KIND_UCB_V: AllocatorKind.ValueType  # 7
+ALLOCATOR_KIND_UCB1_TUNED: AllocatorKind.ValueType  # 8
+ALLOCATOR_KIND_KL_UCB_PLUS: AllocatorKind.ValueType  # 9
+ALLOCATOR_KIND_BAYES_UCB: AllocatorKind.ValueType  # 10
+ALLOCATOR_KIND_EPSILON_GREEDY: AllocatorKind.ValueType  # 11
 Global___AllocatorKind: _TypeAlias = AllocatorKind  # noqa: Y015
 
 class _GuardrailKind:
@@ -308,6 +324,8 @@ class ExperimentSpec(_message.Message):
     DECAY_FIELD_NUMBER: _builtins.int
     REWARDS_WITHOUT_TOKEN_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     experiment: _builtins.str
     """Name of the experiment: lower-case letters, digits and hyphens, a letter first, at most 63 characters."""
     hypothesis: _builtins.str
@@ -341,6 +359,14 @@ class ExperimentSpec(_message.Message):
     def decay(self) -> Global___Decay:
         """Unset: nothing is forgotten."""
 
+    @_builtins.property
+    def constraints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Constraint]:
+        """What an arm must keep to be preferred."""
+
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """Unset: a day may cost anything."""
+
     def __init__(
         self,
         *,
@@ -358,10 +384,12 @@ class ExperimentSpec(_message.Message):
         decay: Global___Decay | None = ...,
         rewards_without_token: _builtins.bool = ...,
         baseline: Global___Baseline.ValueType = ...,
+        constraints: _abc.Iterable[Global___Constraint] | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "bounds", b"bounds", "cohorts", b"cohorts", "decay", b"decay", "unit", b"unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "decay", b"decay", "unit", b"unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "cohorts", b"cohorts", "decay", b"decay", "experiment", b"experiment", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "constraints", b"constraints", "decay", b"decay", "experiment", b"experiment", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -775,7 +803,13 @@ class Allocator(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     WEIGHTS_PPM_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
     kind: Global___AllocatorKind.ValueType
+    beta: _builtins.float
+    """Top-two only: part of the traffic that goes to the leader, in (0, 1). Unset: 0.5."""
+    epsilon: _builtins.float
+    """Epsilon-greedy only: part of the traffic that all arms share evenly, in [0, 1]. Unset: 0.1."""
     @_builtins.property
     def weights_ppm(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Fixed only: share of each arm in ppm, 1000000 together."""
@@ -785,14 +819,93 @@ class Allocator(_message.Message):
         *,
         kind: Global___AllocatorKind.ValueType = ...,
         weights_ppm: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        beta: _builtins.float | None = ...,
+        epsilon: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_epsilon", b"_epsilon", "beta", b"beta", "epsilon", b"epsilon"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_epsilon", b"_epsilon", "beta", b"beta", "epsilon", b"epsilon", "kind", b"kind", "weights_ppm", b"weights_ppm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
+    _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta) -> _WhichOneofReturnType__beta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+
+Global___Allocator: _TypeAlias = Allocator  # noqa: Y015
+
+@_typing.final
+class Constraint(_message.Message):
+    """What an arm must keep to be preferred: a bound on its mean, of which one is set, that holds with a probability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    limit: _builtins.float
+    """The mean is at most this (minimize) or at least this (maximize), in the metric's unit."""
+    within: _builtins.float
+    """The mean is at most so far from that of the best arm, in the metric's unit."""
+    probability: _builtins.float
+    """How sure it must be, in [0.5, 1). Unset: 0.95."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        limit: _builtins.float | None = ...,
+        within: _builtins.float | None = ...,
+        probability: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_probability", b"_probability", "_within", b"_within", "limit", b"limit", "probability", b"probability", "within", b"within"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_probability", b"_probability", "_within", b"_within", "limit", b"limit", "metric", b"metric", "probability", b"probability", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    _WhichOneofReturnType__within: _TypeAlias = _typing.Literal["within"]  # noqa: Y015
+    _WhichOneofArgType__within: _TypeAlias = _typing.Literal["_within", b"_within"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__within) -> _WhichOneofReturnType__within | None: ...
+
+Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """What a day may cost; dear arms give way as it is used up, down to their floors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    PER_DAY_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """Name of a metric that is minimised."""
+    per_day: _builtins.float
+    """Most that all decisions of a day (UTC) should cost together, in the metric's unit."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        per_day: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "weights_ppm", b"weights_ppm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "per_day", b"per_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Allocator: _TypeAlias = Allocator  # noqa: Y015
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
 @_typing.final
 class Cohorts(_message.Message):

@@ -96,19 +96,19 @@ def test_pulls_without_rewards_count() -> None:
     """Five arms, ten thousand decisions, no reward at all: each is served, and what had too many waits."""
     pulls, zero, live = np.array([9000.0, 500.0, 300.0, 200.0, 0.0]), np.zeros(5), np.ones(5, np.bool_)
     for _ in range(100):
-        pulls = pulls + 100 * weights("ucb", Problem(beta_utility(zero, zero), pulls, live, 100.0))
+        pulls = pulls + 100 * weights("kl_ucb", Problem(beta_utility(zero, zero), pulls, live, 100.0))
     assert pulls[0] == pytest.approx(9000, abs=1)
     assert pulls[1:] == pytest.approx([2750] * 4, abs=1)
     fresh = np.zeros(5)
     for _ in range(100):
-        fresh = fresh + 100 * weights("ucb", Problem(beta_utility(zero, zero), fresh, live, 100.0))
+        fresh = fresh + 100 * weights("kl_ucb", Problem(beta_utility(zero, zero), fresh, live, 100.0))
     assert fresh.min() >= 0.15 * fresh.sum()
 
 
 def test_late_rewards_do_not_draw_traffic() -> None:
     """Two arms alike in their rewards: the one with more requests still open gets less of the next batch."""
     value = beta_utility(np.array([30.0, 30.0, 10.0]), np.array([100.0, 100.0, 100.0]))
-    w = weights("ucb", Problem(value, np.array([400.0, 150.0, 150.0]), np.ones(3, np.bool_), 100.0))
+    w = weights("kl_ucb", Problem(value, np.array([400.0, 150.0, 150.0]), np.ones(3, np.bool_), 100.0))
     assert w[0] < 0.01 < 0.9 < w[1]
 
 
@@ -116,8 +116,8 @@ def test_requests_that_never_answer_count_as_their_part() -> None:
     """One in ten answers, on both arms: the same shares as if only those had been made, but for ln t."""
     value = beta_utility(np.array([30.0, 25.0]), np.array([100.0, 100.0]))
     both = np.ones(2, np.bool_)
-    few = weights("ucb", Problem(value, np.array([100.0, 100.0]), both, 300.0))
-    many = weights("ucb", Problem(value, np.array([1000.0, 1000.0]), both, 3000.0))
+    few = weights("kl_ucb", Problem(value, np.array([100.0, 100.0]), both, 300.0))
+    many = weights("kl_ucb", Problem(value, np.array([1000.0, 1000.0]), both, 3000.0))
     assert 0.01 < few[1] < many[1] < 0.5
 
 
@@ -129,7 +129,7 @@ def test_an_idle_arm_is_explored_again() -> None:
     shares = []
     for total in (30.0, 1e6):
         value = beta_utility(np.array([0.5 * total, 3.0]), np.array([total, 10.0]))
-        shares.append(weights("ucb", Problem(value, value.observations, np.ones(2, np.bool_), 10.0))[1])
+        shares.append(weights("kl_ucb", Problem(value, value.observations, np.ones(2, np.bool_), 10.0))[1])
     assert shares[0] < 0.5 < 0.9 < shares[1]
 
 
@@ -153,7 +153,7 @@ def test_shares_are_explained_by_floors_and_p_best() -> None:
     assert proposal.p_best[2] > 0.999
 
 
-@pytest.mark.parametrize("name", ["thompson", "ucb"])
+@pytest.mark.parametrize("name", ["thompson", "kl_ucb"])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_seeded_world_is_served_better_than_evenly(name: str, seed: int) -> None:
     """Regret of 30,000 requests at most half of what equal shares lose."""

@@ -53,7 +53,7 @@ def proposal(
 
 
 @KINDS
-@pytest.mark.parametrize("allocator", ["thompson", "ucb"])
+@pytest.mark.parametrize("allocator", ["thompson", "kl_ucb"])
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_the_better_arm_gains_share(
@@ -66,7 +66,7 @@ def test_the_better_arm_gains_share(
 
 
 @KINDS
-@pytest.mark.parametrize("allocator", ["thompson", "ucb"])
+@pytest.mark.parametrize("allocator", ["thompson", "kl_ucb"])
 @pytest.mark.parametrize("arms", range(2, 11))
 def test_a_sign_flip_changes_nothing(kind: MetricKind, allocator: str, arms: int) -> None:
     """All rewards turned around and the direction with them: the same weights."""
@@ -79,7 +79,7 @@ def test_a_sign_flip_changes_nothing(kind: MetricKind, allocator: str, arms: int
     assert np.abs(np.subtract(up.shares_ppm, down.shares_ppm)).max() <= 1
 
 
-@pytest.mark.parametrize("allocator", ["thompson", "ucb"])
+@pytest.mark.parametrize("allocator", ["thompson", "kl_ucb"])
 @pytest.mark.parametrize("better_first", [True, False])
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_an_arm_that_pays_ten_beats_one_that_pays_one(
@@ -96,7 +96,7 @@ def test_an_arm_that_pays_ten_beats_one_that_pays_one(
     assert (got.mean[:, 0] < got.high[:, 0]).all()
 
 
-@pytest.mark.parametrize("allocator", ["thompson", "ucb"])
+@pytest.mark.parametrize("allocator", ["thompson", "kl_ucb"])
 def test_the_unit_of_a_metric_does_not_matter(allocator: str) -> None:
     """Rewards in cents instead of dollars: the same weights, whatever the bandit."""
     means, n = [0.31, 0.34, 0.29], 80.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from bandit.spec.choice import AllocatorKind
 from bandit.spec.model import MAX_ARMS, PPM, ExperimentSpec
 from bandit.spec.parse import parse_mapping
 
@@ -147,10 +148,35 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
         for name in draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
     ]
     found["guardrails"] = draw(guardrails(kinds))
-    kind = draw(st.sampled_from(["thompson", "ucb", "fixed"]))
+    kind = draw(st.sampled_from(get_args(AllocatorKind)))
     found["allocator"] = {"kind": kind}
     if kind == "fixed":
         _fix(found, draw)
+    if kind == "top_two":
+        found["allocator"] |= draw(optional(beta=st.floats(1e-6, 0.999)))
+    if kind == "epsilon_greedy":
+        found["allocator"] |= draw(optional(epsilon=st.floats(0, 1)))
+    found["constraints"] = [
+        draw(constraint(name, *ranges[name])) for name in draw(st.lists(st.sampled_from(names), unique=True))
+    ]
+    spent = [
+        stream["name"]
+        for stream in streams
+        if stream["direction"] == "minimize" and ranges[stream["name"]][0] >= 0
+    ]
+    if spent and kind != "fixed" and draw(st.booleans()):
+        found["budget"] = {"metric": draw(st.sampled_from(spent)), "per_day": draw(POSITIVE)}
+    return found
+
+
+@st.composite
+def constraint(draw: st.DrawFn, metric: str, low: float, high: float) -> dict[str, Any]:
+    """A bound on the mean of a metric with this range."""
+    found: dict[str, Any] = {"metric": metric, **draw(optional(probability=st.floats(0.5, 0.999)))}
+    if draw(st.booleans()) or high - low < 1e-300:
+        found["limit"] = draw(st.floats(low, high, exclude_min=True, exclude_max=True))
+    else:
+        found["within"] = draw(st.floats(0, min(high - low, 1e12), exclude_min=True, exclude_max=True))
     return found
 
 

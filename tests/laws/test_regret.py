@@ -65,15 +65,15 @@ def test_thompson_on_five_arms() -> None:
 @pytest.mark.slow
 def test_fluid_kl_ucb_on_five_arms() -> None:
     """Less than when the arg max is frozen for a batch, and no cliff with larger batches."""
-    fluid = np.mean([regret("ucb", CANARY, 100_000, 1000, seed) for seed in range(150)])
+    fluid = np.mean([regret("kl_ucb", CANARY, 100_000, 1000, seed) for seed in range(150)])
     assert 285 <= fluid <= 325
     assert fluid <= 0.95 * np.mean([regret("frozen", CANARY, 100_000, 1000, seed) for seed in range(150)])
-    large = np.mean([regret("ucb", CANARY, 100_000, 5000, seed) for seed in range(150)])
+    large = np.mean([regret("kl_ucb", CANARY, 100_000, 5000, seed) for seed in range(150)])
     assert large <= 1.1 * fluid
     assert large <= 0.75 * np.mean([regret("frozen", CANARY, 100_000, 5000, seed) for seed in range(150)])
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("thompson", 7.5, 11.0), ("ucb", 10.5, 14.5)])
+@pytest.mark.parametrize(("name", "low", "high"), [("thompson", 7.5, 11.0), ("kl_ucb", 10.5, 14.5)])
 def test_the_published_pair(name: str, low: float, high: float) -> None:
     runs = [regret(name, PAIR, 5000, 10, seed) for seed in range(80)]
     assert low <= np.mean(runs) <= high

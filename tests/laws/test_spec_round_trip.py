@@ -188,6 +188,14 @@ def fixed_weights(dice: Dice, slots: list[dict[str, Any]]) -> dict[str, float]:
     return {arm["name"]: size / 1_000_000 for arm, size in zip(slots, sizes, strict=True)}
 
 
+def bound(dice: Dice, metric: dict[str, Any]) -> dict[str, float]:
+    """A limit, or a distance from the best."""
+    low, high = metric.get("range", (0.0, 1.0))
+    if dice.coin() and high - low <= 1e12:
+        return {"within": 0.5 * (high - low)}
+    return {"limit": low + 0.5 * (high - low)}
+
+
 def mapping_of(seed: int) -> dict[str, Any]:
     """A right spec as a plain mapping."""
     dice = Dice(seed)
@@ -212,14 +220,32 @@ def mapping_of(seed: int) -> dict[str, Any]:
         "decay": {"half_life": dice.span(10**11)},
         "cohorts": {"attribute": dice.text(1), "values": values},
         "rewards_without_token": dice.coin(),
-        "allocator": dice.choice(({"kind": "ucb"}, {"kind": "thompson"}, {"kind": "fixed"})),
+        "allocator": dice.choice(
+            (
+                {"kind": "kl_ucb"},
+                {"kind": "thompson"},
+                {"kind": "fixed"},
+                {"kind": "top_two", "beta": 0.25},
+                {"kind": "epsilon_greedy", "epsilon": 0.5},
+            )
+        ),
+        "constraints": [
+            {"metric": metric["name"], "probability": 0.5 + dice.uniform(0, 0.4), **bound(dice, metric)}
+            for metric in dice.sample(watched, dice.randint(1, len(watched)))
+        ],
+        "baseline": dice.choice(("contrast", "stratified", "stationary")),
     }
+    if spent := [
+        each for each in watched if each["direction"] == "minimize" and each.get("range", [0])[0] >= 0
+    ]:
+        optional["budget"] = {"metric": dice.choice(spent)["name"], "per_day": dice.positive(1e6)}
     spec |= {key: value for key, value in optional.items() if dice.coin()}
     if spec.get("allocator") == {"kind": "fixed"}:
         for arm in slots:
             arm.pop("bounds", None)
         spec["bounds"]["control_floor"] = 0
         spec["allocator"] = {"kind": "fixed", "weights": fixed_weights(dice, slots)}
+        spec.pop("budget", None)
     return spec
 
 
@@ -273,7 +299,7 @@ def test_the_thousand_specs_hold_every_field_and_choice() -> None:
     }
     assert words >= {
         "kind: fixed",
-        "kind: ucb",
+        "kind: kl_ucb",
         "kind: breaker",
         "kind: harm",
         "kind: rate_limit",

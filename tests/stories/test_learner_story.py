@@ -118,7 +118,7 @@ def rates(
     return {arm: {"good": good, "bad": b} for (arm, good), b in zip(goods.items(), bad, strict=True)}
 
 
-@pytest.mark.parametrize("allocator", ["thompson", "ucb"])
+@pytest.mark.parametrize("allocator", ["thompson", "kl_ucb"])
 def test_the_better_arm_wins_share_and_every_count_is_exact(allocator: str) -> None:
     world = World(three(allocator={"kind": allocator}))
     world.rates = rates(0.5, 0.75, 0.4)

@@ -65,7 +65,7 @@ def test_files_of_another_form_are_refused_with_their_line(tmp_path: Path, text:
 
 
 @pytest.mark.parametrize("count", [2, 34, 46, 64])
-@pytest.mark.parametrize("allocator", ["thompson", "ucb", "fixed"])
+@pytest.mark.parametrize("allocator", ["thompson", "kl_ucb", "fixed"])
 def test_every_item_gets_an_arm_that_the_spec_allows(count: int, allocator: str) -> None:
     spec = replay_spec("replay", range(count), allocator)
     assert [arm.name for arm in spec.arms] == [arm_name(item) for item in range(count)]

@@ -107,6 +107,92 @@ CASES: list[tuple[dict[tuple[str | int, ...], object], str]] = [
         ),
     ),
     (
+        {("allocator", "beta"): 0.7},
+        (
+            "allocator.beta: beta 0.7 with kind thompson, which does not use it; leave beta out, "
+            "or write kind: top_two"
+        ),
+    ),
+    (
+        {("allocator",): {"kind": "top_two", "epsilon": 0.2}},
+        (
+            "allocator.epsilon: epsilon 0.2 with kind top_two, which does not use it; leave epsilon out, "
+            "or write kind: epsilon_greedy"
+        ),
+    ),
+    (
+        {("constraints",): [{"metric": "ms"}]},
+        (
+            "constraints.0: neither limit nor within; a constraint has one of them: limit bounds the mean itself, "
+            "within its distance from the best arm's"
+        ),
+    ),
+    (
+        {("constraints",): [{"metric": "ms", "limit": 500, "within": 5}]},
+        (
+            "constraints.0: both limit and within; a constraint has one of them: limit bounds the mean itself, "
+            "within its distance from the best arm's"
+        ),
+    ),
+    (
+        {("constraints",): [{"metric": "msec", "limit": 500}]},
+        "constraints.0.metric: 'msec' is not a metric of this experiment; did you mean ms? declared: ok, ms",
+    ),
+    (
+        {("constraints",): [{"metric": "ms", "limit": 1500}]},
+        (
+            "constraints.0.limit: limit 1500 of ms, whose values are 0 to 1000: every arm keeps it; "
+            "write one in between"
+        ),
+    ),
+    (
+        {("constraints",): [{"metric": "ok", "limit": 1.5}]},
+        "constraints.0.limit: limit 1.5 of ok, whose values are 0 to 1: no arm keeps it; write one in between",
+    ),
+    (
+        {("constraints",): [{"metric": "ok", "within": 1}]},
+        (
+            "constraints.0.within: within 1 of the best ok, whose values are 0 to 1: every arm keeps it; "
+            "write less than 1"
+        ),
+    ),
+    (
+        {("constraints",): [{"metric": "ms", "limit": 500}, {"metric": "ms", "within": 5}]},
+        (
+            "constraints.1.metric: 'ms' has a second constraint, the first is constraints.0; "
+            "keep the one that matters"
+        ),
+    ),
+    (
+        {("budget",): {"metric": "mss", "per_day": 5}},
+        "budget.metric: 'mss' is not a metric of this experiment; did you mean ms? declared: ok, ms",
+    ),
+    (
+        {("budget",): {"metric": "ok", "per_day": 5}},
+        (
+            "budget.metric: ok is maximised, so it is nothing that is spent; name a metric with "
+            "direction: minimize"
+        ),
+    ),
+    (
+        {("budget",): {"metric": "ms", "per_day": 5}, ("metrics", 1, "range"): [-1, 1000]},
+        (
+            "budget.metric: ms may be as low as -1; what is spent is never below 0: give it a range from 0 on, "
+            "or name another metric"
+        ),
+    ),
+    (
+        {
+            ("budget",): {"metric": "ms", "per_day": 5},
+            ("allocator",): {"kind": "fixed", "weights": THIRD},
+            ("bounds",): {"floor": 0},
+        },
+        (
+            "budget.metric: a budget with kind fixed, whose shares do not move; leave the budget out, "
+            "or let another allocator learn"
+        ),
+    ),
+    (
         {("guardrails", 0, "metric"): "unsafe"},
         "guardrails.0.metric: 'unsafe' is not a metric of this experiment; declared: ok, ms",
     ),

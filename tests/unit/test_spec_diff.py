@@ -99,8 +99,8 @@ CASES: list[tuple[str, str, tuple[str, object, object, str]]] = [
     ),
     (
         "kind: thompson",
-        "kind: ucb",
-        ("allocator.kind", "thompson", "ucb", "shares follow rewards by ucb"),
+        "kind: kl_ucb",
+        ("allocator.kind", "thompson", "kl_ucb", "shares follow rewards by kl_ucb"),
     ),
     (
         "floor: 0.02",
@@ -151,6 +151,42 @@ CASES: list[tuple[str, str, tuple[str, object, object, str]]] = [
             "hold",
             "rollback",
             f"rolls an arm back when its latency_ms is worse than the control's by more than 10 %{RESTART}",
+        ),
+    ),
+    (
+        "alpha: 0.05",
+        "constraints: [{metric: latency_ms, limit: 900, probability: 0.9}]",
+        (
+            "constraints.latency_ms",
+            None,
+            {"metric": "latency_ms", "limit": 900, "probability": 0.9},
+            (
+                "an arm is preferred as far as its mean latency_ms is at most 900, left out when that has less than "
+                "10 % chance; weights may shift at once"
+            ),
+        ),
+    ),
+    (
+        "alpha: 0.05",
+        "constraints: [{metric: satisfied, within: 0.02}]",
+        (
+            "constraints.satisfied",
+            None,
+            {"metric": "satisfied", "within": 0.02},
+            (
+                "an arm is preferred as far as its mean satisfied is within 0.02 of the best, left out when that has "
+                "less than 5 % chance; weights may shift at once"
+            ),
+        ),
+    ),
+    (
+        "alpha: 0.05",
+        "budget: {metric: cost_usd, per_day: 50}",
+        (
+            "budget",
+            None,
+            {"metric": "cost_usd", "per_day": 50},
+            "dear arms give way so that a day costs at most 50 cost_usd",
         ),
     ),
     (
