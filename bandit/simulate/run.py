@@ -1,0 +1,62 @@
+"""One rehearsed release, from its first decision to the horizon; nothing here is random but the generator given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.ledger import FloatArray
+from bandit.rollout.rollback import Kind
+from bandit.simulate.look import Book, Standing, look
+from bandit.simulate.outcomes import Outcomes
+from bandit.simulate.plan import Plan
+from bandit.spec.model import PPM
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+NEVER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What happened: E periods, K arms, GD guardrails.
+
+    ``shares`` [E, K]. ``served`` [E, K] requests. ``regret``: sum over requests of what the best feasible arm pays
+    more, in units of the objective. ``fell`` [GD, K]: period after which the guardrail acted on the arm, NEVER when it
+    did not; ``rolled_back`` [K] likewise, whichever guardrail it was, rollbacks alone.
+    """
+
+    shares: FloatArray
+    served: FloatArray
+    regret: float
+    fell: NDArray[np.int64]
+    rolled_back: NDArray[np.int64]
+
+
+def rehearse(plan: Plan, outcomes: Outcomes, rng: Generator) -> Run:
+    """One run of the plan; ``outcomes`` are the plan's, made once for many runs."""
+    spec = plan.spec
+    arms = len(spec.arms)
+    book = Book.empty(spec, plan.periods, outcomes.lags, len(plan.parts), plan.period_s)
+    standing = Standing.begin(spec)
+    names = {guardrail.name: index for index, guardrail in enumerate(spec.guardrails)}
+    fell = np.full((len(spec.guardrails), arms), NEVER)
+    rolled_back = np.full(arms, NEVER)
+    regret = 0.0
+    look(spec, standing, book, plan.requests_per_period)
+    for period in range(plan.periods):
+        assert standing.shares_ppm is not None
+        shares = np.array(standing.shares_ppm) / PPM
+        drawn = outcomes.period(period, shares, rng)
+        book.add(drawn, shares, standing.centres)
+        utility = plan.utility[period]
+        regret += float((drawn.assigned * (utility[:, plan.best, None] - utility)).sum())
+        for fall in look(spec, standing, book, plan.requests_per_period).falls:
+            fell[names[fall.guardrail], fall.arm] = period
+            if fall.kind is Kind.ROLL_BACK:
+                rolled_back[fall.arm] = period
+    return Run(book.share, book.assigned.sum(axis=1), regret, fell, rolled_back)
