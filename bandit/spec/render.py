@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bandit.spec.model import ExperimentSpec, Metric, MetricKind
+from bandit.spec.metric import RANGED, Metric
+from bandit.spec.model import ExperimentSpec
 from bandit.spec.quantity import DURATION_PATTERN
 from bandit.spec.scalar import resolve
 
@@ -46,9 +47,7 @@ def _short(part: BaseModel, plain: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, field in type(part).model_fields.items():
         value = getattr(part, name)
-        must = field.is_required() or (
-            isinstance(part, Metric) and name == "range" and part.kind is MetricKind.GAUSSIAN
-        )
+        must = field.is_required() or (isinstance(part, Metric) and name == "range" and part.kind in RANGED)
         if must or value != field.get_default(call_default_factory=True):
             kept[name] = _short_value(value, plain[name])
     return kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -104,19 +104,24 @@ def model_at(loc: Loc, root: type[BaseModel] = ExperimentSpec) -> type[BaseModel
     field = field_at(loc, root)
     if not loc:
         return root
-    return model_in(field.annotation) if field else None
+    if field is None or (get_origin(field.annotation) is dict and field_at(loc[:-1], root) is not field):
+        return None
+    return model_in(field.annotation)
 
 
 def field_at(loc: Loc, root: type[BaseModel] = ExperimentSpec) -> FieldInfo | None:
     """The innermost field on the way to ``loc``."""
     model: type[BaseModel] | None = root
-    field = None
+    field, free = None, False
     for key in loc:
-        if isinstance(key, str) and model:
+        if free:
+            free = False
+        elif isinstance(key, str) and model:
             if key not in model.model_fields:
                 break
             field = model.model_fields[key]
             model = model_in(field.annotation)
+            free = get_origin(field.annotation) is dict
     return field
 
 
@@ -231,10 +236,14 @@ def _boolean(seen: Seen) -> str:
 def _choice(seen: Seen) -> str:
     choices = _choices(field_at(seen.loc, seen.root))
     if seen.value is None:
-        return _nothing(seen, " or ".join(choices))
+        return _nothing(seen, _either(choices))
     near = get_close_matches(str(seen.value)[:_LONGEST_KEY].lower(), choices, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{seen.shown()} is not allowed; write {' or '.join(choices)}{hint}"
+    return f"{seen.shown()} is not allowed; write {_either(choices)}{hint}"
+
+
+def _either(choices: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(choices[:-1]), *choices[-1:])))
 
 
 def _not_a_number(seen: Seen) -> str:

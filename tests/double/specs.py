@@ -37,25 +37,68 @@ def optional(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, An
 INTERVALS = st.tuples(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12)).filter(lambda pair: pair[0] < pair[1])
 
 
+EDGES = {
+    "fraction": INTERVALS,
+    "gaussian": INTERVALS,
+    "poisson": st.tuples(st.just(0.0), st.integers(1, 10**9).map(float)),
+    "exponential": st.tuples(st.just(0.0), st.floats(1e-9, 1e12)),
+    "lognormal": st.tuples(st.floats(0.0, 1.0), st.floats(1.0, 1e12, exclude_min=True)),
+    "revenue": st.tuples(st.just(0.0), st.floats(1e-9, 1e12)),
+}
+"""Ranges by kind."""
+
+
 @st.composite
 def metrics(draw: st.DrawFn, name: str) -> dict[str, Any]:
-    """One metric."""
-    binary = draw(st.booleans())
+    """One metric with rewards of its own."""
+    kind = draw(st.sampled_from(["bernoulli", "bernoulli", "gaussian", "rating", *EDGES]))
     metric = draw(optional(attribution_window=spans(100, 90 * 86_400_000)))
-    metric |= {
-        "name": name,
-        "kind": "bernoulli" if binary else "gaussian",
-        "direction": draw(st.sampled_from(["maximize", "minimize"])),
-    }
-    low, high = (0.0, 1.0) if binary else draw(INTERVALS)
-    if not binary or draw(st.booleans()):
-        metric["range"] = [low, high]
-    if draw(st.booleans()):
+    metric |= {"name": name, "kind": kind, "direction": draw(st.sampled_from(["maximize", "minimize"]))}
+    if kind == "rating":
+        metric["levels"] = draw(levels())
+        if draw(st.booleans()):
+            metric["scores"] = metric["levels"][::-1]
+    elif kind != "bernoulli":
+        metric["range"] = list(draw(EDGES[kind]))
+    elif draw(st.booleans()):
+        metric["range"] = [0.0, 1.0]
+    if kind in ("exponential", "lognormal", "revenue") and draw(st.booleans()):
+        metric["winsorize"] = metric["range"][1]
+    low, high = span(metric)
+    if kind != "lognormal" and draw(st.booleans()):
         metric["default_when_silent"] = draw(st.sampled_from([low, high]))
-    if draw(st.booleans()):
-        mean = draw(st.floats(low, high, exclude_min=binary, exclude_max=binary))
-        metric["prior"] = {"mean": mean, **draw(optional(strength=POSITIVE))}
+        metric |= draw(optional(pending=st.sampled_from(["wait", "weigh"])))
+    several = ["first", "last", "max"] if kind in ("bernoulli", "rating") else ["first", "last", "sum", "max"]
+    metric |= draw(optional(aggregate=st.sampled_from(several)))
+    inside = 0.5 * low + 0.5 * high
+    if low < inside < high and draw(st.booleans()):
+        metric["prior"] = {"mean": inside, **draw(optional(strength=POSITIVE))}
+    if high - low <= 1e12:
+        metric |= draw(optional(plausible_lift=st.just(high - low)))
     return metric
+
+
+@st.composite
+def levels(draw: st.DrawFn) -> list[float]:
+    """Levels of a rating, rising."""
+    return sorted(draw(st.lists(st.integers(-9, 9).map(float), unique=True, min_size=2, max_size=16)))
+
+
+def span(metric: dict[str, Any]) -> tuple[float, float]:
+    """Least and most that the metric's mean can be."""
+    worth = metric.get("levels") or metric.get("range", [0.0, 1.0])
+    return worth[0], worth[-1]
+
+
+@st.composite
+def ratio(draw: st.DrawFn, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A ratio of two of these metrics, or nothing."""
+    names = [part["name"] for part in parts if span(part)[0] >= 0.0]
+    if len(names) < 2 or draw(st.booleans()):
+        return []
+    above, below = draw(st.permutations(names))[:2]
+    found = {"name": "per", "kind": "ratio", "numerator": above, "denominator": below}
+    return [found | {"direction": "minimize", "range": list(draw(INTERVALS))}]
 
 
 @st.composite
@@ -115,8 +158,10 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
     """A whole spec file as plain values."""
     names = draw(st.lists(METRICS, unique=True, min_size=1, max_size=5))
     streams = [draw(metrics(name)) for name in names]
+    streams += draw(ratio(streams))
+    names = [metric["name"] for metric in streams]
     kinds = {metric["name"]: metric["kind"] for metric in streams}
-    ranges = {metric["name"]: metric.get("range", [0.0, 1.0]) for metric in streams}
+    ranges = {metric["name"]: list(span(metric)) for metric in streams}
     most = PPM // (2 * MAX_ARMS)
     found = draw(
         optional(
@@ -137,6 +182,10 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     found |= {"experiment": draw(NAMES), "arms": draw(arms()), "metrics": streams}
+    for arm in found["arms"]:
+        arm["prior"] = {
+            stream["name"]: stream["prior"] for stream in streams if "prior" in stream and draw(st.booleans())
+        }
     found["bounds"] = {
         "floor": draw(shares(0, most)),
         **draw(

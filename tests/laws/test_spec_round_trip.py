@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 
 from bandit.spec.check import check
 from bandit.spec.diff import diff, new_epoch, restarts_guardrails
+from bandit.spec.metric import Metric, MetricKind
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.parse import parse_mapping, parse_yaml
 from bandit.spec.render import render_yaml, to_mapping
@@ -139,27 +141,78 @@ def arms(dice: Dice) -> list[dict[str, Any]]:
     return found
 
 
+def beliefs(dice: Dice, slots: list[dict[str, Any]], watched: list[dict[str, Any]]) -> None:
+    """Priors of single arms, into ``slots``."""
+    for arm in slots:
+        for metric in watched:
+            low, high = scale(metric)
+            mean = 0.5 * low + 0.5 * high
+            if dice.random() < 0.1 and low < mean < high:
+                arm.setdefault("prior", {})[metric["name"]] = {"mean": mean, "strength": dice.positive(1e6)}
+
+
 def metrics(dice: Dice) -> list[dict[str, Any]]:
     found = []
     for name in dice.words("_", 1, 4):
         metric: dict[str, Any] = {"name": name, "direction": dice.choice(("maximize", "minimize"))}
+        metric |= dice.choice(tuple(KINDS.values()))(dice)
+        low, high = scale(metric)
         if dice.coin():
-            metric |= {"kind": "bernoulli", "default_when_silent": dice.choice((None, 0, 1))}
-            low, high, mean = 0.0, 1.0, dice.uniform(1e-9, 1 - 1e-9)
-        else:
-            low, high = sorted((dice.value(), dice.value() + 1e-9))
-            metric |= {
-                "kind": "gaussian",
-                "range": [low, high],
-                "default_when_silent": dice.choice((None, low, high)),
-            }
-            mean = dice.choice((low, high))
-        if dice.coin():
-            metric["prior"] = {"mean": mean, "strength": dice.positive(1e6)}
+            metric["prior"] = {"mean": dice.uniform(low, high), "strength": dice.positive(1e6)}
+            if not low < metric["prior"]["mean"] < high:
+                metric.pop("prior")
         if dice.coin():
             metric["attribution_window"] = dice.span(90 * 86_400_000)
+        if dice.coin() and metric["kind"] not in ("bernoulli", "rating"):
+            metric["aggregate"] = dice.choice(("first", "last", "sum", "max"))
+        if dice.coin():
+            metric["corrections"] = dice.coin()
+        if dice.coin() and metric.get("default_when_silent") is not None:
+            metric["pending"] = dice.choice(("wait", "weigh"))
+        if dice.coin():
+            metric["plausible_lift"] = min(dice.positive(1e12), high - low)
         found.append(metric)
+    parts = [metric["name"] for metric in found if scale(metric)[0] >= 0]
+    if len(parts) > 1 and "per" not in parts and dice.coin():
+        above, below = dice.sample(parts, 2)
+        of = {"numerator": above, "denominator": below}
+        found.append({"name": "per", "kind": "ratio", "direction": "maximize", "range": [0, 5], **of})
     return found
+
+
+def scale(metric: dict[str, Any]) -> tuple[float, float]:
+    """Least and most that a metric's mean can be."""
+    worth = metric.get("scores") or metric.get("levels") or metric.get("range", (0.0, 1.0))
+    return min(worth), metric.get("winsorize") or max(worth)
+
+
+def real(dice: Dice) -> dict[str, Any]:
+    low, high = sorted((dice.value(), dice.value() + 1e-9))
+    return {"range": [low, high], "default_when_silent": dice.choice((None, low, high))}
+
+
+def positive(dice: Dice) -> dict[str, Any]:
+    high = dice.uniform(1e-3, 1e6)
+    cut = {"winsorize": dice.uniform(0.5, 1.0) * high} if dice.coin() else {}
+    return {"range": [0, high], "default_when_silent": dice.choice((None, 0)), **cut}
+
+
+def rating(dice: Dice) -> dict[str, Any]:
+    levels = sorted(dice.sample(range(-20, 20), dice.randint(2, 16)))
+    scores = {"scores": [levels[-1], *levels[1:-1], levels[0]]} if dice.coin() else {}
+    return {"levels": levels, "default_when_silent": dice.choice((None, *levels)), **scores}
+
+
+KINDS: dict[str, Callable[[Dice], dict[str, Any]]] = {
+    "bernoulli": lambda dice: {"kind": "bernoulli", "default_when_silent": dice.choice((None, 0, 1))},
+    "fraction": lambda dice: {"kind": "fraction"} | real(dice),
+    "gaussian": lambda dice: {"kind": "gaussian"} | real(dice),
+    "poisson": lambda dice: {"kind": "poisson", "range": [0, 40], "winsorize": dice.choice((None, 20))},
+    "exponential": lambda dice: {"kind": "exponential"} | positive(dice),
+    "lognormal": lambda dice: {"kind": "lognormal"} | positive(dice) | {"default_when_silent": None},
+    "revenue": lambda dice: {"kind": "revenue"} | positive(dice),
+    "rating": lambda dice: {"kind": "rating"} | rating(dice),
+}
 
 
 def guardrails(dice: Dice, watched: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -190,7 +243,7 @@ def fixed_weights(dice: Dice, slots: list[dict[str, Any]]) -> dict[str, float]:
 
 def bound(dice: Dice, metric: dict[str, Any]) -> dict[str, float]:
     """A limit, or a distance from the best."""
-    low, high = metric.get("range", (0.0, 1.0))
+    low, high = scale(metric)
     if dice.coin() and high - low <= 1e12:
         return {"within": 0.5 * (high - low)}
     return {"limit": low + 0.5 * (high - low)}
@@ -200,6 +253,7 @@ def mapping_of(seed: int) -> dict[str, Any]:
     """A right spec as a plain mapping."""
     dice = Dice(seed)
     slots, watched = arms(dice), metrics(dice)
+    beliefs(dice, slots, watched)
     terms = dice.sample(watched, dice.randint(1, len(watched)))
     spec: dict[str, Any] = {
         "experiment": dice.word("-"),
@@ -235,9 +289,7 @@ def mapping_of(seed: int) -> dict[str, Any]:
         ],
         "baseline": dice.choice(("contrast", "stratified", "stationary")),
     }
-    if spent := [
-        each for each in watched if each["direction"] == "minimize" and each.get("range", [0])[0] >= 0
-    ]:
+    if spent := [each for each in watched if each["direction"] == "minimize" and scale(each)[0] >= 0]:
         optional["budget"] = {"metric": dice.choice(spent)["name"], "per_day": dice.positive(1e6)}
     spec |= {key: value for key, value in optional.items() if dice.coin()}
     if spec.get("allocator") == {"kind": "fixed"}:
@@ -297,12 +349,14 @@ def test_the_thousand_specs_hold_every_field_and_choice() -> None:
         "digest",
         "default_when_silent",
     }
+    assert keys >= set(Metric.model_fields)
     assert words >= {
         "kind: fixed",
         "kind: kl_ucb",
         "kind: breaker",
         "kind: harm",
         "kind: rate_limit",
+        *(f"kind: {kind}" for kind in MetricKind),
         "mode: epoch",
     }
 

@@ -102,11 +102,9 @@ def wire_keys(message: Descriptor, path: str = "") -> Iterator[str]:
         name = path + field.name.removesuffix("_ppm")
         yield name
         inner = field.message_type
-        if (
-            inner is not None
-            and inner.name not in ("Duration", "Interval")
-            and not inner.GetOptions().map_entry
-        ):
+        if inner is not None and inner.GetOptions().map_entry:
+            inner = inner.fields_by_name["value"].message_type
+        if inner is not None and inner.name not in ("Duration", "Interval"):
             yield from wire_keys(inner, f"{name}.")
 
 

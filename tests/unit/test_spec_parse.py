@@ -34,7 +34,8 @@ a letter first, at most 63 characters, for example support-answers
 exp.yaml:4:14: arms.0.control: yes is not true or false to every reader; write true
 exp.yaml:7:7: arms.1.bounds.flor: unknown key; did you mean floor? allowed: floor, cap, ramp_per_minute
 exp.yaml:8:12: arms.1.bounds.cap: 80 is not allowed; allowed: 0 to 1; for 80 % write 0.8
-exp.yaml:11:11: metrics.0.kind: 'bernouli' is not allowed; write bernoulli or gaussian; did you mean bernoulli?
+exp.yaml:11:11: metrics.0.kind: 'bernouli' is not allowed; write bernoulli, fraction, gaussian, poisson, \
+exponential, lognormal, revenue, rating or ratio; did you mean bernoulli?
 exp.yaml:13:5: metrics.1.range: missing; a gaussian metric such as latency_ms needs the lowest and highest \
 legal value, outside of which a reward is rejected: add range: [low, high]
 exp.yaml:16:25: metrics.1.attribution_window: 30 is not a duration; write a number and ms, s, m, h, d or w, \
@@ -237,7 +238,10 @@ def test_texts_that_are_no_spec(text: str, expected: str) -> None:
         (
             "kind: bernoulli",
             "kind:",
-            "8:5: metrics.0.kind: nothing is written here; write bernoulli or gaussian",
+            (
+                "8:5: metrics.0.kind: nothing is written here; write bernoulli, fraction, gaussian, poisson, "
+                "exponential, lognormal, revenue, rating or ratio"
+            ),
         ),
         (
             "control: true",

@@ -59,9 +59,18 @@ def test_the_mapping_leaves_out_nothing() -> None:
         "kind": "bernoulli",
         "direction": "maximize",
         "range": [0.0, 1.0],
+        "winsorize": None,
+        "levels": [],
+        "scores": [],
+        "numerator": None,
+        "denominator": None,
+        "aggregate": "first",
+        "corrections": False,
         "attribution_window": "1d",
         "default_when_silent": None,
+        "pending": None,
         "prior": None,
+        "plausible_lift": None,
     }
     assert (mapping["cohorts"], mapping["decay"], mapping["guardrails"]) == (None, None, [])
 
