@@ -3,6 +3,12 @@
     P_k    = int f_k(x) prod_{i != k} F_i(x) dx                      (Thompson 1933; Scott 2010, eq. 3)
     loss_k = E[max_i x_i - x_k] = int F_k(x) (1 - prod_{i != k} F_i(x)) dx, never negative, without cancellation
 
+Where arm i is feasible only with probability q_i, independent of its x, F_i is 1 - q_i (1 - F_i) for the others:
+
+    P_k    = q_k int f_k(x) prod_{i != k} [1 - q_i (1 - F_i(x))] dx  (k is feasible, and the best that is)
+    none   = prod_i (1 - q_i) = 1 - sum_k P_k                        (no arm is feasible)
+    loss_k = E[max(0, best feasible other - x_k)]
+
 The panels are those of the arms (``families``) marched together: the next edge is as far as every arm that has mass
 here allows, so arms that lie on each other cost as many panels as one, and an arm 1e6 times narrower than another
 gets its own. Each arm is divided by its own mass; P is divided by its sum, which was 1 within 1e-10 before.
@@ -37,41 +43,49 @@ from bandit.kernels.families import (
 )
 from bandit.kernels.jit import kernel
 
-__all__ = ["BETA", "GAMMA", "LOGNORMAL", "NORMAL", "STUDENT_T", "Best", "best_arm", "warm"]
+__all__ = ["BETA", "GAMMA", "LOGNORMAL", "NORMAL", "STUDENT_T", "Best", "best_arm", "compare", "march", "warm"]
 
 BELOW, INSIDE_ARM, ABOVE = -1, 0, 1
 
-FEW = 24
-"""From more arms than this the product of distribution functions is so steep that panels are halved: with 64 equal
-arms the mass would be off by 8e-10."""
+FEW = 16
+"""From more arms than this the product of distribution functions is so steep that panels are halved: with 24 equal
+gamma arms the mass would be off by 5e-10."""
+
+_SURE = np.ones(64)
 
 
 class Best(NamedTuple):
-    """``p`` [K] sums to 1; ``loss`` [K] in units of x; ``mass``: sum of ``p`` before it was made 1, a check on the
-    quadrature, or 0 when nothing was integrated."""
+    """``p`` [K] sums to 1 - ``none``, which is 0 when all arms are surely feasible; ``loss`` [K] in units of x;
+    ``mass``: sum of ``p`` and ``none`` before it was made 1, a check on the quadrature, or 0 when nothing was
+    integrated."""
 
     p: FloatArray
     loss: FloatArray
     mass: float
+    none: float = 0.0
 
 
-def best_arm(family: int, params: FloatArray, *, lowest: bool = False) -> Best:
+def best_arm(family: int, params: FloatArray, q: FloatArray | None = None, *, lowest: bool = False) -> Best:
     """Probability that each arm is the highest of K, and E[max - arm]; with ``lowest`` that it is the lowest, and
     E[arm - min]. P(worst) is P(best) with ``lowest`` turned around.
 
-    ``params`` [K, P], K >= 1, parameters of one ``family`` (see ``families``). Any numbers give finite results: sd 0
-    is taken as 1e-11 of the span of the arms, and arms that are all the same point, or not finite, share equally.
+    ``params`` [K, P], K >= 1, parameters of one ``family`` (see ``families``). ``q`` [K] in [0, 1]: probability that
+    the arm may be chosen at all, independent of the others and of its x; None: 1. Any numbers give finite results: sd
+    0 is taken as 1e-11 of the span of the arms, and arms that are all the same point, or not finite, share by ``q``.
     The same input gives the same bits; the order of the arms changes the last digits only. Student's t needs df > 1
     for a loss.
     """
-    params = np.array(params, np.float64, order="C")
-    out = np.empty((2, len(params)))
-    mass = _integrate(family, params, lowest, out[0], out[1])
-    return Best(out[0], out[1], mass)
+    params = np.ascontiguousarray(params, np.float64)
+    size = len(params)
+    if q is None:
+        q = _SURE[:size] if size <= _SURE.size else np.ones(size)
+    out = np.empty((2, size))
+    mass, none = compare(family, params, q, lowest, out[0], out[1])
+    return Best(out[0], out[1], mass, none)
 
 
 @kernel
-def _march(edges: FloatArray, counts: NDArray[np.int64], pace: float, grid: FloatArray) -> int:
+def march(edges: FloatArray, counts: NDArray[np.int64], pace: float, grid: FloatArray) -> int:
     """Common panel edges into ``grid``; returns how many panels.
 
     On each arm's own edges [K, ...] let phi be 0, 1, 2 ... and linear in between. The step from z ends where phi of
@@ -109,15 +123,21 @@ def _march(edges: FloatArray, counts: NDArray[np.int64], pace: float, grid: Floa
 
 
 @kernel
-def _integrate(family: int, params: FloatArray, lowest: bool, p: FloatArray, loss: FloatArray) -> float:
-    """Fill ``p`` and ``loss`` [K]; returns the mass."""
+def compare(
+    family: int, params: FloatArray, q: FloatArray, lowest: bool, p: FloatArray, loss: FloatArray
+) -> tuple[float, float]:
+    """``best_arm`` for compiled callers: fills ``p`` and ``loss`` [K]; returns the mass, and P(no arm is feasible)."""
     arms = table(params)
     size = arms.shape[0]
+    none, chances = 1.0, 0.0
     for k in range(size):
-        p[k], loss[k] = 1.0 / size, 0.0
+        none *= 1.0 - q[k]
+        chances += q[k]
+    for k in range(size):
+        p[k], loss[k] = q[k] / chances * (1.0 - none) if chances > 0.0 else 0.0, 0.0
     unit_of_x = tame(family, arms)
     if unit_of_x == 0.0:
-        return 0.0
+        return 0.0, none
     edges = np.empty((size, 2 * MOST + 1))
     counts = np.empty(size, np.int64)
     peak = np.empty(size)
@@ -128,7 +148,7 @@ def _integrate(family: int, params: FloatArray, lowest: bool, p: FloatArray, los
         most += counts[k]
     pace = 1.0 if size <= FEW else 0.5
     grid = np.empty(math.ceil(most / pace) + size + 1)
-    panels = _march(edges, counts, pace, grid)
+    panels = march(edges, counts, pace, grid)
     place = np.empty(NODES)
     unit = np.empty((panels, NODES))
     density = np.empty((panels, size, NODES))
@@ -149,12 +169,16 @@ def _integrate(family: int, params: FloatArray, lowest: bool, p: FloatArray, los
             else:
                 densities(family, arms[k], peak[k], middle, half, place, density[panel, k])
                 mass[k] = _accumulate(density[panel, k], mass[k], cdf[panel, k])
-    total = _compare(family, grid, side, density, cdf, unit, mass, lowest, p, loss)
-    trusted = 0.5 < total < 2.0
+    total = _sum_up(family, grid, side, density, cdf, unit, mass, q, lowest, p, loss)
+    some = 1.0 - none
+    trusted = 0.5 * some < total < 2.0 * some
     for k in range(size):
-        p[k] = p[k] / total if trusted else 1.0 / size
         loss[k] *= unit_of_x
-    return total if trusted else 0.0
+        if trusted:
+            p[k] *= some / total
+        else:
+            p[k] = q[k] / chances * some if chances > 0.0 else 0.0
+    return total + none if trusted else 0.0, none
 
 
 @kernel
@@ -171,7 +195,7 @@ def _accumulate(density: FloatArray, before: float, cdf: FloatArray) -> float:
 
 
 @kernel
-def _compare(
+def _sum_up(
     family: int,
     grid: FloatArray,
     side: NDArray[np.int64],
@@ -179,13 +203,15 @@ def _compare(
     cdf: FloatArray,
     unit: FloatArray,
     mass: FloatArray,
+    q: FloatArray,
     lowest: bool,
     p: FloatArray,
     loss: FloatArray,
 ) -> float:
     """The two integrals, panel by panel, over the arms that have mass there; returns the sum of ``p``.
 
-    H_k is F_k, or 1 - F_k for the lowest. Where an arm has H = 0 nobody else is the best, and who has H > 0 loses.
+    H_k is F_k, or 1 - F_k for the lowest, and (1 - q_k) + q_k H_k the chance that the arm is no better choice than x.
+    Where that is 0 for an arm nobody else is the best, and who has H > 0 loses.
     """
     panels, size = side.shape
     inside = np.empty(size, np.int64)
@@ -194,12 +220,12 @@ def _compare(
     for k in range(size):
         p[k] = 0.0
     for panel in range(panels):
-        n, zeros = _multiply(side[panel], cdf[panel], mass, lowest, inside, h, ahead, behind)
+        n = _multiply(side[panel], cdf[panel], mass, q, lowest, inside, h, ahead, behind)
         lost = 0.0
         for j in range(NODES):
             lost += W[j] * unit[panel, j] * (1.0 - behind[j])
-        if n == 0 and zeros > 0:  # a gap may be wide, and nothing in it is smooth but x itself
-            lost = in_units(family, grid[panel + 1]) - in_units(family, grid[panel])
+        if n == 0:  # a gap may be wide, and nothing in it is smooth but x itself
+            lost = (1.0 - behind[0]) * (in_units(family, grid[panel + 1]) - in_units(family, grid[panel]))
         for k in range(size):
             if side[panel, k] == one:
                 loss[k] += lost
@@ -210,10 +236,10 @@ def _compare(
             chance, lost = 0.0, 0.0
             for j in range(NODES):
                 others = ahead[i, j] * behind[j]
-                behind[j] *= h[i, j]
+                behind[j] *= (1.0 - q[k]) + q[k] * h[i, j]
                 chance += W[j] * density[panel, k, j] * others
                 lost += W[j] * unit[panel, j] * h[i, j] * (1.0 - others)
-            p[k] += chance / mass[k]
+            p[k] += q[k] * chance / mass[k]
             loss[k] += lost
     total = 0.0
     for k in range(size):
@@ -226,32 +252,33 @@ def _multiply(
     side: NDArray[np.int64],
     cdf: FloatArray,
     mass: FloatArray,
+    q: FloatArray,
     lowest: bool,
     inside: NDArray[np.int64],
     h: FloatArray,
     ahead: FloatArray,
     product: FloatArray,
-) -> tuple[int, int]:
-    """The arms with mass in a panel into ``inside``, their H into ``h``, the products of the H before each into
-    ``ahead`` and of all into ``product``; returns how many they are, and how many other arms have H = 0."""
+) -> int:
+    """The arms with mass in a panel into ``inside``, their H into ``h``, the products of 1 - q (1 - H) over the arms
+    without mass and those before each into ``ahead`` and over all into ``product``; returns how many they are."""
     zero = ABOVE if lowest else BELOW
-    n, zeros = 0, 0
+    n, start = 0, 1.0
     for k in range(side.size):
         if side[k] == INSIDE_ARM:
             inside[n] = k
             n += 1
         elif side[k] == zero:
-            zeros += 1
+            start *= 1.0 - q[k]
     for j in range(NODES):
-        product[j] = 1.0 if zeros == 0 else 0.0
+        product[j] = start
     for i in range(n):
         k = inside[i]
         for j in range(NODES):
             f = min(max(cdf[k, j] / mass[k], 0.0), 1.0)
             h[i, j] = 1.0 - f if lowest else f
             ahead[i, j] = product[j]
-            product[j] *= h[i, j]
-    return n, zeros
+            product[j] *= (1.0 - q[k]) + q[k] * h[i, j]
+    return n
 
 
 def warm() -> None:

@@ -41,7 +41,7 @@ def project_kl(p: FloatArray, low: FloatArray, high: FloatArray, w: FloatArray) 
         for k in range(arms):
             w[k] = low[k] if least >= 1.0 else high[k]
         return least <= 1.0 + SLACK and most >= 1.0 - SLACK
-    corners = np.sort(corners)
+    _sort(corners)
     first, last = 0, corners.size - 1  # the sum is less than 1 at the first corner, more than 1 at the last
     while last - first > 1:
         middle = (first + last) // 2
@@ -60,6 +60,18 @@ def project_kl(p: FloatArray, low: FloatArray, high: FloatArray, w: FloatArray) 
     for k in range(arms):
         w[k] = min(max(nu * q[k], low[k]), high[k])
     return True
+
+
+@kernel
+def _sort(values: FloatArray) -> None:
+    """Insertion, for a handful of values: numpy's sort takes 2 s to compile."""
+    for i in range(1, values.size):
+        value = values[i]
+        j = i - 1
+        while j >= 0 and values[j] > value:
+            values[j + 1] = values[j]
+            j -= 1
+        values[j + 1] = value
 
 
 @kernel

@@ -170,6 +170,13 @@ def test_projection(case: dict[str, Any]) -> None:
         assert w == pytest.approx(twin, rel=0, abs=1e-9)
 
 
+def test_what_a_cap_takes_goes_to_hopeless_arms_alike() -> None:
+    """Chances of 1e-20 and 1e-40 are rounding, and their ratio says nothing."""
+    w = np.empty(3)
+    assert project_kl(np.array([1.0, 1e-20, 1e-40]), np.zeros(3), np.array([0.4, 1.0, 1.0]), w)
+    assert w == pytest.approx([0.4, 0.3, 0.3], rel=0, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     "row", golden("posteriors.json")["normal_inverse_gamma"]["rows"], ids=lambda row: str(row["n"])
 )

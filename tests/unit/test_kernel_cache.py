@@ -138,7 +138,7 @@ def test_constants_are_part_of_the_stamp() -> None:
 def test_warming_leaves_nothing_to_compile() -> None:
     """Every kernel that the learner's functions meet has its types after ``warm_all``."""
     jit.warm_all()
-    kernels: list[Any] = [best_arm._integrate, quantile._invert, simplex.project_kl, ucb.fluid_weights]
+    kernels: list[Any] = [best_arm.compare, quantile._invert, simplex.project_kl, ucb.fluid_weights]
     before = [len(each.signatures) for each in kernels]
     assert min(before) >= 1
     rows = np.array([[3.0, 4.0], [5.0, 6.0]])
