@@ -1,4 +1,4 @@
-"""Reading + spec + bounds -> the next shares, with every number that led to them. Pure."""
+"""Evidence + spec + bounds -> the next shares, with every number that led to them. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from bandit.allocators import ALLOCATORS
 from bandit.allocators.base import Problem, rank
+from bandit.baselines import BASELINES
+from bandit.baselines.base import Belief, Evidence
 from bandit.ledger import FloatArray
-from bandit.objective import sums_of, utility
-from bandit.posteriors import POSTERIORS
-from bandit.reading import Reading
+from bandit.objective import utility
 from bandit.rollout.bounds import bounded, boxes
 from bandit.spec.model import ExperimentSpec
 
@@ -42,7 +42,7 @@ class Proposal:
 
 def propose(
     spec: ExperimentSpec,
-    reading: Reading,
+    evidence: Evidence,
     live: NDArray[np.bool_],
     hold_ppm: Sequence[int | None],
     previous_ppm: Sequence[int] | None,
@@ -51,12 +51,13 @@ def propose(
 ) -> Proposal:
     """Propose shares. ``live`` [K]; ``hold_ppm``, ``previous_ppm``, ``elapsed_s`` as in ``rollout.bounds.boxes``;
     ``batch``: requests that the allocation will probably serve."""
-    value = utility(spec, reading)
+    beliefs = BASELINES[spec.baseline].beliefs(evidence)
+    value = utility(spec, evidence.reading, beliefs)
     p_best, loss = rank(value, live)
-    problem = Problem(value, reading.assigned, live, batch, _fixed(spec, live))
+    problem = Problem(value, evidence.reading.assigned, live, batch, _fixed(spec, live))
     weights = ALLOCATORS[spec.allocator.kind].weights(problem, p_best)
     low_ppm, high_ppm = boxes(spec, [bool(each) for each in live], hold_ppm, previous_ppm, elapsed_s)
-    mean, low, high = _metrics(spec, reading)
+    mean, low, high = _metrics(spec, beliefs)
     return Proposal(
         shares_ppm=bounded(weights, low_ppm, high_ppm),
         weights=weights,
@@ -80,13 +81,11 @@ def _fixed(spec: ExperimentSpec, live: NDArray[np.bool_]) -> FloatArray | None:
     return fixed
 
 
-def _metrics(spec: ExperimentSpec, reading: Reading) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _metrics(spec: ExperimentSpec, beliefs: tuple[Belief, ...]) -> tuple[FloatArray, FloatArray, FloatArray]:
     out = np.empty((3, len(spec.arms), len(spec.metrics)))
-    for index, metric in enumerate(spec.metrics):
-        posterior = POSTERIORS[metric.kind]
-        params = posterior.parameters(metric, sums_of(reading, index), spec.priors(index))
+    for index, (metric, belief) in enumerate(zip(spec.metrics, beliefs, strict=True)):
         least, most = metric.scale
-        low, high = posterior.interval(params, LEVEL)
-        for row, scaled in enumerate((posterior.moments(params)[0], low, high)):
+        low, high = belief.rule.interval(belief.params, LEVEL)
+        for row, scaled in enumerate((belief.mean, low, high)):
             out[row, :, index] = least + (most - least) * scaled
     return out[0], out[1], out[2]

@@ -1,78 +1,174 @@
-"""Metric posteriors -> utility: weighted terms on fixed scales, better always up; new weights need no relearning.
+"""Beliefs about metrics -> utility: weighted terms on fixed scales, better always up; new weights need no relearning.
 
 A term's utility of one value x is (x - low) / (high - low) on its scale, or 1 minus that for a metric that is
-minimised; the objective is the weighted sum. One term keeps its exact family; several independent ones are matched by
-a normal (their sum's mean and variance), which is good from about 50 rewards per metric on.
+minimised; the objective is the weighted sum. One term keeps its exact family. Several terms that every request answered
+are one real number per request, whose sums follow from the cross-moments: w's and w'Cw are exact, so it has a posterior
+of its own (normal-inverse-gamma). Otherwise terms are matched by a normal with the covariance that their common
+requests show.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from bandit.allocators.base import Utility
-from bandit.kernels.best_arm import NORMAL
+from bandit.baselines.base import LEAST_SD, Belief, correlation, overlap, variance
+from bandit.kernels.best_arm import NORMAL, STUDENT_T
 from bandit.ledger import FloatArray
-from bandit.posteriors import POSTERIORS
-from bandit.reading import MetricSums, Reading, Sums
+from bandit.posteriors.gaussian import A0, SD_GUESS, STRENGTH, nig, squares
+from bandit.reading import Reading, Sums
+from bandit.spec.channels import Channel, ChannelKind
+from bandit.spec.metric import MetricKind
 from bandit.spec.model import Direction, ExperimentSpec, Metric, Term
 
-LEAST_SD = 1e-12
 MOST_VARIANCE = 0.25
 """Of anything in [0, 1] (Popoviciu); what is assumed before any reward."""
+FEW = 20.0
+"""Below so many requests of an arm a sum of terms is matched from the terms' own families."""
 
 
-def utility(spec: ExperimentSpec, reading: Reading) -> Utility:
-    """Utility of every arm under the spec's objective."""
-    parts = [_part(spec, term, reading) for term in spec.objective]
-    mean = np.sum([slope * location + base for _, location, _, slope, base, _ in parts], axis=0)
-    variance = np.sum([(slope * sd) ** 2 for _, _, sd, slope, _, _ in parts], axis=0)
-    sd = np.maximum(np.sqrt(variance), LEAST_SD)
-    lowest = sum(base for *_, base, _ in parts)
-    span = sum(slope for _, _, _, slope, _, _ in parts)
-    observations = np.min([n for *_, n in parts], axis=0)
-    unit_mean = np.clip((mean - lowest) / span, 0.0, 1.0)
-    one = np.clip(_of_one(spec, reading) / span**2, 0.0, MOST_VARIANCE)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One term: metric index, better-up belief, slope and base of its utility, sign of its direction."""
+
+    index: int
+    belief: Belief
+    slope: float
+    base: float
+    sign: float
+
+
+def utility(spec: ExperimentSpec, reading: Reading, beliefs: tuple[Belief, ...]) -> Utility:
+    """Utility of every arm under the spec's objective; ``beliefs`` as the baseline gives them, per metric."""
+    parts = [_part(spec, term, beliefs) for term in spec.objective]
+    lowest, span = sum(each.base for each in parts), sum(each.slope for each in parts)
+    observations = np.min([each.belief.n for each in parts], axis=0)
+    one = _of_one(spec, reading, parts) / span**2
     if len(parts) == 1:
-        (family, params), _, _, slope, _, _ = parts[0]
-        return Utility(family, params, slope, mean, sd, unit_mean, observations, one, span)
-    return Utility(NORMAL, np.stack([mean, sd], axis=1), 1.0, mean, sd, unit_mean, observations, one, span)
+        part = parts[0]
+        mean, sd = part.slope * part.belief.mean + part.base, part.slope * part.belief.sd
+        family, params, unit = part.belief.rule.family, part.belief.params, part.slope
+    else:
+        composite = _composite(spec, reading, parts)
+        if composite is not None and spec.baseline == "stationary" and float(observations.min()) >= FEW:
+            params = _nig(composite)
+            family, unit = STUDENT_T, span
+            mean = lowest + span * params[:, 0]
+            sd = span * params[:, 1] * np.sqrt(params[:, 2] / (params[:, 2] - 2.0))
+        else:
+            mean = np.sum([each.slope * each.belief.mean + each.base for each in parts], axis=0)
+            sd = np.sqrt(_variance(spec, reading, parts))
+            family, unit = NORMAL, 1.0
+            params = np.stack([mean, np.maximum(sd, LEAST_SD)], axis=1)
+    return Utility(
+        family=family,
+        params=params,
+        unit=unit,
+        mean=mean,
+        sd=np.maximum(sd, LEAST_SD),
+        unit_mean=np.clip((mean - lowest) / span, 0.0, 1.0),
+        observations=observations,
+        variance=np.clip(one, 0.0, MOST_VARIANCE),
+        span=span,
+    )
 
 
-def _of_one(spec: ExperimentSpec, reading: Reading) -> FloatArray:
-    """[K] variance of one request's utility, its terms taken as independent."""
-    total = np.zeros(len(spec.arms))
-    for term in spec.objective:
-        index = spec.metric_index(term.metric)
-        assert index is not None
-        n, s1, s2 = reading.n[:, index], reading.s1[:, index], reading.s2[:, index]
-        seen = np.maximum(n, 1.0)
-        each = np.where(n > 0.0, np.maximum(s2 / seen - (s1 / seen) ** 2, 0.0), MOST_VARIANCE)
-        total += _scale(spec.metrics[index], term)[0] ** 2 * each
-    return total
+def _variance(spec: ExperimentSpec, reading: Reading, parts: list[_Part]) -> FloatArray:
+    """[K] variance of the mean utility: terms covary as their values do over the requests that they share."""
+    total: FloatArray = np.zeros(len(spec.arms))
+    for at, first in enumerate(parts):
+        total += (first.slope * first.belief.sd) ** 2
+        for second in parts[:at]:
+            rho = correlation(spec, reading, first.index, second.index)
+            shared = rho * overlap(spec, reading, first.index, second.index)
+            both = first.slope * first.belief.sd * second.slope * second.belief.sd
+            total += 2.0 * first.sign * second.sign * shared * both
+    return np.maximum(total, LEAST_SD**2)
 
 
-def _part(
-    spec: ExperimentSpec, term: Term, reading: Reading
-) -> tuple[tuple[int, FloatArray], FloatArray, FloatArray, float, float, FloatArray]:
-    """((family, params), mean, sd) of the scaled, better-up metric; slope and base of its utility; observations."""
+def _of_one(spec: ExperimentSpec, reading: Reading, parts: list[_Part]) -> FloatArray:
+    """[K] variance of one request's utility; what is assumed before any reward where a term has none."""
+    total: FloatArray = np.zeros(len(spec.arms))
+    spreads = []
+    for part in parts:
+        value = reading.channel(part.index)
+        spreads.append(part.slope * np.sqrt(np.where(value.n > 0.0, variance(value), MOST_VARIANCE)))
+    for at, first in enumerate(parts):
+        total += spreads[at] ** 2
+        for to, second in enumerate(parts[:at]):
+            rho = correlation(spec, reading, first.index, second.index)
+            total += 2.0 * first.sign * second.sign * rho * spreads[at] * spreads[to]
+    return np.maximum(total, 0.0)
+
+
+def _composite(spec: ExperimentSpec, reading: Reading, parts: list[_Part]) -> Sums | None:
+    """Sums [K] of the utility of one request on the scale [0, 1], where every request answered every term.
+
+    None where terms have other requests, are no plain values, or a prior of their own.
+    """
+    metrics = [spec.metrics[each.index] for each in parts]
+    if any(each.kind in (MetricKind.RATIO, MetricKind.RATING, MetricKind.LOGNORMAL) for each in metrics):
+        return None
+    if any(prior is not None for each in parts for prior in spec.priors(each.index)):
+        return None
+    n = reading.n[:, parts[0].index]
+    span = sum(each.slope for each in parts)
+    s1, s2 = np.zeros_like(n), np.zeros_like(n)
+    for at, first in enumerate(parts):
+        a, one = first.slope / span, _better_up(first, reading)
+        if not np.array_equal(one.n, n):
+            return None
+        s1 += a * one.s1
+        s2 += a * a * one.s2
+        for second in parts[:at]:
+            cross = _cross(spec, reading, first, second, n)
+            if cross is None:
+                return None
+            s2 += 2.0 * a * (second.slope / span) * cross
+    return Sums(n, np.clip(s1, 0.0, n), np.clip(s2, 0.0, n))
+
+
+def _nig(sums: Sums) -> FloatArray:
+    """[K, 3] Student's t of the mean, the prior variance from all arms together; see ``posteriors.gaussian``."""
+    spread, freedom = float(squares(*sums).sum()), float(np.maximum(sums.n - 1.0, 0.0).sum())
+    middle = float(sums.s1.sum()) / float(sums.n.sum())
+    return nig(*sums, middle, STRENGTH, A0, A0 * (SD_GUESS**2 + spread) / (1.0 + freedom))
+
+
+def _better_up(part: _Part, reading: Reading) -> Sums:
+    """Sums of the value, or of 1 less the value where it is minimised."""
+    value = reading.channel(part.index)
+    if part.sign > 0.0:
+        return value
+    return Sums(value.n, value.n - value.s1, value.n - 2.0 * value.s1 + value.s2)
+
+
+def _cross(
+    spec: ExperimentSpec, reading: Reading, first: _Part, second: _Part, n: FloatArray
+) -> FloatArray | None:
+    """[K] sum of the products of two better-up values over all requests; None where some lack one of them."""
+    low, high = sorted((first.index, second.index))
+    pair = spec.columns.get(Channel(ChannelKind.PAIR, low, other=high))
+    if pair is None or not np.array_equal(reading.n[:, pair], n):
+        return None
+    one, two, cross = reading.s1[:, first.index], reading.s1[:, second.index], reading.s1[:, pair]
+    if first.sign < 0.0:
+        one, cross = n - one, two - cross
+    return one - cross if second.sign < 0.0 else cross
+
+
+def _part(spec: ExperimentSpec, term: Term, beliefs: tuple[Belief, ...]) -> _Part:
     index = spec.metric_index(term.metric)
     assert index is not None
-    metric = spec.metrics[index]
-    posterior = POSTERIORS[metric.kind]
-    params = posterior.parameters(metric, sums_of(reading, index), spec.priors(index))
-    if metric.direction is Direction.MINIMIZE:
-        params = posterior.mirrored(params)
-    mean, sd = posterior.moments(params)
-    slope, base = _scale(metric, term)
-    return (posterior.family, params), mean, sd, slope, base, reading.n[:, index]
+    metric, belief = spec.metrics[index], beliefs[index]
+    down = metric.direction is Direction.MINIMIZE
+    slope, base = scale(metric, term)
+    return _Part(index, belief.mirrored() if down else belief, slope, base, -1.0 if down else 1.0)
 
 
-def sums_of(reading: Reading, index: int) -> MetricSums:
-    """The sums of one metric's own channel."""
-    return MetricSums(Sums(reading.n[:, index], reading.s1[:, index], reading.s2[:, index]))
-
-
-def _scale(metric: Metric, term: Term) -> tuple[float, float]:
+def scale(metric: Metric, term: Term) -> tuple[float, float]:
     """Weighted utility = slope * (scaled, better-up value) + base."""
     low, high = metric.scale
     from_, to = term.scale or metric.scale

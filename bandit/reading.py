@@ -11,7 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from bandit.ledger import FloatArray, PeriodTable, decay_weights
-from bandit.spec.model import ExperimentSpec, Metric
+from bandit.spec.channels import EARLY_PARTS, Channel, ChannelKind
+from bandit.spec.metric import Metric, MetricKind
+from bandit.spec.model import ExperimentSpec
+
+LEAST_DELAYS = 20.0
+"""Rewards of mature periods, all arms together, from which on the delay curve is believed."""
+SHARED_DELAYS = 20.0
+"""An arm's own delay curve is believed as if so many of its rewards had followed the curve of all arms."""
+STEPS = 8
+"""Points at which the ages of a period's decisions are taken."""
 
 
 class Sums(NamedTuple):
@@ -49,35 +58,200 @@ class Reading:
     s1: FloatArray
     s2: FloatArray
 
+    def channel(self, index: int) -> Sums:
+        """Sums of one channel."""
+        return Sums(self.n[:, index], self.s1[:, index], self.s2[:, index])
+
+
+class Cells(NamedTuple):
+    """A channel as it counts: (n, s1, s2) [E, K] with silence filled in, and ``weight`` [E]: 0.0 for rows that may
+    not be read yet, else 1.0."""
+
+    n: FloatArray
+    s1: FloatArray
+    s2: FloatArray
+    weight: FloatArray
+
 
 def read(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> Reading:
-    """Read the periods of one epoch.
+    """Read the periods of one epoch, added up with the weights of ``decay``.
 
-    A metric with ``default_when_silent`` counts mature periods only: there each exposure without a reward counts
-    as that value (a success arrives early, a silence only with the end of the window, so anything younger would
-    flatter). A metric without it counts each reward at once and leaves silence out.
+    A metric with ``default_when_silent`` counts each exposure without a reward as that value: in mature periods, and in
+    younger ones as :func:`counted` says. A metric without it counts each reward at once and leaves silence out.
     """
     weights = decay_weights(table, spec.decay.half_life if spec.decay else None, now_ms)
-    arms, metrics = len(spec.arms), len(spec.metrics)
-    n, s1, s2 = np.zeros((arms, metrics)), np.zeros((arms, metrics)), np.zeros((arms, metrics))
-    for index, metric in enumerate(spec.metrics):
-        cell_n, cell_s1, cell_s2, counted = with_silence(table, metric, index, now_ms)
-        w = (weights * counted)[:, None]
-        n[:, index] = (w * cell_n).sum(axis=0)
-        s1[:, index] = (w * cell_s1).sum(axis=0)
-        s2[:, index] = (w * cell_s2).sum(axis=0)
-    return Reading((weights[:, None] * table.assigned).sum(axis=0), n, s1, s2)
+    channels = tuple(spec.columns)
+    arms = len(spec.arms)
+    n, s1, s2 = (np.zeros((arms, len(channels))) for _ in range(3))
+    curves = delay_curves(table, spec, now_ms)
+    for index, channel in enumerate(channels):
+        if channel.kind is not ChannelKind.EARLY and index < table.n.shape[2]:
+            cells = counted(table, spec, channel, now_ms, curves)
+            w = weights * cells.weight
+            n[:, index], s1[:, index], s2[:, index] = w @ cells.n, w @ cells.s1, w @ cells.s2
+    return Reading(weights @ table.assigned, n, s1, s2)
+
+
+def metric_sums(spec: ExperimentSpec, reading: Reading, index: int) -> MetricSums:
+    """What the posterior of a metric is made of."""
+    metric, at = spec.metrics[index], spec.columns
+    value = reading.channel(index)
+    if metric.kind in (MetricKind.LOGNORMAL, MetricKind.REVENUE):
+        return MetricSums(value, log=reading.channel(at[Channel(ChannelKind.LOG, index)]))
+    if metric.kind is MetricKind.RATING:
+        columns = [at[Channel(ChannelKind.LEVEL, index, place=each)] for each in range(len(metric.levels))]
+        return MetricSums(value, levels=reading.s1[:, columns])
+    if metric.kind is MetricKind.RATIO:
+        above, below = (spec.metric_index(name or "") for name in (metric.numerator, metric.denominator))
+        assert above is not None
+        assert below is not None
+        pair = at[Channel(ChannelKind.PAIR, min(above, below), other=max(above, below))]
+        return MetricSums(
+            value,
+            numerator=reading.channel(above),
+            denominator=reading.channel(below),
+            pair=reading.channel(pair),
+        )
+    return MetricSums(value)
+
+
+def counted(
+    table: PeriodTable,
+    spec: ExperimentSpec,
+    channel: Channel,
+    now_ms: int,
+    curves: dict[int, FloatArray] | None = None,
+) -> Cells:
+    """A channel as learners count it.
+
+    Where silence has a value c and a period is mature, each exposure without a reward is a reward of c. In younger
+    periods a success comes early and a silence only with the end of the window. Those periods are left out; or, where
+    the metric weighs pending decisions and its delay curve F is known (``curves``), an exposure of age a counts as
+    F(a) exposures: n = sum F(age), s1 = c n + sum over rewards (x - c). The rate s1 / n is then right in the mean
+    whatever the delays of an arm are (Chapelle 2014; Vernade, Cappe and Perchet 2017).
+    """
+    index = channel.metric
+    metric = spec.metrics[index]
+    at = spec.columns[channel]
+    n, s1, s2 = table.n[:, :, at], table.s1[:, :, at], table.s2[:, :, at]
+    ones = np.ones(len(table.number))
+    if channel.kind is ChannelKind.PAIR:
+        return _pair(table, spec, channel, Cells(n, s1, s2, ones), now_ms, curves)
+    if metric.default_when_silent is None:
+        return Cells(n, s1, s2, ones)
+    silent = silent_value(metric, channel)
+    if silent is None:
+        return Cells(n, s1, s2, table.mature(metric.attribution_window, now_ms).astype(np.float64))
+    arrived = table.n[:, :, index]
+    mature = table.mature(metric.attribution_window, now_ms)
+    curve = (curves or {}).get(index)
+    if curve is None:
+        missing = np.maximum(table.assigned - arrived, 0.0)
+        weight = mature.astype(np.float64)
+        return Cells(n + missing, s1 + missing * silent, s2 + missing * silent**2, weight)
+    early = spec.columns[Channel(ChannelKind.EARLY, index, place=len(EARLY_PARTS) - 1)]
+    part = np.where(mature[:, None], 1.0, _arrived_part(table, metric, curve, now_ms))
+    total = np.maximum(table.assigned * part, table.n[:, :, early])
+    return Cells(
+        total,
+        np.clip(silent * total + s1 - silent * n, 0.0, total),
+        np.clip(silent**2 * total + s2 - silent**2 * n, 0.0, total),
+        ones,
+    )
 
 
 def with_silence(
     table: PeriodTable, metric: Metric, index: int, now_ms: int
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """(n, s1, s2) [E, K] of a metric with silence filled in, and [E] 1.0 where the period may be read."""
+    """(n, s1, s2) [E, K] of a metric with silence filled in, and [E] 1.0 where the period may be read.
+
+    For those who may count mature periods only: nothing is weighed by a delay curve.
+    """
     n, s1, s2 = table.n[:, :, index], table.s1[:, :, index], table.s2[:, :, index]
     if metric.default_when_silent is None:
         return n, s1, s2, np.ones(len(table.number))
-    low, high = metric.scale
-    value = (metric.default_when_silent - low) / (high - low)
+    value = silent_value(metric, Channel(ChannelKind.VALUE, index))
+    assert value is not None
     silent = np.maximum(table.assigned - n, 0.0)
-    counted = table.mature(metric.attribution_window, now_ms).astype(np.float64)
-    return n + silent, s1 + silent * value, s2 + silent * value * value, counted
+    mature = table.mature(metric.attribution_window, now_ms).astype(np.float64)
+    return n + silent, s1 + silent * value, s2 + silent * value * value, mature
+
+
+def silent_value(metric: Metric, channel: Channel) -> float | None:
+    """What a silent decision adds to a channel of the metric; None where it adds nothing."""
+    assert metric.default_when_silent is not None
+    low, high = metric.scale
+    value = (min(metric.default_when_silent, high) - low) / (high - low)
+    if channel.kind is ChannelKind.CUBE:
+        return value**3
+    if channel.kind is ChannelKind.LEVEL:
+        return float(metric.levels[channel.place] == metric.default_when_silent)
+    if channel.kind is ChannelKind.ABOVE:
+        return float(metric.default_when_silent > channel.threshold)
+    return value if channel.kind is ChannelKind.VALUE else None
+
+
+def _pair(
+    table: PeriodTable,
+    spec: ExperimentSpec,
+    channel: Channel,
+    joint: Cells,
+    now_ms: int,
+    curves: dict[int, FloatArray] | None,
+) -> Cells:
+    """Cross-moments with silence: a silent value of 0 adds nothing to them, another one c adds c times the other
+    metric's mean, and c d where both are silent. Rows that one of the metrics may not read are left out."""
+    one = counted(table, spec, Channel(ChannelKind.VALUE, channel.metric), now_ms, curves)
+    two = counted(table, spec, Channel(ChannelKind.VALUE, channel.other), now_ms, curves)
+    first, second = spec.metrics[channel.metric], spec.metrics[channel.other]
+    weight = one.weight * two.weight
+    if first.default_when_silent is None or second.default_when_silent is None:
+        return Cells(joint.n, joint.s1, joint.s2, weight)
+    c = silent_value(first, Channel(ChannelKind.VALUE, channel.metric)) or 0.0
+    d = silent_value(second, Channel(ChannelKind.VALUE, channel.other)) or 0.0
+    n = np.minimum(one.n, two.n)
+    rest = np.maximum(n - joint.n, 0.0)
+    mean_one, mean_two = _mean(one), _mean(two)
+    filled = joint.s1 + rest * np.maximum(c * mean_two + d * mean_one - c * d, 0.0)
+    return Cells(n, np.clip(filled, 0.0, n), joint.s2, weight)
+
+
+def _mean(cells: Cells) -> FloatArray:
+    mean: FloatArray = np.divide(cells.s1, cells.n, out=np.zeros_like(cells.s1), where=cells.n > 0.0)
+    return mean
+
+
+def delay_curves(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> dict[int, FloatArray]:
+    """[K, 1 + P] by metric: share of an arm's rewards that came by each of (0, *EARLY_PARTS) of the window.
+
+    From mature periods only, so that no late reward is missed; each arm's curve is drawn to that of all arms by
+    SHARED_DELAYS. Metrics that do not weigh pending decisions, or know too few delays yet, are left out.
+    """
+    curves: dict[int, FloatArray] = {}
+    for index, metric in enumerate(spec.metrics):
+        if not metric.weighs_pending:
+            continue
+        at = spec.columns
+        columns = [at[Channel(ChannelKind.EARLY, index, place=each)] for each in range(len(EARLY_PARTS))]
+        if columns[-1] >= table.n.shape[2]:
+            continue
+        mature = table.mature(metric.attribution_window, now_ms)
+        n = table.n[mature][:, :, columns[-1]].sum(axis=0)
+        early = table.s1[mature][:, :, columns].sum(axis=0)
+        if n.sum() < LEAST_DELAYS:
+            continue
+        shared = early.sum(axis=0) / n.sum()
+        own = (early + SHARED_DELAYS * shared) / (n + SHARED_DELAYS)[:, None]
+        own[:, -1] = 1.0
+        curves[index] = np.concatenate([np.zeros((len(n), 1)), np.minimum(own, 1.0)], axis=1)
+    return curves
+
+
+def _arrived_part(table: PeriodTable, metric: Metric, curve: FloatArray, now_ms: int) -> FloatArray:
+    """[E, K] mean of F(age) over the decisions of a period, spread evenly over it."""
+    end = np.where(table.end_ms > 0, np.minimum(table.end_ms, now_ms), now_ms)
+    middles = (np.arange(STEPS) + 0.5) / STEPS
+    decided = table.start_ms[:, None] + (end - table.start_ms)[:, None] * middles
+    age = np.maximum(now_ms - decided, 0.0) / (1000.0 * metric.attribution_window)
+    knots = np.array((0.0, *EARLY_PARTS))
+    return np.stack([np.interp(age, knots, own).mean(axis=1) for own in curve], axis=1)

@@ -13,10 +13,11 @@ import numpy as np
 
 from bandit.compact import plan
 from bandit.errors import CorruptStored, Stale
+from bandit.facts import settle
 from bandit.guardrails.base import Folded
 from bandit.guardrails.judge import accumulate
 from bandit.learn import Folding, fold, layout_of, newest_allocation, open_periods
-from bandit.ledger import Ledger, PeriodTable, fold_block, table
+from bandit.ledger import FloatArray, Ledger, PeriodTable, fold_block, split_table, table
 from bandit.log import (
     OUTCOME_APPLIED,
     OUTCOME_CONFLICT,
@@ -113,9 +114,11 @@ class Writer:
         dropped: list[int] = []
         for group in groups:
             periods = [ledger.periods[number] for number in group]
+            facts = None
             if periods[0].epoch == experiment.epoch:
                 self._accumulate(experiment, group)
-            block = fold_block(periods)
+                facts = self._settle(experiment, group)
+            block = fold_block(periods, facts)
             for number in group:
                 del ledger.periods[number]
             ledger.periods[block.number] = block
@@ -129,6 +132,10 @@ class Writer:
         """The periods of the present epoch as arrays."""
         return table(self.state.ledger.current(), self.state.ledger.layout)
 
+    def rows(self) -> PeriodTable:
+        """The periods of the present epoch as arrays, a row per cohort."""
+        return split_table(self.state.ledger.current(), self.state.ledger.layout)
+
     def folded(self) -> Folded:
         """Accumulators of the guardrails over blocks, for the present spec."""
         return folded_of(self.state, self.stored.experiment)
@@ -139,6 +146,12 @@ class Writer:
         since = np.array([arm.since for arm in experiment.arms], np.int64)
         folded = accumulate(experiment.spec, self.folded(), table(rows, ledger.layout), since)
         self.state.folded = (folded.sums, folded.since)
+
+    def _settle(self, experiment: Experiment, group: list[int]) -> FloatArray:
+        ledger = self.state.ledger
+        periods = [period for number in group if not (period := ledger.periods[number]).is_block]
+        rows = split_table(periods, ledger.layout)
+        return settle(experiment.spec, rows, ledger.layout.cohorts)
 
     def _write(self, folding: Folding, *, log_ms: int = 0, drop_periods: tuple[int, ...] = ()) -> None:
         state = self.state

@@ -193,7 +193,9 @@ class LearnerLoop:
         if behind:
             now_ms = min(now_ms, int(writer.state.offset.partition("-")[0]))
         stored = writer.stored
-        seen = look(stored.experiment, stored.allocation, writer.table(), writer.folded(), now_ms)
+        seen = look(
+            stored.experiment, stored.allocation, writer.table(), writer.rows(), writer.folded(), now_ms
+        )
         if seen.transition is not None:
             self._commit(writer, seen)
         writer.flush()

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from bandit.allocate import Proposal, propose
+from bandit.baselines.base import Evidence, evidence_of
 from bandit.guardrails.base import ArmStanding, Folded, Verdict
 from bandit.guardrails.judge import judge
 from bandit.ledger import PeriodTable
 from bandit.ranges import PPM
-from bandit.reading import Reading, read, with_silence
+from bandit.reading import with_silence
 from bandit.rollout.rollback import Kind, decisions
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import Transition, hold, reallocate, roll_back
@@ -33,7 +34,7 @@ class Look:
 
     now_ms: int
     table: PeriodTable
-    reading: Reading
+    evidence: Evidence
     verdicts: tuple[Verdict, ...]
     proposal: Proposal
     transition: Transition | None
@@ -42,17 +43,23 @@ class Look:
 
 
 def look(
-    experiment: Experiment, allocation: Allocation, table: PeriodTable, folded: Folded, now_ms: int
+    experiment: Experiment,
+    allocation: Allocation,
+    table: PeriodTable,
+    rows: PeriodTable,
+    folded: Folded,
+    now_ms: int,
 ) -> Look:
-    """Judge and propose. Pure; ``now_ms`` is the time up to which the log has been folded."""
+    """Judge and propose. Pure; ``now_ms`` is the time up to which the log has been folded; ``table`` and ``rows`` are
+    the same periods, cohorts added up and apart."""
     spec = experiment.spec
-    reading = read(table, spec, now_ms)
+    evidence = evidence_of(spec, rows, now_ms)
     arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in experiment.arms]
     verdicts = judge(spec, table, folded, arms, now_ms)
     fresh = allocation.cause in FRESH_STARTS
     proposal = propose(
         spec,
-        reading,
+        evidence,
         np.array(experiment.live(), np.bool_),
         [arm.hold_ppm for arm in experiment.arms],
         None if fresh else allocation.shares_ppm,
@@ -67,7 +74,7 @@ def look(
     return Look(
         now_ms=now_ms,
         table=table,
-        reading=reading,
+        evidence=evidence,
         verdicts=verdicts,
         proposal=proposal,
         transition=transition,
