@@ -37,7 +37,7 @@ class MetricSums:
 
     ``value``: the metric itself, n = 0 for a ratio. ``log`` for lognormal and revenue (its n are the positive values).
     ``levels`` [K, L] counts for a rating. ``numerator``, ``denominator``, ``pair`` for a ratio, in the scaled units of
-    the two metrics.
+    the two metrics, whose (low, high) are ``scales``.
     """
 
     value: Sums
@@ -46,6 +46,7 @@ class MetricSums:
     numerator: Sums | None = None
     denominator: Sums | None = None
     pair: Sums | None = None
+    scales: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ def metric_sums(spec: ExperimentSpec, reading: Reading, index: int) -> MetricSum
             numerator=reading.channel(above),
             denominator=reading.channel(below),
             pair=reading.channel(pair),
+            scales=(spec.metrics[above].scale, spec.metrics[below].scale),
         )
     return MetricSums(value)
 

@@ -26,6 +26,7 @@ from bandit.kernels.families import (
     BETA,
     GAMMA,
     INSIDE,
+    INVERSE_GAMMA,
     LOGNORMAL,
     MOST,
     NODES,
@@ -35,6 +36,7 @@ from bandit.kernels.families import (
     W,
     cut,
     densities,
+    facing,
     in_units,
     peak_of,
     share_nodes,
@@ -43,7 +45,19 @@ from bandit.kernels.families import (
 )
 from bandit.kernels.jit import kernel
 
-__all__ = ["BETA", "GAMMA", "LOGNORMAL", "NORMAL", "STUDENT_T", "Best", "best_arm", "compare", "march", "warm"]
+__all__ = [
+    "BETA",
+    "GAMMA",
+    "INVERSE_GAMMA",
+    "LOGNORMAL",
+    "NORMAL",
+    "STUDENT_T",
+    "Best",
+    "best_arm",
+    "compare",
+    "march",
+    "warm",
+]
 
 BELOW, INSIDE_ARM, ABOVE = -1, 0, 1
 
@@ -135,6 +149,7 @@ def compare(
         chances += q[k]
     for k in range(size):
         p[k], loss[k] = q[k] / chances * (1.0 - none) if chances > 0.0 else 0.0, 0.0
+    family = facing(family, arms)
     unit_of_x = tame(family, arms)
     if unit_of_x == 0.0:
         return 0.0, none

@@ -9,15 +9,19 @@ import numpy as np
 
 from bandit.kernels.families import (
     BETA,
-    GAMMA,
     LEAST_SHAPE,
+    LOGNORMAL,
+    LOGNORMAL_DOWN,
     MOST,
     MOST_SHAPE,
     NODES,
+    NORMAL,
+    STUDENT_T,
     FloatArray,
     W,
     cut,
     densities,
+    facing,
     in_units,
     peak_of,
     share_nodes,
@@ -87,7 +91,8 @@ def _within(
 def _invert(family: int, params: FloatArray, levels: FloatArray, out: FloatArray) -> None:
     """Find each level's panel, then the point in it."""
     arms = table(params)
-    shaped = family in (BETA, GAMMA)
+    family = facing(family, arms)
+    shaped = family not in (NORMAL, STUDENT_T, LOGNORMAL, LOGNORMAL_DOWN)
     edges, place, density = np.empty(2 * MOST + 1), np.empty(NODES), np.empty(NODES)
     standard, mass = np.empty(3), np.empty(2 * MOST)
     for k in range(arms.shape[0]):
