@@ -6,26 +6,29 @@ by this machine's. A poisoned entry is counted as rejected and passed over.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit.batch import Batch, Places, Records, Rows, batch_of, find_places, hand_back, judge, pieces_of
+from bandit.counting import Tables, layout_of
 from bandit.kernels.fold import count_exposures, fold_rewards
-from bandit.ledger import COLUMNS, Cells, Layout, Ledger, Period
+from bandit.kernels.values import fold_clusters, fold_derived
+from bandit.ledger import Cells, Ledger, Period
 from bandit.log import (
     EXPOSURE_HEADER,
     EXPOSURES,
+    OUTCOME_APPLIED,
     OUTCOME_CONFLICT,
     OUTCOME_DUPLICATE,
-    OUTCOME_LATE,
     OUTCOME_REJECTED,
-    REWARDS,
     LogEntry,
 )
-from bandit.reward import CLOCK_SLACK_S, RECORD_BYTES
+from bandit.remember import Rows as Remembered
+from bandit.remember import fold_remembered
+from bandit.reward import RECORD_BYTES
 from bandit.rollout.state import Allocation, Experiment
 from bandit.seen import (
     BUCKET_MS,
@@ -38,28 +41,10 @@ from bandit.seen import (
     fingerprint,
     fingerprints,
 )
-from bandit.spec.model import ExperimentSpec
 
-RECORD_TYPE = np.dtype(
-    [
-        ("issuer", "<u4"),
-        ("epoch", "<u4"),
-        ("number", "<u8"),
-        ("issued_ms", "<u8"),
-        ("allocation", "<u4"),
-        ("q", "<u4"),
-        ("cohort", "<u2"),
-        ("arm", "u1"),
-        ("metric", "u1"),
-        ("reserved", "<u4"),
-    ]
-)
 EXPOSURE_TYPE = np.dtype([("allocation", "<u4"), ("cohort", "<u2"), ("arm", "u1"), ("pad", "u1")])
-Q_LIMIT = 1 << 30
 SNAPSHOT_LAG_MS = 1500
 """How long servers may still decide by an allocation after the next one was committed."""
-
-Records = NDArray[np.void]
 
 
 @dataclass(slots=True)
@@ -70,15 +55,11 @@ class Folding:
     replies: dict[bytes, bytes] = field(default_factory=dict)
     periods: set[int] = field(default_factory=set)
     pages: set[PageKey] = field(default_factory=set)
+    values: set[PageKey] = field(default_factory=set)
     foreign: dict[BucketKey, dict[int, int]] = field(default_factory=dict)
     issuers: set[int] = field(default_factory=set)
     exposures: int = 0
     exposures_lost: int = 0
-
-
-def layout_of(spec: ExperimentSpec) -> Layout:
-    """Sizes of the cells under a spec."""
-    return Layout(1 + (len(spec.cohorts.values) if spec.cohorts else 0), len(spec.arms), len(spec.metrics))
 
 
 def open_periods(ledger: Ledger, allocations: Iterable[Allocation], experiment: Experiment) -> set[int]:
@@ -118,9 +99,12 @@ def newest_allocation(entries: Sequence[LogEntry]) -> int:
     """Highest allocation number that the entries speak of, 0 for none: the writer must know its period first."""
     newest = 0
     for entry in entries:
-        if entry.kind == REWARDS and len(entry.payload) % RECORD_BYTES == 0:
-            newest = max(newest, int(np.frombuffer(entry.payload, RECORD_TYPE)["allocation"].max(initial=0)))
-        elif entry.kind == EXPOSURES and (records := _exposures(entry)) is not None:
+        if entry.kind == EXPOSURES:
+            records = _exposures(entry)
+        else:
+            pieces = pieces_of(entry)
+            records = None if pieces is None else pieces[0]
+        if records is not None:
             newest = max(newest, int(records["allocation"].max(initial=0)))
     return newest
 
@@ -128,52 +112,21 @@ def newest_allocation(entries: Sequence[LogEntry]) -> int:
 def fold(entries: Sequence[LogEntry], experiment: Experiment, ledger: Ledger, seen: Seen) -> Folding:
     """Fold entries of one experiment, oldest first, into the ledger and marks."""
     folding = Folding()
-    places = _Places(ledger)
+    places = Places(ledger)
     rewards: list[LogEntry] = []
     for entry in entries:
         if entry.kind == EXPOSURES:
             _fold_exposures(entry, places, seen, folding)
-        elif entry.kind == REWARDS and entry.payload and len(entry.payload) % RECORD_BYTES == 0:
+        elif pieces_of(entry) is not None:
             rewards.append(entry)
         else:
-            folding.outcomes[OUTCOME_REJECTED] += max(len(entry.payload) // RECORD_BYTES, 1)
+            broken = max(len(entry.payload) // RECORD_BYTES, 1)
+            folding.outcomes[OUTCOME_REJECTED] += broken
             if entry.reply:
-                folding.replies[entry.reply] = bytes([OUTCOME_REJECTED]) * max(
-                    len(entry.payload) // RECORD_BYTES, 1
-                )
+                folding.replies[entry.reply] = bytes([OUTCOME_REJECTED]) * broken
     if rewards:
-        _fold_rewards(rewards, experiment, places, seen, folding)
+        _fold_rewards(rewards, experiment, ledger, seen, folding)
     return folding
-
-
-class _Places:
-    """From allocation number to the period (or block) that holds it, and cells by flat index."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.numbers = sorted(ledger.periods)
-
-    def period(self, allocation: int) -> Period | None:
-        """The period of an allocation, or None."""
-        at = bisect_right(self.numbers, allocation) - 1
-        if at < 0:
-            return None
-        period = self.ledger.periods[self.numbers[at]]
-        return period if allocation <= period.last else None
-
-    def resolved(self, records: Records) -> NDArray[np.int64]:
-        """Allocation number of each record; for those without a token, that of the period open at event time."""
-        numbers = records["allocation"].astype(np.int64)
-        for epoch in np.unique(records["epoch"][records["issuer"] == 0]):
-            rows = (records["issuer"] == 0) & (records["epoch"] == epoch)
-            periods = [p for n in self.numbers if (p := self.ledger.periods[n]).epoch == epoch]
-            if not periods:
-                numbers[rows] = 0
-                continue
-            starts = np.array([period.start_ms for period in periods], np.int64)
-            at = np.searchsorted(starts, records["issued_ms"][rows].astype(np.int64), side="right") - 1
-            numbers[rows] = np.array([period.number for period in periods], np.int64)[np.maximum(at, 0)]
-        return numbers
 
 
 def _exposures(entry: LogEntry) -> Records | None:
@@ -183,7 +136,7 @@ def _exposures(entry: LogEntry) -> Records | None:
     return np.frombuffer(entry.payload, EXPOSURE_TYPE, offset=EXPOSURE_HEADER.size)
 
 
-def _fold_exposures(entry: LogEntry, places: _Places, seen: Seen, folding: Folding) -> None:
+def _fold_exposures(entry: LogEntry, places: Places, seen: Seen, folding: Folding) -> None:
     records = _exposures(entry)
     if records is None:
         folding.outcomes[OUTCOME_REJECTED] += 1
@@ -214,73 +167,63 @@ def _fold_exposures(entry: LogEntry, places: _Places, seen: Seen, folding: Foldi
 
 
 def _fold_rewards(
-    entries: list[LogEntry], experiment: Experiment, places: _Places, seen: Seen, folding: Folding
+    entries: list[LogEntry], experiment: Experiment, ledger: Ledger, seen: Seen, folding: Folding
 ) -> None:
-    records = np.frombuffer(b"".join(entry.payload for entry in entries), RECORD_TYPE)
-    counts = [len(entry.payload) // RECORD_BYTES for entry in entries]
-    log_ms = np.repeat(np.array([entry.time_ms for entry in entries], np.int64), counts)
-    outcome = np.zeros(len(records), np.uint8)
-    _judge_age(records, log_ms, experiment, outcome)
-    outcome[records["q"] > Q_LIMIT] = OUTCOME_REJECTED
-    cell, bases, width = _cells(records, places, outcome)
+    batch = batch_of(entries, ledger)
+    records, outcome = batch.records, batch.outcome
+    epochs = judge(batch, experiment)
+    find_places(batch)
+    remembered = np.zeros(len(records), np.bool_)
+    for epoch, tables in epochs.items():
+        if tables.remembered.size:
+            own = (outcome == 0) & (records["issuer"] != 0) & (records["epoch"] == epoch)
+            own[own] = tables.join[batch.metric[own]] >= 0
+            if (rows := np.flatnonzero(own)).size:
+                remembered |= own
+                _fold_remembered(batch, rows, epoch, tables, seen, folding)
     if (foreign := np.flatnonzero((records["issuer"] == 0) & (outcome == 0))).size:
         _mark_foreign(records, foreign, seen, folding, outcome)
-    _add(records, cell, width, bases, seen, folding, outcome)
+    if not remembered.all():
+        _add(batch, seen, folding)
+    counts = (outcome == OUTCOME_APPLIED) & ~remembered
+    for epoch, tables in epochs.items():
+        if tables.kind.size:
+            own = counts & (records["epoch"] == epoch)
+            fold_derived(
+                own, batch.place, batch.metric, batch.q, batch.part(tables), batch.sums,
+                tables.start, tables.column, tables.kind, tables.threshold, tables.logs, tables.silent,
+            )  # fmt: skip
+    if len(batch.clusters) > 1:
+        fold_clusters(counts, batch.bucket, batch.q, batch.clusters)
+    folding.periods |= hand_back(batch)
     folding.outcomes += np.bincount(outcome, minlength=8)
     start = 0
-    for entry, count in zip(entries, counts, strict=True):
+    for entry, count in zip(entries, batch.counts, strict=True):
         if entry.reply:
             folding.replies[entry.reply] = outcome[start : start + count].tobytes()
         start += count
 
 
-def _judge_age(
-    records: Records, log_ms: NDArray[np.int64], experiment: Experiment, outcome: NDArray[np.uint8]
+def _fold_remembered(
+    batch: Batch, rows: Rows, epoch: int, tables: Tables, seen: Seen, folding: Folding
 ) -> None:
-    """Set late and rejected where the window was closed when the log took it, or the epoch is forgotten."""
-    for epoch in np.unique(records["epoch"]):
-        rows = records["epoch"] == epoch
-        spec = experiment.spec_of(int(epoch))
-        if spec is None:
-            outcome[rows] = OUTCOME_REJECTED
-            continue
-        windows = np.array([m.attribution_window + CLOCK_SLACK_S for m in spec.metrics]) * 1000
-        known = rows & (records["metric"] < len(windows))
-        outcome[rows & ~known] = OUTCOME_REJECTED
-        age = log_ms[known] - records["issued_ms"][known].astype(np.int64)
-        outcome[known] = np.where(age > windows[records["metric"][known]], OUTCOME_LATE, 0)
-
-
-def _cells(
-    records: Records, places: _Places, outcome: NDArray[np.uint8]
-) -> tuple[NDArray[np.int64], dict[int, tuple[Period, int]], int]:
-    """Flat cell of each record over the periods involved, their base offsets, and the total width."""
-    cell = np.zeros(len(records), np.int64)
-    bases: dict[int, tuple[Period, int]] = {}
-    width = 0
-    numbers = places.resolved(records)
-    for number in np.unique(numbers):
-        rows = numbers == number
-        period = places.period(int(number))
-        if period is None:
-            outcome[rows & (outcome == 0)] = OUTCOME_REJECTED
-            continue
-        layout = period.cells.layout
-        fits = (
-            rows
-            & (records["arm"] < layout.arms)
-            & (records["metric"] < layout.metrics)
-            & (records["epoch"] == period.epoch)
-        )
-        outcome[rows & ~fits & (outcome == 0)] = OUTCOME_REJECTED
-        if period.number not in bases:
-            bases[period.number] = (period, width)
-            width += layout.cohorts * layout.arms * layout.metrics
-        base = bases[period.number][1]
-        found = records[fits]
-        cohort = np.where(found["cohort"] < layout.cohorts, found["cohort"], 0).astype(np.int64)
-        cell[fits] = base + (cohort * layout.arms + found["arm"]) * layout.metrics + found["metric"]
-    return cell, bases, width
+    records = batch.records
+    kept = Remembered(
+        issuer=records["issuer"][rows].astype(np.int64),
+        number=records["number"][rows],
+        issued_ms=records["issued_ms"][rows].astype(np.int64),
+        metric=batch.metric[rows],
+        q=batch.q[rows],
+        op=batch.op[rows],
+        order=batch.order[rows],
+        event=batch.event[rows],
+        part=batch.part(tables)[rows],
+        place=batch.place[rows],
+        bucket=batch.bucket[rows],
+        outcome=batch.outcome[rows],
+    )
+    folding.values |= fold_remembered(kept, epoch, tables, seen, batch.sums, batch.clusters)
+    batch.outcome[rows] = kept.outcome
 
 
 def _mark_foreign(
@@ -300,16 +243,10 @@ def _mark_foreign(
             outcome[row] = OUTCOME_DUPLICATE if before == mark else OUTCOME_CONFLICT
 
 
-def _add(
-    records: Records,
-    cell: NDArray[np.int64],
-    width: int,
-    bases: Mapping[int, tuple[Period, int]],
-    seen: Seen,
-    folding: Folding,
-    outcome: NDArray[np.uint8],
-) -> None:
-    """Test the marks and add, through the kernel; then hand marks and sums back to their owners."""
+def _add(batch: Batch, seen: Seen, folding: Folding) -> None:
+    """Test the marks and add, through the kernel; then hand the marks back to their owners."""
+    records, outcome = batch.records, batch.outcome
+    cell = batch.place + batch.metric
     live = outcome == 0
     keys, row = _page_rows(records, live)
     first_ms = np.zeros(len(keys) + 1, np.int64)
@@ -320,10 +257,9 @@ def _add(
             pages[index] = seen.pages[key].marks
     slot = (records["number"] & np.uint64(PAGE_SLOTS - 1)).astype(np.int64)
     tokenless = live & (records["issuer"] == 0)
-    sums = np.zeros((max(width, 1), COLUMNS), np.int64)
-    q = records["q"].astype(np.int64)
+    q = batch.q
     tokens = np.where(tokenless, OUTCOME_REJECTED, outcome).astype(np.uint8)
-    fold_rewards(row, slot, fingerprints(records["q"]), cell, q, pages, sums, tokens)
+    fold_rewards(row, slot, fingerprints(records["q"]), cell, q, pages, batch.sums, tokens)
     outcome[~tokenless] = tokens[~tokenless]
     if tokenless.any():  # their marks were tested by id; here each only needs adding
         cells, values = cell[tokenless], q[tokenless]
@@ -337,7 +273,7 @@ def _add(
             cells,
             values,
             blank,
-            sums,
+            batch.sums,
             first,
         )
         outcome[tokenless] = first
@@ -347,12 +283,6 @@ def _add(
             newest = max(int(first_ms[index]), before.newest_ms if before else 0)
             seen.pages[key] = Page(newest, pages[index].copy())
             folding.pages.add(key)
-    for number, (period, base) in bases.items():
-        cells = period.cells.sums
-        part = sums[base : base + cells.size // COLUMNS]
-        if part.any():
-            cells += part.reshape(cells.shape)
-            folding.periods.add(number)
 
 
 def _page_rows(records: Records, live: NDArray[np.bool_]) -> tuple[list[PageKey], NDArray[np.int64]]:

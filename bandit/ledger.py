@@ -3,8 +3,11 @@
 Cell layout. A *period* is the life of one allocation, so shares are constant inside it. It holds
 
 * ``exposures`` int64[G, K]: decisions counted, per cohort and arm;
-* ``sums`` int64[G, K, M, 4]: per cohort, arm and metric ``(n, s1, s2_high, s2_low)`` with n rewards,
-  s1 the sum of q and s2 = s2_high * 2**30 + s2_low the sum of q**2.
+* ``sums`` int64[G, K, C, 4]: per cohort, arm and channel ``(n, s1, s2_high, s2_low)`` with n decisions that have a
+  value, s1 the sum of q and s2 = s2_high * 2**30 + s2_low the sum of q**2; channel m < M is metric m;
+* ``clusters`` int64[K, M, 64, 2], where units keep their arm over many decisions: ``(n, s1)`` of each metric by the
+  low bits of the unit's hash, cohorts added up. One unit is in one bucket, so the 64 totals of an arm vary as its
+  units do, whatever depends on what inside a unit (cf. the streaming bootstrap, Chamandy et al. 2012).
 
 A value x of a metric with range [low, high] is the integer q = round((x - low) / (high - low) * 2**30), so
 0 <= q <= 2**30; the resolution is 1e-9 of the range. A cell has room for 2**32 rewards; see ``has_room``.
@@ -32,14 +35,20 @@ ONE = 1 << BITS
 N, S1, S2_HIGH, S2_LOW = range(4)
 COLUMNS = 4
 CELL_ROOM = 1 << 32
+BUCKETS = 64
+EVERY = -1
 
 
 class Layout(NamedTuple):
-    """Sizes of the cells: cohorts (index 0 is everyone else), arms, metrics."""
+    """Sizes of the cells: cohorts (index 0 is everyone else), arms, channels (see ``spec.channels``).
+
+    ``clustered``: number of metrics whose sums are also kept by the units' hash buckets; 0 where units do not repeat.
+    """
 
     cohorts: int
     arms: int
-    metrics: int
+    channels: int
+    clustered: int = 0
 
 
 def quantise(value: float, low: float, high: float) -> int:
@@ -58,27 +67,32 @@ class Cells:
 
     exposures: Int64Array
     sums: Int64Array
+    clusters: Int64Array | None = None
 
     @classmethod
     def zeros(cls, layout: Layout) -> Cells:
         """Empty cells."""
-        g, k, m = layout
-        return cls(np.zeros((g, k), np.int64), np.zeros((g, k, m, COLUMNS), np.int64))
+        g, k, c, m = layout
+        clusters = np.zeros((k, m, BUCKETS, 2), np.int64) if m else None
+        return cls(np.zeros((g, k), np.int64), np.zeros((g, k, c, COLUMNS), np.int64), clusters)
 
     @property
     def layout(self) -> Layout:
         """Sizes of these cells."""
-        g, k, m, _ = self.sums.shape
-        return Layout(g, k, m)
+        g, k, c, _ = self.sums.shape
+        return Layout(g, k, c, 0 if self.clusters is None else self.clusters.shape[1])
 
     def add(self, other: Cells) -> None:
         """Add other cells of the same layout in place."""
         self.exposures += other.exposures
         self.sums += other.sums
+        if self.clusters is not None and other.clusters is not None:
+            self.clusters += other.clusters
 
     def copy(self) -> Cells:
         """A copy that shares no memory."""
-        return Cells(self.exposures.copy(), self.sums.copy())
+        clusters = None if self.clusters is None else self.clusters.copy()
+        return Cells(self.exposures.copy(), self.sums.copy(), clusters)
 
     def has_room(self, more: int = 0) -> bool:
         """True while every cell can take ``more`` further rewards without leaving int64."""
@@ -91,7 +105,8 @@ class Period:
 
     ``end_ms`` is 0 while the allocation lives. ``shares_ppm`` [K] are exact inside a period; a block has the
     shares of its last period, which no test may use. ``centres`` [M] are the control's means, scaled to
-    [0, 1], frozen when the period began.
+    [0, 1], frozen when the period began. ``facts`` [G, L] of a block: what readers need of its periods that
+    their sums do not tell any more (see ``bandit.facts``), per cohort.
     """
 
     number: int
@@ -102,6 +117,7 @@ class Period:
     shares_ppm: tuple[int, ...]
     centres: tuple[float, ...]
     cells: Cells
+    facts: FloatArray | None = None
 
     @property
     def is_block(self) -> bool:
@@ -135,12 +151,13 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class PeriodTable:
-    """Periods of one epoch as arrays, oldest first, cohorts added up: what every decider reads.
+    """Periods of one epoch as arrays, oldest first: what every decider reads.
 
-    E periods, K arms, M metrics. ``n`` [E, K, M] are rewards; ``s1`` and ``s2`` [E, K, M] the sums of the
+    E rows, K arms, C channels. ``n`` [E, K, C] are rewards; ``s1`` and ``s2`` [E, K, C] the sums of the
     value and its square in scaled units (each value in [0, 1], see the module); ``assigned`` [E, K] the
     exposures. ``share`` [E, K] in [0, 1]; ``centre`` [E, M] scaled. ``end_ms`` is 0 for the open period.
-    ``block`` [E] marks folded periods, whose shares mean nothing.
+    ``block`` [E] marks folded periods, whose shares mean nothing; ``facts`` [E, L] are theirs, zeros for others.
+    ``cohort`` [E]: index of the cohort that a row is about, EVERY when all are added up.
     """
 
     number: Int64Array
@@ -154,6 +171,12 @@ class PeriodTable:
     n: FloatArray
     s1: FloatArray
     s2: FloatArray
+    facts: FloatArray
+    cohort: Int64Array
+
+    def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> PeriodTable:
+        """Only the chosen rows."""
+        return PeriodTable(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def mature(self, window_s: float, now_ms: int) -> NDArray[np.bool_]:
         """[E] True where no reward in the attribution window can still arrive."""
@@ -162,14 +185,41 @@ class PeriodTable:
 
 
 def table(periods: Sequence[Period], layout: Layout) -> PeriodTable:
-    """Stack periods of one epoch (and of ``layout``) into arrays."""
-    k, m = layout.arms, layout.metrics
-    e = len(periods)
-    sums = np.zeros((e, k, m, COLUMNS))
-    assigned = np.zeros((e, k))
-    for row, period in enumerate(periods):
-        assigned[row] = period.cells.exposures.sum(axis=0)
-        sums[row] = period.cells.sums.sum(axis=0)
+    """Stack periods of one epoch (and of ``layout``) into arrays, a row each, cohorts added up."""
+    rows = [(period, period.cells.exposures.sum(axis=0), period.cells.sums.sum(axis=0)) for period in periods]
+    facts = [None if period.facts is None else period.facts.sum(axis=0) for period in periods]
+    return _stack(rows, layout, facts, [EVERY] * len(rows))
+
+
+def split_table(periods: Sequence[Period], layout: Layout) -> PeriodTable:
+    """As :func:`table`, with a row per period and cohort; those without exposures and rewards are left out."""
+    rows, facts, cohorts = [], [], []
+    for period in periods:
+        for cohort in range(layout.cohorts):
+            exposures, sums = period.cells.exposures[cohort], period.cells.sums[cohort]
+            if exposures.any() or sums[..., N].any():
+                rows.append((period, exposures, sums))
+                facts.append(None if period.facts is None else period.facts[cohort])
+                cohorts.append(cohort)
+    return _stack(rows, layout, facts, cohorts)
+
+
+def _stack(
+    rows: Sequence[tuple[Period, Int64Array, Int64Array]],
+    layout: Layout,
+    facts: Sequence[FloatArray | None],
+    cohorts: Sequence[int],
+) -> PeriodTable:
+    k, c = layout.arms, layout.channels
+    e = len(rows)
+    periods = [period for period, _, _ in rows]
+    sums = np.array([each for _, _, each in rows], np.float64).reshape(e, k, c, COLUMNS)
+    width = next((each.shape[-1] for each in facts if each is not None), 0)
+    kept = np.zeros((e, width))
+    for row, each in enumerate(facts):
+        if each is not None:
+            kept[row] = each
+    centres = len(periods[0].centres) if periods else 0
     return PeriodTable(
         number=np.array([p.number for p in periods], np.int64),
         last=np.array([p.last for p in periods], np.int64),
@@ -177,16 +227,32 @@ def table(periods: Sequence[Period], layout: Layout) -> PeriodTable:
         end_ms=np.array([p.end_ms for p in periods], np.int64),
         block=np.array([p.is_block for p in periods], np.bool_),
         share=np.array([p.shares_ppm for p in periods], np.float64).reshape(e, k) / 1e6,
-        centre=np.array([p.centres for p in periods], np.float64).reshape(e, m),
-        assigned=assigned,
+        centre=np.array([p.centres for p in periods], np.float64).reshape(e, centres),
+        assigned=np.array([each for _, each, _ in rows], np.float64).reshape(e, k),
         n=sums[..., N],
         s1=sums[..., S1] / ONE,
         s2=(sums[..., S2_HIGH] + sums[..., S2_LOW] / ONE) / ONE,
+        facts=kept,
+        cohort=np.array(cohorts, np.int64),
     )
 
 
-def fold_block(periods: Iterable[Period]) -> Period:
-    """Fold adjacent mature periods of one epoch into one block. Raises ValueError on anything else."""
+def cluster_totals(periods: Iterable[Period], layout: Layout) -> Int64Array | None:
+    """``clusters`` [K, M, 64, 2] added over periods of one epoch; None where the epoch keeps none."""
+    total = Cells.zeros(layout).clusters
+    if total is None:
+        return None
+    for period in periods:
+        if period.cells.clusters is not None:
+            total += period.cells.clusters
+    return total
+
+
+def fold_block(periods: Iterable[Period], facts: FloatArray | None = None) -> Period:
+    """Fold adjacent mature periods of one epoch into one block. Raises ValueError on anything else.
+
+    ``facts`` [G, L] of those among them that are no blocks yet; those of blocks are added.
+    """
     rows = sorted(periods, key=lambda period: period.number)
     if not rows or any(a.epoch != b.epoch or a.last >= b.number for a, b in pairwise(rows)):
         raise ValueError("a block needs periods of one epoch that do not overlap")
@@ -195,6 +261,11 @@ def fold_block(periods: Iterable[Period]) -> Period:
     cells = rows[0].cells.copy()
     for period in rows[1:]:
         cells.add(period.cells)
+    kept = [period.facts for period in rows if period.facts is not None]
+    if facts is not None:
+        kept.append(facts)
+    if len({each.shape for each in kept}) > 1:
+        raise ValueError("facts of one epoch have one shape")
     newest = rows[-1]
     return Period(
         number=rows[0].number,
@@ -205,6 +276,7 @@ def fold_block(periods: Iterable[Period]) -> Period:
         shares_ppm=newest.shares_ppm,
         centres=newest.centres,
         cells=cells,
+        facts=np.sum(kept, axis=0) if kept else None,
     )
 
 

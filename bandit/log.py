@@ -1,7 +1,8 @@
 """Entries of an experiment's log: what the edge appends and the fenced writer folds. Bytes only.
 
 Exposure entry: ``<IIQ`` issuer, epoch, first number, then 8 bytes ``<IHBx`` per decision: allocation, cohort, arm;
-numbers count on from the first without gaps. Reward entry: records of 40 bytes (``bandit.reward``).
+numbers count on from the first without gaps. Reward entry: records of 40 bytes (``bandit.reward``); an amendment
+entry has records of 64: the same with an operation, its order and the event's id.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from typing import NamedTuple
 
 EXPOSURES = b"x"
 REWARDS = b"r"
+AMENDMENTS = b"a"
 EXPOSURE_HEADER = struct.Struct("<IIQ")
 EXPOSURE = struct.Struct("<IHBx")
 START = "0-0"
 # One byte per reward in a reply; 0 is none yet.
 OUTCOME_APPLIED, OUTCOME_DUPLICATE, OUTCOME_CONFLICT, OUTCOME_LATE, OUTCOME_REJECTED = 1, 2, 3, 4, 5
+OUTCOME_SUPERSEDED = 6
+# What a reward does to its decision's value; 0 in a slot that nobody amended.
+REPORT, CORRECT, RETRACT = 1, 2, 3
 
 
 class LogEntry(NamedTuple):

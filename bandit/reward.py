@@ -1,7 +1,8 @@
 """From a reward event to a packed record, or a typed rejection: the border of the ledger, free of numba.
 
 A record is 40 bytes, little endian (``RECORD``). ``issuer`` 0 marks a reward without a token: its ``number``
-is a keyed hash of the event's id and ``issued_ms`` its event time; the learner finds the allocation.
+is a keyed hash of the event's id and ``issued_ms`` its event time; the learner finds the allocation. An amendment is
+64 bytes (``AMENDMENT``): a record with what it does to its decision's value, in which order.
 """
 
 from __future__ import annotations
@@ -13,19 +14,27 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bandit.errors import Rejected
-from bandit.ledger import below_resolution, quantise
+from bandit.ledger import BUCKETS, below_resolution, quantise
+from bandit.log import AMENDMENTS, REPORT, RETRACT, REWARDS
+from bandit.rng import hash_unit
 from bandit.rollout.state import Experiment
-from bandit.spec.model import ExperimentSpec, Metric, MetricKind
+from bandit.spec.metric import Metric, MetricKind, spelled
+from bandit.spec.model import ExperimentSpec
 from bandit.token import Claims
 
 RECORD = struct.Struct("<IIQQIIHBBI")
 RECORD_BYTES = RECORD.size
+AMENDMENT = struct.Struct("<QQB7x")
+AMENDMENT_BYTES = RECORD_BYTES + AMENDMENT.size
 FUTURE_S = 60.0
 CLOCK_SLACK_S = 600.0
 
 
 class RewardRecord(NamedTuple):
-    """One accepted reward, ready for the log. ``q`` is the scaled value of ``bandit.ledger``."""
+    """One accepted reward, ready for the log. ``q`` is the scaled value of ``bandit.ledger``.
+
+    ``bucket``: 1 + the low bits of the unit's hash (see ``clusters`` there); 0 when the unit is not known.
+    """
 
     issuer: int
     epoch: int
@@ -36,16 +45,46 @@ class RewardRecord(NamedTuple):
     cohort: int
     arm: int
     metric: int
-    reserved: int = 0
+    bucket: int = 0
 
     def pack(self) -> bytes:
         """40 bytes."""
         return RECORD.pack(*self)
 
+    @property
+    def kind(self) -> bytes:
+        """Kind of the log entry that takes it."""
+        return REWARDS
+
+
+class Amendment(NamedTuple):
+    """One accepted reward of which more must be known, ready for the log.
+
+    ``op`` of ``bandit.log``; among amendments of a decision and metric the highest ``order`` stands. ``event``: keyed
+    hash of the event's id where rewards are summed, else 0.
+    """
+
+    reward: RewardRecord
+    order: int
+    event: int
+    op: int
+
+    def pack(self) -> bytes:
+        """64 bytes."""
+        return self.reward.pack() + AMENDMENT.pack(self.order, self.event, self.op)
+
+    @property
+    def kind(self) -> bytes:
+        """Kind of the log entry that takes it."""
+        return AMENDMENTS
+
 
 @dataclass(frozen=True, slots=True)
 class RewardEvent:
-    """One observed number as its sender gave it; ``value`` and ``event_ms`` may be missing."""
+    """One observed number as its sender gave it; ``value``, ``event_ms`` and ``sequence`` may be missing.
+
+    ``operation``: REPORT, CORRECT or RETRACT of ``bandit.log``.
+    """
 
     metric: str
     value: float | None
@@ -53,16 +92,19 @@ class RewardEvent:
     event_id: str = ""
     arm: str = ""
     unit: str = ""
+    operation: int = REPORT
+    sequence: int | None = None
 
 
 def accept_with_token(
     experiment: Experiment, claims: Claims, event: RewardEvent, now_ms: int
-) -> RewardRecord:
+) -> RewardRecord | Amendment:
     """The record of a reward whose token was verified.
 
     Age is taken from the token's issue time, never from the sender's clock. Raises Rejected with reason
-    UNKNOWN_METRIC, NO_VALUE, NOT_FINITE, NOT_BINARY, OUT_OF_RANGE, BELOW_RESOLUTION, FUTURE, LATE,
-    UNKNOWN_EPOCH or BAD_TOKEN.
+    UNKNOWN_METRIC, DERIVED_METRIC, NO_VALUE, NOT_A_NUMBER, NOT_FINITE, NOT_BINARY, NOT_A_LEVEL, NOT_A_COUNT,
+    NOT_POSITIVE, OUT_OF_RANGE, BELOW_RESOLUTION, FUTURE, LATE, UNKNOWN_EPOCH, BAD_TOKEN, NOT_CORRECTABLE,
+    NO_ORDER or NO_EVENT_ID.
     """
     spec = experiment.spec_of(claims.epoch)
     if spec is None:
@@ -76,24 +118,62 @@ def accept_with_token(
     if claims.arm >= len(spec.arms):
         raise Rejected(f"the token names arm {claims.arm}, which this experiment has not", reason="BAD_TOKEN")
     _in_window(spec.metrics[metric], claims.issued_ms, now_ms)
-    return RewardRecord(
+    record = RewardRecord(
         claims.issuer,
         claims.epoch,
         claims.number,
         claims.issued_ms,
         claims.allocation,
-        _scaled(spec.metrics[metric], event.value),
+        0 if event.operation == RETRACT else _scaled(spec.metrics[metric], event.value),
         claims.cohort,
         claims.arm,
         metric,
+        1 + claims.unit_hash % BUCKETS,
     )
+    if metric in spec.remembered:
+        return _amended(experiment, spec.metrics[metric], event, record)
+    if event.operation != REPORT:
+        raise Rejected(
+            f"{event.metric}: its values are not remembered, so none can be corrected or taken back; "
+            "write corrections: true on the metric in the spec",
+            reason="NOT_CORRECTABLE",
+        )
+    return record
+
+
+def _amended(
+    experiment: Experiment, metric: Metric, event: RewardEvent, record: RewardRecord
+) -> RewardRecord | Amendment:
+    """The record with its order and event, where its metric and operation need them."""
+    order = 0
+    if event.operation != REPORT or metric.aggregate == "last":
+        if event.sequence is None and event.event_ms is None:
+            what = "a report of a metric with aggregate last" if event.operation == REPORT else "an amendment"
+            raise Rejected(
+                f"{metric.name}: {what} needs event_time or sequence; without one a repeat would pass for the newest",
+                reason="NO_ORDER",
+            )
+        order = max(event.event_ms or 0, 0) if event.sequence is None else event.sequence
+    elif metric.aggregate != "sum":
+        return record
+    hashed = 0
+    if event.operation == REPORT and metric.aggregate == "sum":
+        if not event.event_id:
+            raise Rejected(
+                f"{metric.name}: rewards that are summed need an event_id each; without one a repeat would be added",
+                reason="NO_EVENT_ID",
+            )
+        digest = hmac.digest(experiment.salt, b"event of a sum\x00" + event.event_id.encode(), "sha256")
+        hashed = int.from_bytes(digest[:8], "little")
+    return Amendment(record, order, hashed, event.operation)
 
 
 def accept_without_token(experiment: Experiment, key: bytes, event: RewardEvent, now_ms: int) -> RewardRecord:
     """The record of a reward that names its arm itself (the weaker mode of the spec).
 
     Its age is the sender's word. Two events are the same when unit, arm, metric and event id are; ``key``
-    makes that hash unguessable. Raises as :func:`accept_with_token`, and TOKEN_REQUIRED, UNKNOWN_ARM, NO_UNIT.
+    makes that hash unguessable. It names no decision, so it counts for itself: nothing can be joined to it, summed
+    with it or take it back. Raises as :func:`accept_with_token`, and TOKEN_REQUIRED, UNKNOWN_ARM, NO_UNIT.
     """
     spec = experiment.spec
     if not spec.rewards_without_token:
@@ -103,6 +183,11 @@ def accept_without_token(experiment: Experiment, key: bytes, event: RewardEvent,
             reason="TOKEN_REQUIRED",
         )
     metric = _metric(spec, event.metric)
+    if event.operation != REPORT or spec.metrics[metric].aggregate != "first":
+        what = "an amendment" if event.operation != REPORT else f"aggregate {spec.metrics[metric].aggregate}"
+        raise Rejected(
+            f"{event.metric}: {what} needs to know the decision; send its token", reason="TOKEN_REQUIRED"
+        )
     arm = spec.arm_index(event.arm)
     if arm is None:
         names = ", ".join(each.name for each in spec.arms)
@@ -117,7 +202,8 @@ def accept_without_token(experiment: Experiment, key: bytes, event: RewardEvent,
     q = _scaled(spec.metrics[metric], event.value)
     identity = "\x00".join((experiment.name, event.unit, event.arm, event.metric, event.event_id)).encode()
     number = int.from_bytes(hmac.digest(key, identity, "sha256")[:8], "little")
-    return RewardRecord(0, experiment.epoch, number, event_ms, 0, q, 0, arm, metric)
+    bucket = 1 + hash_unit(experiment.salt, event.unit) % BUCKETS if event.unit else 0
+    return RewardRecord(0, experiment.epoch, number, event_ms, 0, q, 0, arm, metric, bucket)
 
 
 def _metric(spec: ExperimentSpec, name: str) -> int:
@@ -129,26 +215,60 @@ def _metric(spec: ExperimentSpec, name: str) -> int:
             reason="UNKNOWN_METRIC",
             metric=name,
         )
+    ratio = spec.metrics[index]
+    if ratio.kind is MetricKind.RATIO:
+        raise Rejected(
+            f"{name} is the ratio of {ratio.numerator} to {ratio.denominator} and has no rewards of its own; "
+            "send theirs",
+            reason="DERIVED_METRIC",
+            metric=name,
+        )
     return index
 
 
 def _scaled(metric: Metric, value: float | None) -> int:
-    low, high = metric.range
+    """The integer of a legal value; what is above ``winsorize`` counts as it."""
+    low, high = (metric.levels[0], metric.levels[-1]) if metric.levels else metric.range
     allowed = f"the declared range [{low:g}, {high:g}]"
     if value is None:
         raise Rejected(f"{metric.name}: no value; send a number in {allowed}", reason="NO_VALUE")
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        # Nothing is converted: true is no 1, and "1" may have been meant for another field.
+        raise Rejected(
+            f"{metric.name}: {str(value)[:40]!r} is of type {type(value).__name__}, which is no number; send a "
+            f"number in {allowed}",
+            reason="NOT_A_NUMBER",
+        )
     if not math.isfinite(value):
         raise Rejected(f"{metric.name}: {value!r} is not a finite number", reason="NOT_FINITE")
-    if metric.kind is MetricKind.BERNOULLI and value not in (0.0, 1.0):
-        raise Rejected(f"{metric.name}: {value!r} on a bernoulli metric; send 0 or 1", reason="NOT_BINARY")
+    _of_its_kind(metric, value)
     if not low <= value <= high:
         raise Rejected(f"{metric.name}: {value!r} is outside {allowed}", reason="OUT_OF_RANGE")
-    if below_resolution(value, low, high):
+    least, most = metric.scale
+    counted = min(value, most)
+    if below_resolution(counted, least, most):
         raise Rejected(
             f"{metric.name}: {value!r} is less than a billionth of {allowed}; declare a narrower range",
             reason="BELOW_RESOLUTION",
         )
-    return quantise(value, low, high)
+    return quantise(counted, least, most)
+
+
+def _of_its_kind(metric: Metric, value: float) -> None:
+    """Refuse a finite value that no metric of this kind can have, whatever its range."""
+    if metric.kind is MetricKind.BERNOULLI and value not in (0.0, 1.0):
+        raise Rejected(f"{metric.name}: {value!r} on a bernoulli metric; send 0 or 1", reason="NOT_BINARY")
+    if metric.kind is MetricKind.RATING and value not in metric.levels:
+        raise Rejected(
+            f"{metric.name}: {value!r} is not one of its levels; send one of {spelled(metric.levels)}",
+            reason="NOT_A_LEVEL",
+        )
+    if metric.kind is MetricKind.POISSON and not value.is_integer():
+        raise Rejected(f"{metric.name}: {value!r} is not a count; send a whole number", reason="NOT_A_COUNT")
+    if metric.kind is MetricKind.LOGNORMAL and value <= 0.0:
+        raise Rejected(
+            f"{metric.name}: {value!r} is not above 0; send a positive number", reason="NOT_POSITIVE"
+        )
 
 
 def _not_in_future(event_ms: int | None, now_ms: int) -> None:

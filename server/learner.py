@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from bandit.compact import plan
+from bandit.counting import layout_of
 from bandit.errors import CorruptStored, Stale
 from bandit.facts import settle
 from bandit.guardrails.base import Folded
 from bandit.guardrails.judge import accumulate
-from bandit.learn import Folding, fold, layout_of, newest_allocation, open_periods
+from bandit.learn import Folding, fold, newest_allocation, open_periods
 from bandit.ledger import FloatArray, Ledger, PeriodTable, fold_block, split_table, table
 from bandit.log import (
     OUTCOME_APPLIED,
@@ -24,12 +25,13 @@ from bandit.log import (
     OUTCOME_DUPLICATE,
     OUTCOME_LATE,
     OUTCOME_REJECTED,
+    OUTCOME_SUPERSEDED,
     START,
     LogEntry,
 )
 from bandit.reward import CLOCK_SLACK_S
 from bandit.rollout.state import Experiment
-from bandit.seen import BUCKET_MS, BucketKey, PageKey, Seen
+from bandit.seen import BUCKET_MS, BucketKey, Page, PageKey, Seen, ValuePage
 from server.store.base import FoldWrite, RewardCounts, Store, Stored, WriterState
 
 TRIM_SLACK_MS = 600_000
@@ -95,6 +97,7 @@ class Writer:
         counts.conflict += int(ended[OUTCOME_CONFLICT])
         counts.late += int(ended[OUTCOME_LATE])
         counts.rejected += int(ended[OUTCOME_REJECTED])
+        counts.superseded += int(ended[OUTCOME_SUPERSEDED])
         self.state.exposures_lost += folding.exposures_lost
         self.state.offset = entries[-1].id
         self._write(folding, log_ms=entries[-1].time_ms)
@@ -144,7 +147,8 @@ class Writer:
         ledger = self.state.ledger
         rows = [period for number in group if not (period := ledger.periods[number]).is_block]
         since = np.array([arm.since for arm in experiment.arms], np.int64)
-        folded = accumulate(experiment.spec, self.folded(), table(rows, ledger.layout), since)
+        periods, cohorts = table(rows, ledger.layout), split_table(rows, ledger.layout)
+        folded = accumulate(experiment.spec, self.folded(), periods, since, cohorts)
         self.state.folded = (folded.sums, folded.since)
 
     def _settle(self, experiment: Experiment, group: list[int]) -> FloatArray:
@@ -173,7 +177,7 @@ class Writer:
             exposures_lost=state.exposures_lost,
             set_periods={number: state.ledger.periods[number] for number in sorted(dirty)},
             drop_periods=drop_periods,
-            set_pages={key: state.seen.pages[key] for key in folding.pages if key in state.seen.pages},
+            set_pages=self._changed_pages(folding),
             drop_pages=drop_pages,
             add_foreign={key: ids for key, ids in folding.foreign.items() if key in state.seen.foreign},
             drop_foreign=drop_foreign,
@@ -190,6 +194,12 @@ class Writer:
         state.sequence += 1
         self._dirty.clear()
 
+    def _changed_pages(self, folding: Folding) -> dict[PageKey, Page | ValuePage]:
+        """Pages that the fold changed and that are still there."""
+        seen = self.state.seen
+        marks = {key: seen.pages[key] for key in folding.pages if key in seen.pages}
+        return marks | {key: seen.values[key] for key in folding.values if key in seen.values}
+
     def _expired(self, log_ms: int) -> tuple[list[PageKey], list[BucketKey]]:
         """Marks that no reward can ask for any more, by the log's clock; they are dropped here and in the store."""
         experiment, seen = self.stored.experiment, self.state.seen
@@ -201,17 +211,20 @@ class Writer:
             return log_ms > newest_ms + (spec.metrics[metric].attribution_window + 2 * CLOCK_SLACK_S) * 1000
 
         pages = [key for key, page in seen.pages.items() if gone(key.epoch, key.metric, page.newest_ms)]
+        values = [key for key, page in seen.values.items() if gone(key.epoch, key.metric, page.newest_ms)]
         buckets = [key for key in seen.foreign if gone(key.epoch, key.metric, (key.hour + 1) * BUCKET_MS)]
         for key in pages:
             del seen.pages[key]
+        for key in values:
+            del seen.values[key]
         for bucket in buckets:
             del seen.foreign[bucket]
-        return pages, buckets
+        return pages + values, buckets
 
 
 def folded_of(state: WriterState, experiment: Experiment) -> Folded:
     """The guardrails' accumulators of a writer state; empty ones when there are none or the spec changed shape."""
-    empty = Folded.empty(len(experiment.spec.guardrails), len(experiment.arms))
+    empty = Folded.empty_of(experiment.spec)
     if state.folded is None or state.folded[0].shape != empty.sums.shape:
         return empty
     return Folded(*state.folded)

@@ -12,11 +12,11 @@ from bandit.ledger import COLUMNS, ONE, Cells, Layout, Ledger, Period
 from bandit.rollout.audit import AuditRecord, chained
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import create
-from bandit.seen import PAGE_SLOTS, BucketKey, Page, PageKey, Seen
+from bandit.seen import AMENDED, PAGE_SLOTS, BucketKey, Page, PageKey, Seen, ValuePage
 from server.store.base import Commit, FoldWrite, RewardCounts, Store, Stored, WriterState
 from tests.builders import NOW, SALT, spec
 
-LAYOUT = Layout(2, 3, 2)
+LAYOUT = Layout(2, 3, 3, 2)
 _names = itertools.count(1)
 
 
@@ -78,7 +78,7 @@ def record(now: Stored, action: str = "paused") -> AuditRecord:
 def possible_cells(random: np.random.Generator, layout: Layout = LAYOUT, most: int = 20) -> Cells:
     """Cells that real rewards could have led to."""
     cells = Cells.zeros(layout)
-    g, k, m = layout
+    g, k, m, _ = layout
     cells.exposures[:] = random.integers(0, 1 << 40, (g, k))
     n = random.integers(0, most, (g, k, m))
     for at in np.ndindex(g, k, m):
@@ -91,12 +91,15 @@ def possible_cells(random: np.random.Generator, layout: Layout = LAYOUT, most: i
             sum(square & (ONE - 1) for square in squares),
         )
     assert cells.sums.shape[-1] == COLUMNS
+    if cells.clusters is not None:
+        cells.clusters[..., 0] = random.integers(1, 9, cells.clusters.shape[:-1])
+        cells.clusters[..., 1] = random.integers(0, ONE + 1, cells.clusters.shape[:-1])
     return cells
 
 
 def period(number: int, random: np.random.Generator, *, epoch: int = 1, layout: Layout = LAYOUT) -> Period:
     """A period, or a block, with random cells."""
-    _, k, m = layout
+    g, k, c, m = layout
     first = int(random.integers(0, 1_000_001))
     start_ms = NOW + int(random.integers(0, 1000))
     return Period(
@@ -106,8 +109,9 @@ def period(number: int, random: np.random.Generator, *, epoch: int = 1, layout: 
         start_ms=start_ms,
         end_ms=int(random.choice([0, start_ms + 5000])),
         shares_ppm=(first, 1_000_000 - first, *([0] * (k - 2))),
-        centres=tuple(random.random(m).tolist()),
+        centres=tuple(random.random(m or c).tolist()),
         cells=possible_cells(random, layout),
+        facts=random.normal(size=(g, 4)) if random.random() < 0.5 else None,
     )
 
 
@@ -116,6 +120,24 @@ def page(random: np.random.Generator) -> Page:
     return Page(
         NOW + int(random.integers(0, 1000)), random.integers(0, 1 << 16, PAGE_SLOTS).astype(np.uint16)
     )
+
+
+def value_page(random: np.random.Generator) -> ValuePage:
+    """A page of random values, with all or few of its parts."""
+    found = ValuePage(
+        NOW + int(random.integers(0, 1000)), random.integers(0, ONE + 2, PAGE_SLOTS).astype(np.uint32)
+    )
+    if random.random() < 0.7:
+        found.amended = np.zeros(PAGE_SLOTS, AMENDED)
+        found.amended["op"] = random.integers(0, 4, PAGE_SLOTS)
+        found.amended["q"] = random.integers(0, ONE + 1, PAGE_SLOTS)
+        found.amended["order"] = random.integers(0, 1 << 64, PAGE_SLOTS, dtype=np.uint64)
+    if random.random() < 0.7:
+        found.parts = random.integers(-1, 14, PAGE_SLOTS).astype(np.int8)
+    for slot in random.integers(0, PAGE_SLOTS, int(random.integers(0, 4))).tolist():
+        ids = random.integers(0, 1 << 64, 3, dtype=np.uint64).tolist()
+        found.events[slot] = {event: int(random.integers(0, ONE + 1)) for event in ids}
+    return found
 
 
 class Writing:
@@ -150,6 +172,10 @@ class Writing:
             )
             for _ in range(int(random.integers(0, 4)))
         } | set(self.some(state.seen.pages))
+        values = set(self.some(state.seen.values)) | {
+            PageKey(int(random.integers(1, wide)), epoch, 3, int(random.integers(0, 1 << 50)))
+            for _ in range(int(random.integers(0, 3)))
+        }
         buckets = {
             BucketKey(int(random.integers(0, 600_000)), epoch, int(random.integers(0, 3)))
             for _ in range(int(random.integers(0, 3)))
@@ -161,12 +187,16 @@ class Writing:
             offset=f"{NOW + int(random.integers(0, 1000))}-{int(random.integers(0, 9))}",
             epoch=epoch,
             layout=layout,
-            counts=RewardCounts(*(int(count) for count in random.integers(0, 1 << 60, 5))),
+            counts=RewardCounts(*(int(count) for count in random.integers(0, 1 << 60, 6))),
             exposures_lost=int(random.integers(0, 1 << 60)),
             set_periods={number: period(number, random, epoch=epoch, layout=layout) for number in numbers},
             drop_periods=drop_periods,
-            set_pages={key: page(random) for key in pages},
-            drop_pages=[key for key in self.some(state.seen.pages) if key not in pages],
+            set_pages={key: page(random) for key in pages} | {key: value_page(random) for key in values},
+            drop_pages=[
+                key
+                for key in self.some(state.seen.pages) + self.some(state.seen.values)
+                if key not in pages | values
+            ],
             add_foreign={key: self._new_ids(key) for key in buckets},
             drop_foreign=[key for key in self.some(state.seen.foreign) if key not in buckets],
             exposed={int(issuer): int(random.integers(0, 1 << 60)) for issuer in random.integers(1, wide, 2)},
@@ -180,7 +210,11 @@ class Writing:
         state.offset, state.counts, state.exposures_lost = write.offset, write.counts, write.exposures_lost
         state.ledger.epoch, state.ledger.layout = write.epoch, write.layout
         state.ledger.periods.update(write.set_periods)
-        state.seen.pages.update(write.set_pages)
+        for key, given in write.set_pages.items():
+            if isinstance(given, ValuePage):
+                state.seen.values[key] = given
+            else:
+                state.seen.pages[key] = given
         state.seen.exposed.update(write.exposed)
         for bucket, ids in write.add_foreign.items():
             if ids:
@@ -188,7 +222,7 @@ class Writing:
         for number in write.drop_periods:
             del state.ledger.periods[number]
         for key in write.drop_pages:
-            del state.seen.pages[key]
+            del (state.seen.pages if key in state.seen.pages else state.seen.values)[key]
         for bucket in write.drop_foreign:
             del state.seen.foreign[bucket]
         if write.folded is not None:
@@ -222,6 +256,8 @@ def same(a: WriterState | None, b: WriterState | None) -> bool:
         and all(same_period(a.ledger.periods[n], b.ledger.periods[n]) for n in a.ledger.periods)
         and a.seen.pages.keys() == b.seen.pages.keys()
         and all(same_page(a.seen.pages[key], b.seen.pages[key]) for key in a.seen.pages)
+        and a.seen.values.keys() == b.seen.values.keys()
+        and all(same_values(a.seen.values[key], b.seen.values[key]) for key in a.seen.values)
         and (a.seen.foreign, a.seen.exposed) == (b.seen.foreign, b.seen.exposed)
         and (a.folded is None) == (b.folded is None)
         and all(same_array(x, y) for x, y in zip(a.folded or (), b.folded or (), strict=True))
@@ -236,6 +272,19 @@ def same_page(a: Page, b: Page) -> bool:
     return a.newest_ms == b.newest_ms and same_array(a.marks, b.marks)
 
 
+def same_values(a: ValuePage, b: ValuePage) -> bool:
+    return (
+        (a.newest_ms, a.events) == (b.newest_ms, b.events)
+        and same_array(a.base, b.base)
+        and same_or_none(a.amended, b.amended)
+        and same_or_none(a.parts, b.parts)
+    )
+
+
+def same_or_none(a: Any, b: Any) -> bool:
+    return a is b is None or (a is not None and b is not None and same_array(a, b))
+
+
 def same_period(a: Period, b: Period) -> bool:
     plain = [
         (each.number, each.last, each.epoch, each.start_ms, each.end_ms, each.shares_ppm, each.centres)
@@ -245,4 +294,6 @@ def same_period(a: Period, b: Period) -> bool:
         plain[0] == plain[1]
         and same_array(a.cells.exposures, b.cells.exposures)
         and same_array(a.cells.sums, b.cells.sums)
+        and same_or_none(a.cells.clusters, b.cells.clusters)
+        and same_or_none(a.facts, b.facts)
     )

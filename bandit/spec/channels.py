@@ -21,10 +21,13 @@ from __future__ import annotations
 import math
 from enum import IntEnum
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from bandit.spec.metric import Metric, MetricKind
-from bandit.spec.model import ExperimentSpec
+from bandit.spec.metric import Direction, Metric, MetricKind
+
+if TYPE_CHECKING:
+    from bandit.spec.guardrail import Guardrail
+    from bandit.spec.model import ExperimentSpec
 
 RESOLUTION = 2.0**-30
 """Least value that a LOG channel tells from 0, as a part of the highest: what the ledger resolves."""
@@ -65,7 +68,26 @@ def channels_of(spec: ExperimentSpec) -> tuple[Channel, ...]:
         if metric.weighs_pending:
             found += [Channel(ChannelKind.EARLY, index, place=part) for part in range(len(EARLY_PARTS))]
     found += [Channel(ChannelKind.PAIR, low, other=high) for low, high in _pairs(spec)]
+    for guardrail in spec.guardrails:
+        watched = None if guardrail.metric is None else spec.metric_index(guardrail.metric)
+        if watched is not None:
+            found += watched_channels(guardrail, watched, spec.metrics[watched])
     return tuple(dict.fromkeys(found))
+
+
+def watched_channels(guardrail: Guardrail, index: int, metric: Metric) -> list[Channel]:
+    """Channels that a guardrail needs beside its metric ``index``: of an asymptotic one the cube (a 0 or 1 is its own),
+    of a quantile one the outcomes above its edges."""
+    if guardrail.kind == "quantile_limit" and guardrail.limit is not None:
+        # Where more is better, the limit itself is kept: above the number before it.
+        upward = metric.direction is Direction.MAXIMIZE
+        edge = math.nextafter(guardrail.limit, -math.inf) if upward else guardrail.limit
+        return [Channel(ChannelKind.ABOVE, index, threshold=edge)]
+    if guardrail.kind == "quantile_harm" and guardrail.between is not None:
+        return [Channel(ChannelKind.ABOVE, index, threshold=edge) for edge in guardrail.edges()[0]]
+    if guardrail.method == "asymptotic" and metric.kind is not MetricKind.BERNOULLI:
+        return [Channel(ChannelKind.CUBE, index)]
+    return []
 
 
 def _pairs(spec: ExperimentSpec) -> list[tuple[int, int]]:
@@ -100,6 +122,11 @@ def joins(spec: ExperimentSpec) -> frozenset[int]:
     paired = {index for pair in _pairs(spec) for index in pair}
     several = {index for index, metric in enumerate(spec.metrics) if metric.aggregate != "first"}
     return frozenset(paired | several)
+
+
+def remembers(spec: ExperimentSpec) -> frozenset[int]:
+    """Indexes of the metrics whose values are kept per decision: joined, aggregated or corrected ones."""
+    return joins(spec) | {index for index, metric in enumerate(spec.metrics) if metric.corrections}
 
 
 def _index(spec: ExperimentSpec, name: str | None) -> int:

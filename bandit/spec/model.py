@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, field_validator
 
-from bandit.spec.channels import Channel, channels_of
+from bandit.spec.channels import Channel, channels_of, remembers
 from bandit.spec.choice import Allocator, Budget, Constraint, Term
 from bandit.spec.frozen import Frozen, MetricKey, Name
 from bandit.spec.guardrail import Guardrail
@@ -184,6 +184,11 @@ class ExperimentSpec(Frozen):
     def columns(self) -> dict[Channel, int]:
         """Column of each channel in the ledger, in order; see ``spec.channels``."""
         return {channel: index for index, channel in enumerate(channels_of(self))}
+
+    @cached_property
+    def remembered(self) -> frozenset[int]:
+        """Indexes of the metrics whose values are kept per decision, so that they can be joined, aggregated, corrected."""
+        return remembers(self)
 
     @property
     def control_index(self) -> int:

@@ -275,6 +275,7 @@ class Verdict(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
     guardrail: _builtins.str
     arm: _builtins.str
     outcome: Global___Outcome.ValueType
@@ -293,6 +294,8 @@ class Verdict(_message.Message):
     action: _spec_pb2.GuardrailAction.ValueType
     message: _builtins.str
     """A sentence with both numbers."""
+    cohort: _builtins.str
+    """The cohort that was judged, or "any" for the mean of the evidence over all cohorts. Empty: cohorts added up."""
     def __init__(
         self,
         *,
@@ -309,10 +312,11 @@ class Verdict(_message.Message):
         reference: _builtins.float = ...,
         action: _spec_pb2.GuardrailAction.ValueType = ...,
         message: _builtins.str = ...,
+        cohort: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arm", b"arm", "guardrail", b"guardrail", "log_e", b"log_e", "log_e_safe", b"log_e_safe", "log_threshold", b"log_threshold", "log_threshold_safe", b"log_threshold_safe", "message", b"message", "n", b"n", "n_control", b"n_control", "observed", b"observed", "outcome", b"outcome", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arm", b"arm", "cohort", b"cohort", "guardrail", b"guardrail", "log_e", b"log_e", "log_e_safe", b"log_e_safe", "log_threshold", b"log_threshold", "log_threshold_safe", b"log_threshold_safe", "message", b"message", "n", b"n", "n_control", b"n_control", "observed", b"observed", "outcome", b"outcome", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,11 +431,14 @@ class RewardCounts(_message.Message):
     CONFLICT_FIELD_NUMBER: _builtins.int
     LATE_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
     applied: _builtins.int
     duplicate: _builtins.int
     conflict: _builtins.int
     late: _builtins.int
     rejected: _builtins.int
+    superseded: _builtins.int
+    """A later or larger one, or a correction, of the same decision stands."""
     def __init__(
         self,
         *,
@@ -440,10 +447,11 @@ class RewardCounts(_message.Message):
         conflict: _builtins.int = ...,
         late: _builtins.int = ...,
         rejected: _builtins.int = ...,
+        superseded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "conflict", b"conflict", "duplicate", b"duplicate", "late", b"late", "rejected", b"rejected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "conflict", b"conflict", "duplicate", b"duplicate", "late", b"late", "rejected", b"rejected", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,79 +23,84 @@ _sym_db = _symbol_database.Default()
 
 
 from bandit.v1 import experiment_pb2 as bandit_dot_v1_dot_experiment__pb2
+from bandit.v1 import report_pb2 as bandit_dot_v1_dot_report__pb2
 from bandit.v1 import spec_pb2 as bandit_dot_v1_dot_spec__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"bandit/v1/experiment_service.proto\x12\tbandit.v1\x1a\x1a\x62\x61ndit/v1/experiment.proto\x1a\x14\x62\x61ndit/v1/spec.proto\x1a\x1bgoogle/protobuf/empty.proto\"e\n\x17\x43reateExperimentRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.bandit.v1.ExperimentSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\"E\n\x18\x43reateExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"$\n\x14GetExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x15GetExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"?\n\x16ListExperimentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x17ListExperimentsResponse\x12*\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32\x15.bandit.v1.Experiment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x17UpdateExperimentRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.bandit.v1.ExperimentSpec\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"i\n\x18UpdateExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\x12\"\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x11.bandit.v1.Change\"X\n\x17\x44\x65leteExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"A\n\x18\x44\x65leteExperimentResponse\x12%\n\x05\x65mpty\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Empty\"W\n\x16StartExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"D\n\x17StartExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"g\n\x16PauseExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"D\n\x17PauseExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"X\n\x17ResumeExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"E\n\x18ResumeExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"c\n\x12RollBackArmRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"@\n\x13RollBackArmResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"e\n\x14\x43learRollbackRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"B\n\x15\x43learRollbackResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"b\n\x11PromoteArmRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"?\n\x12PromoteArmResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\" \n\x10GetStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetStatusResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.bandit.v1.ExperimentStatus\"\"\n\x12WatchStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x13WatchStatusResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.bandit.v1.ExperimentStatus\"N\n\x17ListAuditRecordsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x18ListAuditRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.bandit.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\rDryRunRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.bandit.v1.ExperimentSpec\"E\n\x06\x43hange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\t\"\x83\x01\n\x0e\x44ryRunResponse\x12\x0f\n\x07\x63reates\x18\x01 \x01(\x08\x12\"\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x11.bandit.v1.Change\x12\x11\n\tnew_epoch\x18\x03 \x01(\x08\x12\x1b\n\x13restarts_guardrails\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t2\x8a\n\n\x11\x45xperimentService\x12[\n\x10\x43reateExperiment\x12\".bandit.v1.CreateExperimentRequest\x1a#.bandit.v1.CreateExperimentResponse\x12R\n\rGetExperiment\x12\x1f.bandit.v1.GetExperimentRequest\x1a .bandit.v1.GetExperimentResponse\x12X\n\x0fListExperiments\x12!.bandit.v1.ListExperimentsRequest\x1a\".bandit.v1.ListExperimentsResponse\x12[\n\x10UpdateExperiment\x12\".bandit.v1.UpdateExperimentRequest\x1a#.bandit.v1.UpdateExperimentResponse\x12[\n\x10\x44\x65leteExperiment\x12\".bandit.v1.DeleteExperimentRequest\x1a#.bandit.v1.DeleteExperimentResponse\x12X\n\x0fStartExperiment\x12!.bandit.v1.StartExperimentRequest\x1a\".bandit.v1.StartExperimentResponse\x12X\n\x0fPauseExperiment\x12!.bandit.v1.PauseExperimentRequest\x1a\".bandit.v1.PauseExperimentResponse\x12[\n\x10ResumeExperiment\x12\".bandit.v1.ResumeExperimentRequest\x1a#.bandit.v1.ResumeExperimentResponse\x12L\n\x0bRollBackArm\x12\x1d.bandit.v1.RollBackArmRequest\x1a\x1e.bandit.v1.RollBackArmResponse\x12R\n\rClearRollback\x12\x1f.bandit.v1.ClearRollbackRequest\x1a .bandit.v1.ClearRollbackResponse\x12I\n\nPromoteArm\x12\x1c.bandit.v1.PromoteArmRequest\x1a\x1d.bandit.v1.PromoteArmResponse\x12\x46\n\tGetStatus\x12\x1b.bandit.v1.GetStatusRequest\x1a\x1c.bandit.v1.GetStatusResponse\x12N\n\x0bWatchStatus\x12\x1d.bandit.v1.WatchStatusRequest\x1a\x1e.bandit.v1.WatchStatusResponse0\x01\x12[\n\x10ListAuditRecords\x12\".bandit.v1.ListAuditRecordsRequest\x1a#.bandit.v1.ListAuditRecordsResponse\x12=\n\x06\x44ryRun\x12\x18.bandit.v1.DryRunRequest\x1a\x19.bandit.v1.DryRunResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"bandit/v1/experiment_service.proto\x12\tbandit.v1\x1a\x1a\x62\x61ndit/v1/experiment.proto\x1a\x16\x62\x61ndit/v1/report.proto\x1a\x14\x62\x61ndit/v1/spec.proto\x1a\x1bgoogle/protobuf/empty.proto\"e\n\x17\x43reateExperimentRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.bandit.v1.ExperimentSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\"E\n\x18\x43reateExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"$\n\x14GetExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x15GetExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"?\n\x16ListExperimentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x17ListExperimentsResponse\x12*\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32\x15.bandit.v1.Experiment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x17UpdateExperimentRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.bandit.v1.ExperimentSpec\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"i\n\x18UpdateExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\x12\"\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x11.bandit.v1.Change\"X\n\x17\x44\x65leteExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"A\n\x18\x44\x65leteExperimentResponse\x12%\n\x05\x65mpty\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Empty\"W\n\x16StartExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"D\n\x17StartExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"g\n\x16PauseExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"D\n\x17PauseExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"X\n\x17ResumeExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"E\n\x18ResumeExperimentResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"c\n\x12RollBackArmRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"@\n\x13RollBackArmResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"e\n\x14\x43learRollbackRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"B\n\x15\x43learRollbackResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\"b\n\x11PromoteArmRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"?\n\x12PromoteArmResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\" \n\x10GetStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetStatusResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.bandit.v1.ExperimentStatus\"\"\n\x12WatchStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x13WatchStatusResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.bandit.v1.ExperimentStatus\" \n\x10GetReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x11GetReportResponse\x12!\n\x06report\x18\x01 \x01(\x0b\x32\x11.bandit.v1.Report\"N\n\x17ListAuditRecordsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x18ListAuditRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.bandit.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\rDryRunRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.bandit.v1.ExperimentSpec\"E\n\x06\x43hange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\t\"\x83\x01\n\x0e\x44ryRunResponse\x12\x0f\n\x07\x63reates\x18\x01 \x01(\x08\x12\"\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x11.bandit.v1.Change\x12\x11\n\tnew_epoch\x18\x03 \x01(\x08\x12\x1b\n\x13restarts_guardrails\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t2\xd2\n\n\x11\x45xperimentService\x12[\n\x10\x43reateExperiment\x12\".bandit.v1.CreateExperimentRequest\x1a#.bandit.v1.CreateExperimentResponse\x12R\n\rGetExperiment\x12\x1f.bandit.v1.GetExperimentRequest\x1a .bandit.v1.GetExperimentResponse\x12X\n\x0fListExperiments\x12!.bandit.v1.ListExperimentsRequest\x1a\".bandit.v1.ListExperimentsResponse\x12[\n\x10UpdateExperiment\x12\".bandit.v1.UpdateExperimentRequest\x1a#.bandit.v1.UpdateExperimentResponse\x12[\n\x10\x44\x65leteExperiment\x12\".bandit.v1.DeleteExperimentRequest\x1a#.bandit.v1.DeleteExperimentResponse\x12X\n\x0fStartExperiment\x12!.bandit.v1.StartExperimentRequest\x1a\".bandit.v1.StartExperimentResponse\x12X\n\x0fPauseExperiment\x12!.bandit.v1.PauseExperimentRequest\x1a\".bandit.v1.PauseExperimentResponse\x12[\n\x10ResumeExperiment\x12\".bandit.v1.ResumeExperimentRequest\x1a#.bandit.v1.ResumeExperimentResponse\x12L\n\x0bRollBackArm\x12\x1d.bandit.v1.RollBackArmRequest\x1a\x1e.bandit.v1.RollBackArmResponse\x12R\n\rClearRollback\x12\x1f.bandit.v1.ClearRollbackRequest\x1a .bandit.v1.ClearRollbackResponse\x12I\n\nPromoteArm\x12\x1c.bandit.v1.PromoteArmRequest\x1a\x1d.bandit.v1.PromoteArmResponse\x12\x46\n\tGetStatus\x12\x1b.bandit.v1.GetStatusRequest\x1a\x1c.bandit.v1.GetStatusResponse\x12N\n\x0bWatchStatus\x12\x1d.bandit.v1.WatchStatusRequest\x1a\x1e.bandit.v1.WatchStatusResponse0\x01\x12\x46\n\tGetReport\x12\x1b.bandit.v1.GetReportRequest\x1a\x1c.bandit.v1.GetReportResponse\x12[\n\x10ListAuditRecords\x12\".bandit.v1.ListAuditRecordsRequest\x1a#.bandit.v1.ListAuditRecordsResponse\x12=\n\x06\x44ryRun\x12\x18.bandit.v1.DryRunRequest\x1a\x19.bandit.v1.DryRunResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bandit.v1.experiment_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=128
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=229
-  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_start=231
-  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_end=300
-  _globals['_GETEXPERIMENTREQUEST']._serialized_start=302
-  _globals['_GETEXPERIMENTREQUEST']._serialized_end=338
-  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=340
-  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=406
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=408
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=471
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=473
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=567
-  _globals['_UPDATEEXPERIMENTREQUEST']._serialized_start=569
-  _globals['_UPDATEEXPERIMENTREQUEST']._serialized_end=684
-  _globals['_UPDATEEXPERIMENTRESPONSE']._serialized_start=686
-  _globals['_UPDATEEXPERIMENTRESPONSE']._serialized_end=791
-  _globals['_DELETEEXPERIMENTREQUEST']._serialized_start=793
-  _globals['_DELETEEXPERIMENTREQUEST']._serialized_end=881
-  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_start=883
-  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_end=948
-  _globals['_STARTEXPERIMENTREQUEST']._serialized_start=950
-  _globals['_STARTEXPERIMENTREQUEST']._serialized_end=1037
-  _globals['_STARTEXPERIMENTRESPONSE']._serialized_start=1039
-  _globals['_STARTEXPERIMENTRESPONSE']._serialized_end=1107
-  _globals['_PAUSEEXPERIMENTREQUEST']._serialized_start=1109
-  _globals['_PAUSEEXPERIMENTREQUEST']._serialized_end=1212
-  _globals['_PAUSEEXPERIMENTRESPONSE']._serialized_start=1214
-  _globals['_PAUSEEXPERIMENTRESPONSE']._serialized_end=1282
-  _globals['_RESUMEEXPERIMENTREQUEST']._serialized_start=1284
-  _globals['_RESUMEEXPERIMENTREQUEST']._serialized_end=1372
-  _globals['_RESUMEEXPERIMENTRESPONSE']._serialized_start=1374
-  _globals['_RESUMEEXPERIMENTRESPONSE']._serialized_end=1443
-  _globals['_ROLLBACKARMREQUEST']._serialized_start=1445
-  _globals['_ROLLBACKARMREQUEST']._serialized_end=1544
-  _globals['_ROLLBACKARMRESPONSE']._serialized_start=1546
-  _globals['_ROLLBACKARMRESPONSE']._serialized_end=1610
-  _globals['_CLEARROLLBACKREQUEST']._serialized_start=1612
-  _globals['_CLEARROLLBACKREQUEST']._serialized_end=1713
-  _globals['_CLEARROLLBACKRESPONSE']._serialized_start=1715
-  _globals['_CLEARROLLBACKRESPONSE']._serialized_end=1781
-  _globals['_PROMOTEARMREQUEST']._serialized_start=1783
-  _globals['_PROMOTEARMREQUEST']._serialized_end=1881
-  _globals['_PROMOTEARMRESPONSE']._serialized_start=1883
-  _globals['_PROMOTEARMRESPONSE']._serialized_end=1946
-  _globals['_GETSTATUSREQUEST']._serialized_start=1948
-  _globals['_GETSTATUSREQUEST']._serialized_end=1980
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1982
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2046
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=2048
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=2082
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=2084
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=2150
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=2152
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=2230
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=2232
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=2324
-  _globals['_DRYRUNREQUEST']._serialized_start=2326
-  _globals['_DRYRUNREQUEST']._serialized_end=2382
-  _globals['_CHANGE']._serialized_start=2384
-  _globals['_CHANGE']._serialized_end=2453
-  _globals['_DRYRUNRESPONSE']._serialized_start=2456
-  _globals['_DRYRUNRESPONSE']._serialized_end=2587
-  _globals['_EXPERIMENTSERVICE']._serialized_start=2590
-  _globals['_EXPERIMENTSERVICE']._serialized_end=3880
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=152
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=253
+  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_start=255
+  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_end=324
+  _globals['_GETEXPERIMENTREQUEST']._serialized_start=326
+  _globals['_GETEXPERIMENTREQUEST']._serialized_end=362
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=364
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=430
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=432
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=495
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=497
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=591
+  _globals['_UPDATEEXPERIMENTREQUEST']._serialized_start=593
+  _globals['_UPDATEEXPERIMENTREQUEST']._serialized_end=708
+  _globals['_UPDATEEXPERIMENTRESPONSE']._serialized_start=710
+  _globals['_UPDATEEXPERIMENTRESPONSE']._serialized_end=815
+  _globals['_DELETEEXPERIMENTREQUEST']._serialized_start=817
+  _globals['_DELETEEXPERIMENTREQUEST']._serialized_end=905
+  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_start=907
+  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_end=972
+  _globals['_STARTEXPERIMENTREQUEST']._serialized_start=974
+  _globals['_STARTEXPERIMENTREQUEST']._serialized_end=1061
+  _globals['_STARTEXPERIMENTRESPONSE']._serialized_start=1063
+  _globals['_STARTEXPERIMENTRESPONSE']._serialized_end=1131
+  _globals['_PAUSEEXPERIMENTREQUEST']._serialized_start=1133
+  _globals['_PAUSEEXPERIMENTREQUEST']._serialized_end=1236
+  _globals['_PAUSEEXPERIMENTRESPONSE']._serialized_start=1238
+  _globals['_PAUSEEXPERIMENTRESPONSE']._serialized_end=1306
+  _globals['_RESUMEEXPERIMENTREQUEST']._serialized_start=1308
+  _globals['_RESUMEEXPERIMENTREQUEST']._serialized_end=1396
+  _globals['_RESUMEEXPERIMENTRESPONSE']._serialized_start=1398
+  _globals['_RESUMEEXPERIMENTRESPONSE']._serialized_end=1467
+  _globals['_ROLLBACKARMREQUEST']._serialized_start=1469
+  _globals['_ROLLBACKARMREQUEST']._serialized_end=1568
+  _globals['_ROLLBACKARMRESPONSE']._serialized_start=1570
+  _globals['_ROLLBACKARMRESPONSE']._serialized_end=1634
+  _globals['_CLEARROLLBACKREQUEST']._serialized_start=1636
+  _globals['_CLEARROLLBACKREQUEST']._serialized_end=1737
+  _globals['_CLEARROLLBACKRESPONSE']._serialized_start=1739
+  _globals['_CLEARROLLBACKRESPONSE']._serialized_end=1805
+  _globals['_PROMOTEARMREQUEST']._serialized_start=1807
+  _globals['_PROMOTEARMREQUEST']._serialized_end=1905
+  _globals['_PROMOTEARMRESPONSE']._serialized_start=1907
+  _globals['_PROMOTEARMRESPONSE']._serialized_end=1970
+  _globals['_GETSTATUSREQUEST']._serialized_start=1972
+  _globals['_GETSTATUSREQUEST']._serialized_end=2004
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2006
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2070
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=2072
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=2106
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=2108
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=2174
+  _globals['_GETREPORTREQUEST']._serialized_start=2176
+  _globals['_GETREPORTREQUEST']._serialized_end=2208
+  _globals['_GETREPORTRESPONSE']._serialized_start=2210
+  _globals['_GETREPORTRESPONSE']._serialized_end=2264
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=2266
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=2344
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=2346
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=2438
+  _globals['_DRYRUNREQUEST']._serialized_start=2440
+  _globals['_DRYRUNREQUEST']._serialized_end=2496
+  _globals['_CHANGE']._serialized_start=2498
+  _globals['_CHANGE']._serialized_end=2567
+  _globals['_DRYRUNRESPONSE']._serialized_start=2570
+  _globals['_DRYRUNRESPONSE']._serialized_end=2701
+  _globals['_EXPERIMENTSERVICE']._serialized_start=2704
+  _globals['_EXPERIMENTSERVICE']._serialized_end=4066
 # @@protoc_insertion_point(module_scope)

@@ -103,6 +103,11 @@ class ExperimentServiceStub(object):
                 request_serializer=bandit_dot_v1_dot_experiment__service__pb2.WatchStatusRequest.SerializeToString,
                 response_deserializer=bandit_dot_v1_dot_experiment__service__pb2.WatchStatusResponse.FromString,
                 _registered_method=True)
+        self.GetReport = channel.unary_unary(
+                '/bandit.v1.ExperimentService/GetReport',
+                request_serializer=bandit_dot_v1_dot_experiment__service__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=bandit_dot_v1_dot_experiment__service__pb2.GetReportResponse.FromString,
+                _registered_method=True)
         self.ListAuditRecords = channel.unary_unary(
                 '/bandit.v1.ExperimentService/ListAuditRecords',
                 request_serializer=bandit_dot_v1_dot_experiment__service__pb2.ListAuditRecordsRequest.SerializeToString,
@@ -214,6 +219,14 @@ class ExperimentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReport(self, request, context):
+        """What the data show: effects with intervals that hold at every look, evidence, traffic. Made anew every few seconds;
+        FAILED_PRECONDITION while no learner has made one of the present epoch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuditRecords(self, request, context):
         """Audit records, newest first.
         """
@@ -295,6 +308,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.WatchStatus,
                     request_deserializer=bandit_dot_v1_dot_experiment__service__pb2.WatchStatusRequest.FromString,
                     response_serializer=bandit_dot_v1_dot_experiment__service__pb2.WatchStatusResponse.SerializeToString,
+            ),
+            'GetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=bandit_dot_v1_dot_experiment__service__pb2.GetReportRequest.FromString,
+                    response_serializer=bandit_dot_v1_dot_experiment__service__pb2.GetReportResponse.SerializeToString,
             ),
             'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditRecords,
@@ -662,6 +680,33 @@ class ExperimentService(object):
             '/bandit.v1.ExperimentService/WatchStatus',
             bandit_dot_v1_dot_experiment__service__pb2.WatchStatusRequest.SerializeToString,
             bandit_dot_v1_dot_experiment__service__pb2.WatchStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ExperimentService/GetReport',
+            bandit_dot_v1_dot_experiment__service__pb2.GetReportRequest.SerializeToString,
+            bandit_dot_v1_dot_experiment__service__pb2.GetReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,10 @@ class ExperimentServiceStub:
     """Everything an operator asks."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_experiment_service_pb2.WatchStatusRequest, _experiment_service_pb2.WatchStatusResponse]
     """Status whenever it changes, the present one first. RESOURCE_EXHAUSTED: too many streams."""
+    GetReport: _grpc.UnaryUnaryMultiCallable[_experiment_service_pb2.GetReportRequest, _experiment_service_pb2.GetReportResponse]
+    """What the data show: effects with intervals that hold at every look, evidence, traffic. Made anew every few seconds;
+    FAILED_PRECONDITION while no learner has made one of the present epoch.
+    """
     ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_experiment_service_pb2.ListAuditRecordsRequest, _experiment_service_pb2.ListAuditRecordsResponse]
     """Audit records, newest first."""
     DryRun: _grpc.UnaryUnaryMultiCallable[_experiment_service_pb2.DryRunRequest, _experiment_service_pb2.DryRunResponse]
@@ -107,6 +111,10 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """Everything an operator asks."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_experiment_service_pb2.WatchStatusRequest, _experiment_service_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """Status whenever it changes, the present one first. RESOURCE_EXHAUSTED: too many streams."""
+    GetReport: _aio.UnaryUnaryMultiCallable[_experiment_service_pb2.GetReportRequest, _experiment_service_pb2.GetReportResponse]  # type: ignore[assignment]
+    """What the data show: effects with intervals that hold at every look, evidence, traffic. Made anew every few seconds;
+    FAILED_PRECONDITION while no learner has made one of the present epoch.
+    """
     ListAuditRecords: _aio.UnaryUnaryMultiCallable[_experiment_service_pb2.ListAuditRecordsRequest, _experiment_service_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
     """Audit records, newest first."""
     DryRun: _aio.UnaryUnaryMultiCallable[_experiment_service_pb2.DryRunRequest, _experiment_service_pb2.DryRunResponse]  # type: ignore[assignment]
@@ -224,6 +232,16 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_experiment_service_pb2.WatchStatusResponse], _abc.AsyncIterator[_experiment_service_pb2.WatchStatusResponse]]:
         """Status whenever it changes, the present one first. RESOURCE_EXHAUSTED: too many streams."""
+
+    @_abc_1.abstractmethod
+    def GetReport(
+        self,
+        request: _experiment_service_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiment_service_pb2.GetReportResponse, _abc.Awaitable[_experiment_service_pb2.GetReportResponse]]:
+        """What the data show: effects with intervals that hold at every look, evidence, traffic. Made anew every few seconds;
+        FAILED_PRECONDITION while no learner has made one of the present epoch.
+        """
 
     @_abc_1.abstractmethod
     def ListAuditRecords(

@@ -39,7 +39,9 @@ class _RewardOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RewardO
     REWARD_OUTCOME_DUPLICATE: _RewardOutcome.ValueType  # 5
     """Counted before with the same value. Only with wait."""
     REWARD_OUTCOME_CONFLICT: _RewardOutcome.ValueType  # 6
-    """Counted before with another value; the first stays. Only with wait."""
+    """Counted before with another value, which stays. Only with wait."""
+    REWARD_OUTCOME_SUPERSEDED: _RewardOutcome.ValueType  # 7
+    """Not counted: a later one, a larger one (aggregate max) or a correction of the same decision stands. Only with wait."""
 
 class RewardOutcome(_RewardOutcome, metaclass=_RewardOutcomeEnumTypeWrapper):
     """What became of one event."""
@@ -56,8 +58,38 @@ REWARD_OUTCOME_APPLIED: RewardOutcome.ValueType  # 4
 REWARD_OUTCOME_DUPLICATE: RewardOutcome.ValueType  # 5
 """Counted before with the same value. Only with wait."""
 REWARD_OUTCOME_CONFLICT: RewardOutcome.ValueType  # 6
-"""Counted before with another value; the first stays. Only with wait."""
+"""Counted before with another value, which stays. Only with wait."""
+REWARD_OUTCOME_SUPERSEDED: RewardOutcome.ValueType  # 7
+"""Not counted: a later one, a larger one (aggregate max) or a correction of the same decision stands. Only with wait."""
 Global___RewardOutcome: _TypeAlias = RewardOutcome  # noqa: Y015
+
+class _RewardOperation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RewardOperationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RewardOperation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REWARD_OPERATION_UNSPECIFIED: _RewardOperation.ValueType  # 0
+    """Read as REWARD_OPERATION_REPORT."""
+    REWARD_OPERATION_REPORT: _RewardOperation.ValueType  # 1
+    """One more observation."""
+    REWARD_OPERATION_CORRECT: _RewardOperation.ValueType  # 2
+    """The value becomes this one, whatever was reported."""
+    REWARD_OPERATION_RETRACT: _RewardOperation.ValueType  # 3
+    """The decision has no value of the metric any more."""
+
+class RewardOperation(_RewardOperation, metaclass=_RewardOperationEnumTypeWrapper):
+    """What an event does to its decision's value of the metric."""
+
+REWARD_OPERATION_UNSPECIFIED: RewardOperation.ValueType  # 0
+"""Read as REWARD_OPERATION_REPORT."""
+REWARD_OPERATION_REPORT: RewardOperation.ValueType  # 1
+"""One more observation."""
+REWARD_OPERATION_CORRECT: RewardOperation.ValueType  # 2
+"""The value becomes this one, whatever was reported."""
+REWARD_OPERATION_RETRACT: RewardOperation.ValueType  # 3
+"""The decision has no value of the metric any more."""
+Global___RewardOperation: _TypeAlias = RewardOperation  # noqa: Y015
 
 @_typing.final
 class RewardEvent(_message.Message):
@@ -73,20 +105,28 @@ class RewardEvent(_message.Message):
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     token: _builtins.bytes
     """From the decide reply. Left out: experiment, arm and unit name the decision, when the spec allows it."""
     metric: _builtins.str
     """Name of the metric."""
     value: _builtins.float
-    """Unset is rejected."""
+    """Unset is rejected, except to retract."""
     event_id: _builtins.str
-    """Id of the event where there is no token; with a token it is not needed."""
+    """Id of the event where there is no token, and of each of several that are summed; else it is not needed."""
     experiment: _builtins.str
     """Without a token: experiments/{experiment}."""
     arm: _builtins.str
     """Without a token: name of the arm."""
     unit: _builtins.str
     """Without a token: the unit."""
+    operation: Global___RewardOperation.ValueType
+    """To correct or retract: a token, a metric that remembers its values (spec: corrections), and event_time or sequence."""
+    sequence: _builtins.int
+    """Order among corrections, retractions and reports of a metric with aggregate last: the highest stands. Unset:
+    event_time takes its place; use one of the two for all events of a decision.
+    """
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened. Unset: now. More than a minute in the future is rejected."""
@@ -102,13 +142,20 @@ class RewardEvent(_message.Message):
         experiment: _builtins.str = ...,
         arm: _builtins.str = ...,
         unit: _builtins.str = ...,
+        operation: Global___RewardOperation.ValueType = ...,
+        sequence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "event_time", b"event_time", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sequence", b"_sequence", "_value", b"_value", "event_time", b"event_time", "sequence", b"sequence", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "arm", b"arm", "event_id", b"event_id", "event_time", b"event_time", "experiment", b"experiment", "metric", b"metric", "token", b"token", "unit", b"unit", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence", b"_sequence", "_value", b"_value", "arm", b"arm", "event_id", b"event_id", "event_time", b"event_time", "experiment", b"experiment", "metric", b"metric", "operation", b"operation", "sequence", b"sequence", "token", b"token", "unit", b"unit", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sequence: _TypeAlias = _typing.Literal["sequence"]  # noqa: Y015
+    _WhichOneofArgType__sequence: _TypeAlias = _typing.Literal["_sequence", b"_sequence"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence) -> _WhichOneofReturnType__sequence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___RewardEvent: _TypeAlias = RewardEvent  # noqa: Y015

@@ -53,7 +53,8 @@ class RewardServiceServicer(object):
 
     def ReportRewards(self, request, context):
         """Reports a batch of at most 1000 events, answered one by one; one bad event never fails the batch.
-        Idempotent: the first reward of a decision and metric counts, a repeated one is a duplicate.
+        Idempotent: a decision's rewards of a metric come to one value, by the metric's aggregate; a repeated one is a
+        duplicate. Corrections and retractions stand by their order (see RewardEvent), whatever arrives first.
         INVALID_ARGUMENT: empty or too large batch. UNAVAILABLE: the store did not take it; send all again.
         RESOURCE_EXHAUSTED: slow down, then send all again.
         """

@@ -35,7 +35,8 @@ class RewardServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RewardServiceAsyncStub: ...
     ReportRewards: _grpc.UnaryUnaryMultiCallable[_reward_service_pb2.ReportRewardsRequest, _reward_service_pb2.ReportRewardsResponse]
     """Reports a batch of at most 1000 events, answered one by one; one bad event never fails the batch.
-    Idempotent: the first reward of a decision and metric counts, a repeated one is a duplicate.
+    Idempotent: a decision's rewards of a metric come to one value, by the metric's aggregate; a repeated one is a
+    duplicate. Corrections and retractions stand by their order (see RewardEvent), whatever arrives first.
     INVALID_ARGUMENT: empty or too large batch. UNAVAILABLE: the store did not take it; send all again.
     RESOURCE_EXHAUSTED: slow down, then send all again.
     """
@@ -49,7 +50,8 @@ class RewardServiceAsyncStub(RewardServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReportRewards: _aio.UnaryUnaryMultiCallable[_reward_service_pb2.ReportRewardsRequest, _reward_service_pb2.ReportRewardsResponse]  # type: ignore[assignment]
     """Reports a batch of at most 1000 events, answered one by one; one bad event never fails the batch.
-    Idempotent: the first reward of a decision and metric counts, a repeated one is a duplicate.
+    Idempotent: a decision's rewards of a metric come to one value, by the metric's aggregate; a repeated one is a
+    duplicate. Corrections and retractions stand by their order (see RewardEvent), whatever arrives first.
     INVALID_ARGUMENT: empty or too large batch. UNAVAILABLE: the store did not take it; send all again.
     RESOURCE_EXHAUSTED: slow down, then send all again.
     """
@@ -66,7 +68,8 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reward_service_pb2.ReportRewardsResponse, _abc.Awaitable[_reward_service_pb2.ReportRewardsResponse]]:
         """Reports a batch of at most 1000 events, answered one by one; one bad event never fails the batch.
-        Idempotent: the first reward of a decision and metric counts, a repeated one is a duplicate.
+        Idempotent: a decision's rewards of a metric come to one value, by the metric's aggregate; a repeated one is a
+        duplicate. Corrections and retractions stand by their order (see RewardEvent), whatever arrives first.
         INVALID_ARGUMENT: empty or too large batch. UNAVAILABLE: the store did not take it; send all again.
         RESOURCE_EXHAUSTED: slow down, then send all again.
         """

@@ -264,6 +264,22 @@ class _GuardrailKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guardra
     """Against the concurrent control."""
     GUARDRAIL_KIND_BREAKER: _GuardrailKind.ValueType  # 3
     """A catastrophe in the latest rewards against a fixed limit."""
+    GUARDRAIL_KIND_QUANTILE_LIMIT: _GuardrailKind.ValueType  # 4
+    """A quantile of a metric against a fixed limit."""
+    GUARDRAIL_KIND_QUANTILE_HARM: _GuardrailKind.ValueType  # 5
+    """A quantile of a metric against the concurrent control's."""
+    GUARDRAIL_KIND_EVENT_RATE: _GuardrailKind.ValueType  # 6
+    """Events per decision of a poisson metric against a fixed limit."""
+    GUARDRAIL_KIND_BECAME_WORSE: _GuardrailKind.ValueType  # 7
+    """Against the concurrent control, after a long good life."""
+    GUARDRAIL_KIND_SAMPLE_RATIO: _GuardrailKind.ValueType  # 8
+    """Traffic against the shares. Flags or holds."""
+    GUARDRAIL_KIND_SILENCE: _GuardrailKind.ValueType  # 9
+    """Rewards stopped while decisions go on. Flags or holds."""
+    GUARDRAIL_KIND_RESPONSE_RATE: _GuardrailKind.ValueType  # 10
+    """Share of decisions with a reward against the control's. Flags or holds."""
+    GUARDRAIL_KIND_DRIFT: _GuardrailKind.ValueType  # 11
+    """The mean of a metric moved. Flags or holds."""
 
 class GuardrailKind(_GuardrailKind, metaclass=_GuardrailKindEnumTypeWrapper):
     """Kind of a guardrail."""
@@ -276,6 +292,22 @@ GUARDRAIL_KIND_HARM: GuardrailKind.ValueType  # 2
 """Against the concurrent control."""
 GUARDRAIL_KIND_BREAKER: GuardrailKind.ValueType  # 3
 """A catastrophe in the latest rewards against a fixed limit."""
+GUARDRAIL_KIND_QUANTILE_LIMIT: GuardrailKind.ValueType  # 4
+"""A quantile of a metric against a fixed limit."""
+GUARDRAIL_KIND_QUANTILE_HARM: GuardrailKind.ValueType  # 5
+"""A quantile of a metric against the concurrent control's."""
+GUARDRAIL_KIND_EVENT_RATE: GuardrailKind.ValueType  # 6
+"""Events per decision of a poisson metric against a fixed limit."""
+GUARDRAIL_KIND_BECAME_WORSE: GuardrailKind.ValueType  # 7
+"""Against the concurrent control, after a long good life."""
+GUARDRAIL_KIND_SAMPLE_RATIO: GuardrailKind.ValueType  # 8
+"""Traffic against the shares. Flags or holds."""
+GUARDRAIL_KIND_SILENCE: GuardrailKind.ValueType  # 9
+"""Rewards stopped while decisions go on. Flags or holds."""
+GUARDRAIL_KIND_RESPONSE_RATE: GuardrailKind.ValueType  # 10
+"""Share of decisions with a reward against the control's. Flags or holds."""
+GUARDRAIL_KIND_DRIFT: GuardrailKind.ValueType  # 11
+"""The mean of a metric moved. Flags or holds."""
 Global___GuardrailKind: _TypeAlias = GuardrailKind  # noqa: Y015
 
 class _GuardrailAction:
@@ -290,6 +322,8 @@ class _GuardrailActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guard
     """The arm's cap becomes 0 until an operator clears it."""
     GUARDRAIL_ACTION_HOLD: _GuardrailAction.ValueType  # 2
     """The arm's share may not rise any more."""
+    GUARDRAIL_ACTION_FLAG: _GuardrailAction.ValueType  # 3
+    """Nothing changes; the verdict is shown."""
 
 class GuardrailAction(_GuardrailAction, metaclass=_GuardrailActionEnumTypeWrapper):
     """What FAIL leads to."""
@@ -300,7 +334,81 @@ GUARDRAIL_ACTION_ROLLBACK: GuardrailAction.ValueType  # 1
 """The arm's cap becomes 0 until an operator clears it."""
 GUARDRAIL_ACTION_HOLD: GuardrailAction.ValueType  # 2
 """The arm's share may not rise any more."""
+GUARDRAIL_ACTION_FLAG: GuardrailAction.ValueType  # 3
+"""Nothing changes; the verdict is shown."""
 Global___GuardrailAction: _TypeAlias = GuardrailAction  # noqa: Y015
+
+class _MarginOf:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MarginOfEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MarginOf.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MARGIN_OF_UNSPECIFIED: _MarginOf.ValueType  # 0
+    """Read as MARGIN_OF_BADNESS."""
+    MARGIN_OF_BADNESS: _MarginOf.ValueType  # 1
+    """Distance from the best end of the metric's scale."""
+    MARGIN_OF_MEAN: _MarginOf.ValueType  # 2
+    """The mean itself; where more is better, the margin divides it."""
+
+class MarginOf(_MarginOf, metaclass=_MarginOfEnumTypeWrapper):
+    """What a margin multiplies."""
+
+MARGIN_OF_UNSPECIFIED: MarginOf.ValueType  # 0
+"""Read as MARGIN_OF_BADNESS."""
+MARGIN_OF_BADNESS: MarginOf.ValueType  # 1
+"""Distance from the best end of the metric's scale."""
+MARGIN_OF_MEAN: MarginOf.ValueType  # 2
+"""The mean itself; where more is better, the margin divides it."""
+Global___MarginOf: _TypeAlias = MarginOf  # noqa: Y015
+
+class _GuardrailMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuardrailMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuardrailMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUARDRAIL_METHOD_UNSPECIFIED: _GuardrailMethod.ValueType  # 0
+    """Read as GUARDRAIL_METHOD_EXACT."""
+    GUARDRAIL_METHOD_EXACT: _GuardrailMethod.ValueType  # 1
+    """From the first request."""
+    GUARDRAIL_METHOD_ASYMPTOTIC: _GuardrailMethod.ValueType  # 2
+    """After 50 bad events on each side and enough outcomes for their skewness."""
+
+class GuardrailMethod(_GuardrailMethod, metaclass=_GuardrailMethodEnumTypeWrapper):
+    """How harm is tested."""
+
+GUARDRAIL_METHOD_UNSPECIFIED: GuardrailMethod.ValueType  # 0
+"""Read as GUARDRAIL_METHOD_EXACT."""
+GUARDRAIL_METHOD_EXACT: GuardrailMethod.ValueType  # 1
+"""From the first request."""
+GUARDRAIL_METHOD_ASYMPTOTIC: GuardrailMethod.ValueType  # 2
+"""After 50 bad events on each side and enough outcomes for their skewness."""
+Global___GuardrailMethod: _TypeAlias = GuardrailMethod  # noqa: Y015
+
+class _GuardrailCohorts:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuardrailCohortsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuardrailCohorts.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUARDRAIL_COHORTS_UNSPECIFIED: _GuardrailCohorts.ValueType  # 0
+    """Read as GUARDRAIL_COHORTS_ALL."""
+    GUARDRAIL_COHORTS_ALL: _GuardrailCohorts.ValueType  # 1
+    """Cohorts added up."""
+    GUARDRAIL_COHORTS_EACH: _GuardrailCohorts.ValueType  # 2
+    """Every declared cohort on its own, and all of them together."""
+
+class GuardrailCohorts(_GuardrailCohorts, metaclass=_GuardrailCohortsEnumTypeWrapper):
+    """Which cohorts a guardrail looks at."""
+
+GUARDRAIL_COHORTS_UNSPECIFIED: GuardrailCohorts.ValueType  # 0
+"""Read as GUARDRAIL_COHORTS_ALL."""
+GUARDRAIL_COHORTS_ALL: GuardrailCohorts.ValueType  # 1
+"""Cohorts added up."""
+GUARDRAIL_COHORTS_EACH: GuardrailCohorts.ValueType  # 2
+"""Every declared cohort on its own, and all of them together."""
+Global___GuardrailCohorts: _TypeAlias = GuardrailCohorts  # noqa: Y015
 
 @_typing.final
 class ExperimentSpec(_message.Message):
@@ -664,6 +772,7 @@ class Metric(_message.Message):
     AGGREGATE_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     PLAUSIBLE_LIFT_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___MetricKind.ValueType
     direction: Global___Direction.ValueType
@@ -678,6 +787,10 @@ class Metric(_message.Message):
     pending: Global___Pending.ValueType
     plausible_lift: _builtins.float
     """Sd of the differences between arms that are believed before any reward, in the metric's unit."""
+    corrections: _builtins.bool
+    """Values are remembered until their window closes, so that a reward can be corrected or retracted. Always so where
+    values are remembered anyway (aggregates, several terms of the objective, ratios).
+    """
     @_builtins.property
     def range(self) -> Global___Interval:
         """Legal values; outside is rejected. Needed for a gaussian metric; unset for a bernoulli one, whose values are 0 and 1."""
@@ -714,10 +827,11 @@ class Metric(_message.Message):
         aggregate: Global___Aggregate.ValueType = ...,
         pending: Global___Pending.ValueType = ...,
         plausible_lift: _builtins.float | None = ...,
+        corrections: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "attribution_window", b"attribution_window", "default_when_silent", b"default_when_silent", "denominator", b"denominator", "numerator", b"numerator", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "winsorize", b"winsorize"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "aggregate", b"aggregate", "attribution_window", b"attribution_window", "default_when_silent", b"default_when_silent", "denominator", b"denominator", "direction", b"direction", "kind", b"kind", "levels", b"levels", "name", b"name", "numerator", b"numerator", "pending", b"pending", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "scores", b"scores", "winsorize", b"winsorize"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "aggregate", b"aggregate", "attribution_window", b"attribution_window", "corrections", b"corrections", "default_when_silent", b"default_when_silent", "denominator", b"denominator", "direction", b"direction", "kind", b"kind", "levels", b"levels", "name", b"name", "numerator", b"numerator", "pending", b"pending", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "scores", b"scores", "winsorize", b"winsorize"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_when_silent: _TypeAlias = _typing.Literal["default_when_silent"]  # noqa: Y015
     _WhichOneofArgType__default_when_silent: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent"]  # noqa: Y015
@@ -946,40 +1060,78 @@ class Guardrail(_message.Message):
     TAIL_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    QUANTILE_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
+    MARGIN_OF_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    RUN_LENGTH_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    COHORTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___GuardrailKind.ValueType
     metric: _builtins.str
+    """Needed by every kind but GUARDRAIL_KIND_SAMPLE_RATIO."""
     limit: _builtins.float
-    """Rate limit and breaker: highest tolerated share of bad outcomes, in (0, 1)."""
+    """Rate limit and breaker: highest tolerated share of bad outcomes, in (0, 1). Quantile limit: what the quantile may
+    reach; event rate: tolerated events per decision; in the metric's unit.
+    """
     margin: _builtins.float
-    """Harm: tolerated ratio of the arm's badness to the control's, 1 to 10. Unset: 1."""
+    """Harm, quantile harm, became worse, response rate: tolerated ratio to the control's, 1 to 10. Unset: 1."""
     tail: _builtins.float
     """Breaker: chance per look of as many bad outcomes in a healthy arm. Unset: 1e-6."""
     action: Global___GuardrailAction.ValueType
     priority: _builtins.float
     """Share of alpha relative to the other guardrails. Unset: 1."""
+    quantile: _builtins.float
+    """Quantile limit and quantile harm: which one, in (0, 1)."""
+    margin_of: Global___MarginOf.ValueType
+    method: Global___GuardrailMethod.ValueType
+    run_length: _builtins.float
+    """Became worse: periods between two false alarms, on average. Unset: 100000."""
+    cohorts: Global___GuardrailCohorts.ValueType
+    @_builtins.property
+    def between(self) -> Global___Interval:
+        """Quantile harm: where the control's quantile is expected to lie, in the metric's unit."""
+
+    @_builtins.property
+    def after(self) -> _duration_pb2.Duration:
+        """Silence: age from which on a decision should have its reward. Unset: 1 h."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         kind: Global___GuardrailKind.ValueType = ...,
-        metric: _builtins.str = ...,
+        metric: _builtins.str | None = ...,
         limit: _builtins.float | None = ...,
         margin: _builtins.float | None = ...,
         tail: _builtins.float | None = ...,
         action: Global___GuardrailAction.ValueType = ...,
         priority: _builtins.float | None = ...,
+        quantile: _builtins.float | None = ...,
+        between: Global___Interval | None = ...,
+        margin_of: Global___MarginOf.ValueType = ...,
+        method: Global___GuardrailMethod.ValueType = ...,
+        run_length: _builtins.float | None = ...,
+        after: _duration_pb2.Duration | None = ...,
+        cohorts: Global___GuardrailCohorts.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_margin", b"_margin", "_priority", b"_priority", "_tail", b"_tail", "limit", b"limit", "margin", b"margin", "priority", b"priority", "tail", b"tail"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_margin", b"_margin", "_metric", b"_metric", "_priority", b"_priority", "_quantile", b"_quantile", "_run_length", b"_run_length", "_tail", b"_tail", "after", b"after", "between", b"between", "limit", b"limit", "margin", b"margin", "metric", b"metric", "priority", b"priority", "quantile", b"quantile", "run_length", b"run_length", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_margin", b"_margin", "_priority", b"_priority", "_tail", b"_tail", "action", b"action", "kind", b"kind", "limit", b"limit", "margin", b"margin", "metric", b"metric", "name", b"name", "priority", b"priority", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_margin", b"_margin", "_metric", b"_metric", "_priority", b"_priority", "_quantile", b"_quantile", "_run_length", b"_run_length", "_tail", b"_tail", "action", b"action", "after", b"after", "between", b"between", "cohorts", b"cohorts", "kind", b"kind", "limit", b"limit", "margin", b"margin", "margin_of", b"margin_of", "method", b"method", "metric", b"metric", "name", b"name", "priority", b"priority", "quantile", b"quantile", "run_length", b"run_length", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    _WhichOneofReturnType__metric: _TypeAlias = _typing.Literal["metric"]  # noqa: Y015
+    _WhichOneofArgType__metric: _TypeAlias = _typing.Literal["_metric", b"_metric"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__quantile: _TypeAlias = _typing.Literal["quantile"]  # noqa: Y015
+    _WhichOneofArgType__quantile: _TypeAlias = _typing.Literal["_quantile", b"_quantile"]  # noqa: Y015
+    _WhichOneofReturnType__run_length: _TypeAlias = _typing.Literal["run_length"]  # noqa: Y015
+    _WhichOneofArgType__run_length: _TypeAlias = _typing.Literal["_run_length", b"_run_length"]  # noqa: Y015
     _WhichOneofReturnType__tail: _TypeAlias = _typing.Literal["tail"]  # noqa: Y015
     _WhichOneofArgType__tail: _TypeAlias = _typing.Literal["_tail", b"_tail"]  # noqa: Y015
     @_typing.overload
@@ -987,7 +1139,13 @@ class Guardrail(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__metric) -> _WhichOneofReturnType__metric | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantile) -> _WhichOneofReturnType__quantile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_length) -> _WhichOneofReturnType__run_length | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tail) -> _WhichOneofReturnType__tail | None: ...
 

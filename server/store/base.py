@@ -17,7 +17,7 @@ from bandit.ledger import Layout, Ledger, Period
 from bandit.log import Append, LogEntry
 from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation, Experiment
-from bandit.seen import BucketKey, Page, PageKey, Seen
+from bandit.seen import BucketKey, Page, PageKey, Seen, ValuePage
 from bandit.token import KeyRing
 
 
@@ -67,6 +67,7 @@ class RewardCounts:
     conflict: int = 0
     late: int = 0
     rejected: int = 0
+    superseded: int = 0
 
 
 @dataclass(slots=True)
@@ -106,7 +107,7 @@ class FoldWrite:
     exposures_lost: int
     set_periods: Mapping[int, Period] = field(default_factory=dict)
     drop_periods: Sequence[int] = ()
-    set_pages: Mapping[PageKey, Page] = field(default_factory=dict)
+    set_pages: Mapping[PageKey, Page | ValuePage] = field(default_factory=dict)
     drop_pages: Sequence[PageKey] = ()
     add_foreign: Mapping[BucketKey, Mapping[int, int]] = field(default_factory=dict)
     drop_foreign: Sequence[BucketKey] = ()

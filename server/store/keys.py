@@ -13,7 +13,7 @@ letter, so the tag ``{_registry}`` of what belongs to all experiments can never 
     {name}:log          stream  exposures and rewards, see ``bandit.log``                until folded and trimmed
     {name}:writer       string  offset, counts and sizes of the ledger, packed           lives with the experiment
     {name}:periods      hash    number -> period, packed                                 lives with the experiment
-    {name}:pages        hash    page key -> marks, packed                                dropped by folds
+    {name}:pages        hash    page key -> marks or values, packed                      dropped by folds
     {name}:exposed      hash    issuer -> next exposure not counted                      lives with the experiment
     {name}:foreign      hash    bucket -> number of ids in its list                      dropped by folds
     {name}:foreign:B    list    chunks of ids of bucket B, packed                        dropped by folds

@@ -17,7 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.errors import BanditError, CorruptStored, StoreUnavailable
-from bandit.ledger import BITS, CELL_ROOM, COLUMNS, ONE, S1, S2_HIGH, S2_LOW, Cells, Layout, N, Period
+from bandit.ledger import (
+    BITS,
+    BUCKETS,
+    CELL_ROOM,
+    COLUMNS,
+    ONE,
+    S1,
+    S2_HIGH,
+    S2_LOW,
+    Cells,
+    Layout,
+    N,
+    Period,
+)
 from bandit.seen import PAGE_SLOTS, BucketKey, Page, PageKey
 from server.store.base import RewardCounts
 from server.store.keys import bucket_key
@@ -25,10 +38,10 @@ from server.store.keys import bucket_key
 SCHEMA = 1
 _PERIOD, _PAGE, _CHUNK, _WRITER, _FOLDED = b"P", b"G", b"F", b"W", b"A"
 _CRC = struct.Struct("<I")
-_PERIOD_HEAD = struct.Struct("<IIIQQHHH")
+_PERIOD_HEAD = struct.Struct("<IIIQQHHHHHI")
 _PAGE_KEY = struct.Struct("<IIHQ")
 _PAGE_HEAD = struct.Struct("<Q")
-_WRITER_BODY = struct.Struct("<QIHHHQQQQQQQQ")
+_WRITER_BODY = struct.Struct("<QIHHHHQQQQQQQQQ")
 _COUNT = struct.Struct("<I")
 _FOREIGN_ID = np.dtype([("id", "<u8"), ("mark", "<u2")])
 _MOST_DIMENSIONS = 8
@@ -71,33 +84,54 @@ def reading(key: str) -> Iterator[None]:
 def pack_period(period: Period) -> bytes:
     """Bytes of a period. Raises ValueError when its sums cannot be sums of values in [0, 1]."""
     _check_period(period)
-    g, k, m = period.cells.layout
+    cells, facts = period.cells, period.facts
     head = _PERIOD_HEAD.pack(
-        period.number, period.last, period.epoch, period.start_ms, period.end_ms, g, k, m
+        period.number,
+        period.last,
+        period.epoch,
+        period.start_ms,
+        period.end_ms,
+        len(period.centres),
+        *cells.layout,
+        0 if facts is None else 1 + facts.shape[1],
     )
-    arrays = (
+    arrays = [
         np.asarray(period.shares_ppm, "<u4"),
         np.asarray(period.centres, "<f8"),
-        period.cells.exposures.astype("<i8", copy=False),
-        period.cells.sums.astype("<i8", copy=False),
-    )
+        cells.exposures.astype("<i8", copy=False),
+        cells.sums.astype("<i8", copy=False),
+    ]
+    if cells.clusters is not None:
+        arrays.append(cells.clusters.astype("<i8", copy=False))
+    if facts is not None:
+        arrays.append(facts.astype("<f8", copy=False))
     body = head + b"".join(array.tobytes() for array in arrays)
-    return _frame(_PERIOD, body, _decimal(period.number))
+    return frame(_PERIOD, body, _decimal(period.number))
 
 
 def unpack_period(key: str, field: bytes, raw: bytes) -> Period:
     """The period stored in a field. Raises CorruptStored."""
     with reading(f"{key}[{field!r}]"):
-        body = _Body(_open(_PERIOD, raw, field))
-        number, last, epoch, start_ms, end_ms, g, k, m = body.struct(_PERIOD_HEAD)
+        body = Body(opened(_PERIOD, raw, field))
+        number, last, epoch, start_ms, end_ms, m, g, k, c, clustered, width = body.struct(_PERIOD_HEAD)
         shares = body.array("<u4", (k,))
         centres = body.array("<f8", (m,))
         exposures = body.array("<i8", (g, k)).astype(np.int64, copy=False)
-        sums = body.array("<i8", (g, k, m, COLUMNS)).astype(np.int64, copy=False)
+        sums = body.array("<i8", (g, k, c, COLUMNS)).astype(np.int64, copy=False)
+        clusters = body.array("<i8", (k, clustered, BUCKETS, 2)).astype(np.int64, copy=False)
+        facts = body.array("<f8", (g, width - 1)).astype(np.float64, copy=False) if width else None
         body.end()
-        cells = Cells(exposures, sums)
+        cells = Cells(exposures, sums, clusters if clustered else None)
         period = Period(
-            number, last, epoch, start_ms, end_ms, tuple(shares.tolist()), tuple(centres.tolist()), cells
+            number,
+            last,
+            epoch,
+            start_ms,
+            end_ms,
+            tuple(shares.tolist()),
+            tuple(centres.tolist()),
+            cells,
+            facts,
         )
         _check_period(period)
         if field != _decimal(number):
@@ -110,23 +144,28 @@ def page_field(key: PageKey) -> bytes:
     return _PAGE_KEY.pack(*key)
 
 
+def page_key(field: bytes) -> PageKey:
+    """Inverse of :func:`page_field`. Raises struct.error."""
+    return PageKey(*_PAGE_KEY.unpack(field))
+
+
 def pack_page(key: PageKey, page: Page) -> bytes:
     """Bytes of a page."""
     if page.marks.shape != (PAGE_SLOTS,):
         raise ValueError(f"a page has {PAGE_SLOTS} marks, not {page.marks.shape}")
     body = _PAGE_HEAD.pack(page.newest_ms) + page.marks.astype("<u2", copy=False).tobytes()
-    return _frame(_PAGE, body, page_field(key))
+    return frame(_PAGE, body, page_field(key))
 
 
 def unpack_page(key: str, field: bytes, raw: bytes) -> tuple[PageKey, Page]:
     """The page stored in a field. Raises CorruptStored."""
     with reading(f"{key}[{field.hex()}]"):
-        page_key = PageKey(*_PAGE_KEY.unpack(field))
-        body = _Body(_open(_PAGE, raw, field))
+        found = page_key(field)
+        body = Body(opened(_PAGE, raw, field))
         (newest_ms,) = body.struct(_PAGE_HEAD)
         marks = body.array("<u2", (PAGE_SLOTS,))
         body.end()
-        return page_key, Page(newest_ms, marks.astype(np.uint16, copy=False))
+        return found, Page(newest_ms, marks.astype(np.uint16, copy=False))
 
 
 def pack_chunk(bucket: str, ids: Mapping[int, int]) -> bytes:
@@ -134,7 +173,7 @@ def pack_chunk(bucket: str, ids: Mapping[int, int]) -> bytes:
     rows = np.empty(len(ids), _FOREIGN_ID)
     rows["id"] = np.fromiter(ids.keys(), np.uint64, len(ids))
     rows["mark"] = np.fromiter(ids.values(), np.uint16, len(ids))
-    return _frame(_CHUNK, _COUNT.pack(len(ids)) + rows.tobytes(), bucket.encode())
+    return frame(_CHUNK, _COUNT.pack(len(ids)) + rows.tobytes(), bucket.encode())
 
 
 def unpack_bucket(
@@ -145,7 +184,7 @@ def unpack_bucket(
         ids: dict[int, int] = {}
         held = 0
         for raw in chunks:
-            body = _Body(_open(_CHUNK, raw, bucket.encode()))
+            body = Body(opened(_CHUNK, raw, bucket.encode()))
             (count,) = body.struct(_COUNT)
             rows = body.array(_FOREIGN_ID, (count,))
             body.end()
@@ -169,18 +208,20 @@ def pack_writer(head: WriterHead) -> bytes:
         counts.conflict,
         counts.late,
         counts.rejected,
+        counts.superseded,
         head.exposures_lost,
     )
-    return _frame(_WRITER, body)
+    return frame(_WRITER, body)
 
 
 def unpack_writer(key: str, raw: bytes) -> WriterHead:
     """Inverse of :func:`pack_writer`. Raises CorruptStored."""
     with reading(key):
-        body = _Body(_open(_WRITER, raw))
-        sequence, epoch, g, k, m, ms, count, *counts, lost = body.struct(_WRITER_BODY)
+        body = Body(opened(_WRITER, raw))
+        sequence, epoch, g, k, c, clustered, ms, count, *counts, lost = body.struct(_WRITER_BODY)
         body.end()
-        return WriterHead(sequence, epoch, Layout(g, k, m), f"{ms}-{count}", RewardCounts(*counts), lost)
+        layout = Layout(g, k, c, clustered)
+        return WriterHead(sequence, epoch, layout, f"{ms}-{count}", RewardCounts(*counts), lost)
 
 
 def pack_folded(folded: tuple[NDArray[np.float64], NDArray[np.int64]]) -> bytes:
@@ -189,13 +230,13 @@ def pack_folded(folded: tuple[NDArray[np.float64], NDArray[np.int64]]) -> bytes:
     for array, kind in zip(folded, ("<f8", "<i8"), strict=True):
         shape = np.asarray(array.shape, "<u4")
         body += bytes([array.ndim]) + shape.tobytes() + array.astype(kind, copy=False).tobytes()
-    return _frame(_FOLDED, body)
+    return frame(_FOLDED, body)
 
 
 def unpack_folded(key: str, raw: bytes) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Inverse of :func:`pack_folded`. Raises CorruptStored."""
     with reading(key):
-        body = _Body(_open(_FOLDED, raw))
+        body = Body(opened(_FOLDED, raw))
         sums = body.array("<f8", body.shape()).astype(np.float64, copy=False)
         since = body.array("<i8", body.shape()).astype(np.int64, copy=False)
         body.end()
@@ -222,12 +263,13 @@ def _decimal(number: int) -> bytes:
     return b"%d" % number
 
 
-def _frame(kind: bytes, body: bytes, place: bytes = b"") -> bytes:
+def frame(kind: bytes, body: bytes, place: bytes = b"") -> bytes:
+    """The body framed; ``place``: where it will be stored, as far as that is told apart."""
     head = kind + bytes([SCHEMA])
     return head + body + _CRC.pack(zlib.crc32(body, zlib.crc32(place + head)))
 
 
-def _open(kind: bytes, raw: bytes, place: bytes = b"") -> memoryview:
+def opened(kind: bytes, raw: bytes, place: bytes = b"") -> memoryview:
     """Body of a frame. Raises ValueError."""
     if len(raw) < 2 + _CRC.size:
         raise ValueError(f"cut to {len(raw)} bytes")
@@ -248,7 +290,7 @@ def check_schema(schema: int) -> None:
         raise ValueError(f"{schema} is no schema")
 
 
-class _Body:
+class Body:
     """Reads a body from its start; every read checks that enough is left."""
 
     def __init__(self, view: memoryview) -> None:
@@ -287,9 +329,16 @@ class _Body:
 
 def _check_period(period: Period) -> None:
     cells = period.cells
-    g, k, m = cells.layout
-    if cells.exposures.shape != (g, k) or len(period.shares_ppm) != k or len(period.centres) != m:
+    g, k, c, clustered = cells.layout
+    if cells.exposures.shape != (g, k) or len(period.shares_ppm) != k or len(period.centres) > c:
         raise ValueError(f"period {period.number}: shares, centres, exposures and sums differ in size")
+    if cells.clusters is not None:
+        if clustered > c or cells.clusters.shape != (k, clustered, BUCKETS, 2) or (cells.clusters < 0).any():
+            raise ValueError(f"period {period.number}: sums of hash buckets that cannot be")
+        if (cells.clusters[..., 1] > cells.clusters[..., 0] * ONE).any():
+            raise ValueError(f"period {period.number}: a hash bucket with values above 1")
+    if period.facts is not None and (period.facts.ndim != 2 or period.facts.shape[0] != g):
+        raise ValueError(f"period {period.number}: facts of {period.facts.shape}, not of {g} cohorts")
     if period.last < period.number:
         raise ValueError(f"period {period.number} ends before it begins, at {period.last}")
     if not all(map(math.isfinite, period.centres)):

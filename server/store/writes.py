@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bandit.ledger import Ledger
-from bandit.seen import Seen
-from server.store import packed
+from bandit.seen import Seen, ValuePage
+from server.store import packed, packed_values
 from server.store.base import FoldWrite, WriterState
 from server.store.keys import REPLY_TTL_S, ExperimentKeys, bucket_name
 from server.store.packed import WriterHead, whole
+from server.store.packed_values import pack_values, unpack_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,10 @@ def assemble(keys: ExperimentKeys, parts: Parts) -> WriterState:
         offset=head.offset,
         ledger=ledger,
         seen=Seen(
-            pages=dict(packed.unpack_page(keys.pages, field, value) for field, value in parts.pages.items()),
+            pages=dict(
+                packed.unpack_page(keys.pages, *each) for each in parts.pages.items() if not _values(each)
+            ),
+            values=dict(unpack_values(keys.pages, *each) for each in parts.pages.items() if _values(each)),
             foreign=dict(buckets),
             exposed={whole(issuer): whole(following) for issuer, following in parts.exposed.items()},
         ),
@@ -72,6 +76,11 @@ def assemble(keys: ExperimentKeys, parts: Parts) -> WriterState:
         exposures_lost=head.exposures_lost,
         folded=None if parts.folded is None else packed.unpack_folded(keys.folded, parts.folded),
     )
+
+
+def _values(page: tuple[bytes, bytes]) -> bool:
+    """Does this field and value hold values, not marks?"""
+    return page[1][:1] == packed_values.KIND
 
 
 def fold_call(write: FoldWrite) -> FoldCall:
@@ -97,7 +106,11 @@ def fold_call(write: FoldWrite) -> FoldCall:
         set_periods=[(number, packed.pack_period(period)) for number, period in write.set_periods.items()],
         drop_periods=[int(number) for number in write.drop_periods],
         set_pages=[
-            (packed.page_field(key), packed.pack_page(key, page)) for key, page in write.set_pages.items()
+            (
+                packed.page_field(key),
+                pack_values(key, page) if isinstance(page, ValuePage) else packed.pack_page(key, page),
+            )
+            for key, page in write.set_pages.items()
         ],
         drop_pages=[packed.page_field(key) for key in write.drop_pages],
         exposed=[(int(issuer), int(following)) for issuer, following in write.exposed.items()],
@@ -134,5 +147,6 @@ def keep_from(write: FoldWrite) -> str:
 def sizes(state: WriterState) -> bytes:
     """How many parts a state has, as fold.lua counts them."""
     seen = state.seen
-    parts = (1, len(state.ledger.periods), len(seen.pages), len(seen.exposed), len(seen.foreign))
+    pages = len(seen.pages) + len(seen.values)
+    parts = (1, len(state.ledger.periods), pages, len(seen.exposed), len(seen.foreign))
     return " ".join(map(str, (*parts, int(state.folded is not None)))).encode()

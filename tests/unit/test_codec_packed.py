@@ -32,12 +32,25 @@ from server.store.packed import (
     unpack_writer,
     whole,
 )
-from tests.stores import LAYOUT, page, period, same_array, same_page, same_period
+from server.store.packed_values import pack_values, unpack_values
+from tests.stores import (
+    LAYOUT,
+    page,
+    period,
+    same_array,
+    same_page,
+    same_period,
+    same_values,
+    value_page,
+)
 
 RANDOM = np.random.default_rng(5)
 PERIOD = period(12, RANDOM)
+VALUES = value_page(np.random.default_rng(10))
 KEY, PAGE = PageKey((1 << 32) - 1, 3, 2, 1 << 50), page(RANDOM)
-HEAD = WriterHead(9, 2, Layout(51, 64, 64), "1700000000000-12", RewardCounts(1, 2, 3, 4, (1 << 64) - 1), 5)
+HEAD = WriterHead(
+    9, 2, Layout(51, 64, 2000, 64), "1700000000000-12", RewardCounts(1, 2, 3, 4, (1 << 64) - 1, 6), 5
+)
 FOLDED = (np.array([[[1.5, float("inf")], [float("nan"), -0.0]]]), np.array([1, -2], np.int64))
 IDS = {0: 1, (1 << 64) - 1: 65535, 77: 3}
 
@@ -45,6 +58,7 @@ Reader = Callable[[bytes], object]
 KINDS: dict[str, tuple[bytes, Reader]] = {
     "period": (pack_period(PERIOD), lambda raw: unpack_period("key", b"12", raw)),
     "page": (pack_page(KEY, PAGE), lambda raw: unpack_page("key", page_field(KEY), raw)),
+    "values": (pack_values(KEY, VALUES), lambda raw: unpack_values("key", page_field(KEY), raw)),
     "chunk": (pack_chunk("4.1.0", IDS), lambda raw: unpack_bucket("key", "4.1.0", b"3", [raw])),
     "writer": (pack_writer(HEAD), lambda raw: unpack_writer("key", raw)),
     "folded": (pack_folded(FOLDED), lambda raw: unpack_folded("key", raw)),
@@ -59,7 +73,14 @@ def reframed(raw: bytes, place: bytes, **changes: int) -> bytes:
     return bytes(edited) + struct.pack("<I", zlib.crc32(bytes(edited[2:]), zlib.crc32(place + head)))
 
 
-PLACES = {"period": b"12", "page": page_field(KEY), "chunk": b"4.1.0", "writer": b"", "folded": b""}
+PLACES = {
+    "period": b"12",
+    "page": page_field(KEY),
+    "values": page_field(KEY),
+    "chunk": b"4.1.0",
+    "writer": b"",
+    "folded": b"",
+}
 
 
 def test_everything_is_read_back() -> None:
@@ -67,6 +88,12 @@ def test_everything_is_read_back() -> None:
     key, found = unpack_page("key", page_field(KEY), pack_page(KEY, PAGE))
     assert key == KEY
     assert same_page(found, PAGE)
+    key, values = unpack_values("key", page_field(KEY), pack_values(KEY, VALUES))
+    assert key == KEY
+    assert same_values(values, VALUES)
+    assert VALUES.events
+    assert VALUES.amended is not None
+    assert VALUES.parts is not None
     assert unpack_writer("key", pack_writer(HEAD)) == HEAD
     sums, since = unpack_folded("key", pack_folded(FOLDED))
     assert sums.tobytes() == FOLDED[0].tobytes()
@@ -152,6 +179,27 @@ def test_a_value_moved_elsewhere_is_noticed() -> None:
         unpack_page("key", page_field(KEY._replace(page=1)), KINDS["page"][0])
     with pytest.raises(CorruptStored, match="moved"):
         unpack_bucket("key", "4.1.1", b"3", [KINDS["chunk"][0]])
+
+
+def test_values_that_cannot_be_are_not_taken() -> None:
+    high = replace(VALUES, base=np.full(256, ONE + 2, np.uint32))
+    with pytest.raises(ValueError, match="above 1"):
+        pack_values(KEY, high)
+    assert VALUES.amended is not None
+    amended = VALUES.amended.copy()
+    amended["op"][7] = 4
+    with pytest.raises(ValueError, match="amendment"):
+        pack_values(KEY, replace(VALUES, amended=amended))
+    with pytest.raises(ValueError, match="above 1"):
+        pack_values(KEY, replace(VALUES, events={3: {1: ONE + 1}}))
+
+
+def test_hash_buckets_that_cannot_be_are_not_taken() -> None:
+    wrong = replace(PERIOD, cells=PERIOD.cells.copy())
+    assert wrong.cells.clusters is not None
+    wrong.cells.clusters[0, 0, 0] = (1, ONE + 1)
+    with pytest.raises(ValueError, match="hash bucket"):
+        pack_period(wrong)
 
 
 def test_lost_chunks_are_noticed() -> None:

@@ -6,7 +6,7 @@
 -- KEYS[3]  zset   allocations that are no periods yet, by number; no TTL
 -- KEYS[4]  string writer: small numbers, packed; no TTL
 -- KEYS[5]  hash   number -> period, packed; no TTL
--- KEYS[6]  hash   page key -> marks, packed; no TTL
+-- KEYS[6]  hash   page key -> marks or values, packed; no TTL
 -- KEYS[7]  hash   issuer -> next exposure; no TTL
 -- KEYS[8]  hash   bucket -> number of ids in its list, decimal; no TTL
 -- KEYS[9]  string accumulators of the guardrails, packed; no TTL

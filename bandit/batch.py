@@ -1,0 +1,219 @@
+"""Rewards of a portion of the log as columns: what each says, whether it may count, and where it is added.
+
+Lateness is judged by the log's clock, never by this machine's. Marks are tested and sums added in ``bandit.learn``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.counting import Tables, tables_of
+from bandit.ledger import BUCKETS, COLUMNS, Ledger, Period
+from bandit.log import (
+    AMENDMENTS,
+    OUTCOME_LATE,
+    OUTCOME_REJECTED,
+    REPORT,
+    RETRACT,
+    REWARDS,
+    LogEntry,
+)
+from bandit.reward import AMENDMENT_BYTES, CLOCK_SLACK_S, RECORD_BYTES
+from bandit.rollout.state import Experiment
+
+RECORD_TYPE = np.dtype(
+    [
+        ("issuer", "<u4"),
+        ("epoch", "<u4"),
+        ("number", "<u8"),
+        ("issued_ms", "<u8"),
+        ("allocation", "<u4"),
+        ("q", "<u4"),
+        ("cohort", "<u2"),
+        ("arm", "u1"),
+        ("metric", "u1"),
+        ("bucket", "<u4"),
+    ]
+)
+AMENDMENT_TYPE = np.dtype(
+    [("reward", RECORD_TYPE), ("order", "<u8"), ("event", "<u8"), ("op", "u1"), ("pad", "V7")]
+)
+_SIZES = {REWARDS: RECORD_BYTES, AMENDMENTS: AMENDMENT_BYTES}
+Q_LIMIT = 1 << 30
+
+Records = NDArray[np.void]
+Rows = NDArray[np.int64]
+
+
+class Places:
+    """From allocation number to the period (or block) that holds it, and cells by flat index."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.numbers = sorted(ledger.periods)
+
+    def period(self, allocation: int) -> Period | None:
+        """The period of an allocation, or None."""
+        at = bisect_right(self.numbers, allocation) - 1
+        if at < 0:
+            return None
+        period = self.ledger.periods[self.numbers[at]]
+        return period if allocation <= period.last else None
+
+    def resolved(self, records: Records) -> NDArray[np.int64]:
+        """Allocation number of each record; for those without a token, that of the period open at event time."""
+        numbers = records["allocation"].astype(np.int64)
+        for epoch in np.unique(records["epoch"][records["issuer"] == 0]):
+            rows = (records["issuer"] == 0) & (records["epoch"] == epoch)
+            periods = [p for n in self.numbers if (p := self.ledger.periods[n]).epoch == epoch]
+            if not periods:
+                numbers[rows] = 0
+                continue
+            starts = np.array([period.start_ms for period in periods], np.int64)
+            at = np.searchsorted(starts, records["issued_ms"][rows].astype(np.int64), side="right") - 1
+            numbers[rows] = np.array([period.number for period in periods], np.int64)[np.maximum(at, 0)]
+        return numbers
+
+
+def pieces_of(entry: LogEntry) -> tuple[Records, Records | None] | None:
+    """Records of a reward entry, with what amends them where it has that; None for an entry that has none."""
+    size = _SIZES.get(entry.kind)
+    if size is None or not entry.payload or len(entry.payload) % size:
+        return None
+    if entry.kind == REWARDS:
+        return np.frombuffer(entry.payload, RECORD_TYPE), None
+    amended = np.frombuffer(entry.payload, AMENDMENT_TYPE)
+    return amended["reward"], amended
+
+
+def batch_of(entries: Sequence[LogEntry], ledger: Ledger) -> Batch:
+    if all(entry.kind == REWARDS for entry in entries):
+        records = np.frombuffer(b"".join(entry.payload for entry in entries), RECORD_TYPE)
+        counts = [len(entry.payload) // RECORD_BYTES for entry in entries]
+        return Batch(records, counts, entries, ledger)
+    pieces = [found for entry in entries if (found := pieces_of(entry)) is not None]
+    counts = [len(records) for records, _ in pieces]
+    batch = Batch(np.concatenate([records for records, _ in pieces]), counts, entries, ledger)
+    start = 0
+    for records, amended in pieces:
+        if amended is not None:
+            part = slice(start, start + len(records))
+            batch.op[part], batch.order[part], batch.event[part] = (
+                amended[name] for name in ("op", "order", "event")
+            )
+        start += len(records)
+    return batch
+
+
+class Batch:
+    """Rewards in the order of the log, [n] each, and the sums they are added to before their periods get them."""
+
+    def __init__(
+        self, records: Records, counts: list[int], entries: Sequence[LogEntry], ledger: Ledger
+    ) -> None:
+        n = len(records)
+        self.records = records
+        self.q, self.metric = records["q"].astype(np.int64), records["metric"].astype(np.int64)
+        self.counts = counts
+        self.log_ms = np.repeat(np.array([entry.time_ms for entry in entries], np.int64), counts)
+        self.outcome = np.zeros(n, np.uint8)
+        self.op = np.full(n, REPORT, np.int64)
+        self.order, self.event = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
+        self.places = Places(ledger)
+        self.place = np.zeros(n, np.int64)
+        self.bucket = np.full(n, -1, np.int64)
+        self.bases: dict[int, tuple[Period, int, int]] = {}
+        self.sums = np.zeros((1, COLUMNS), np.int64)
+        self.clusters = np.zeros((1, 2), np.int64)
+
+    def part(self, tables: Tables) -> NDArray[np.int64]:
+        """Which part of the attribution window the delay of each reward fits in; -1 where no delay is known."""
+        if not tables.early.any():
+            return np.full(len(self.q), -1, np.int64)
+        delay = self.log_ms - self.records["issued_ms"].astype(np.int64)
+        known = np.minimum(self.metric, len(tables.early_ms) - 1)
+        part = (delay[:, None] > tables.early_ms[known]).sum(axis=1)
+        return np.where(self.records["issuer"] == 0, -1, part)
+
+
+def judge(batch: Batch, experiment: Experiment) -> dict[int, Tables]:
+    """Set late and rejected; returns how each epoch counts.
+
+    Late: the window was closed when the log took it. Rejected: the epoch is forgotten, there is no such metric or it
+    has no rewards of its own, the value or operation is none, or would need values that are not remembered.
+    """
+    records, outcome = batch.records, batch.outcome
+    found: dict[int, Tables] = {}
+    for epoch in np.unique(records["epoch"]).tolist():
+        rows = records["epoch"] == epoch
+        spec = experiment.spec_of(epoch)
+        if spec is None:
+            outcome[rows] = OUTCOME_REJECTED
+            continue
+        tables = found[epoch] = tables_of(spec)
+        known = rows & (batch.metric < len(tables.counted))
+        outcome[rows & ~known] = OUTCOME_REJECTED
+        metric = batch.metric[known]
+        age = batch.log_ms[known] - records["issued_ms"][known].astype(np.int64)
+        judged = np.where(age > tables.window_ms[metric] + CLOCK_SLACK_S * 1000, OUTCOME_LATE, 0)
+        op = batch.op[known]
+        takes = (op == REPORT) | ((op > 0) & (op <= RETRACT) & (tables.join[metric] >= 0))
+        takes &= (op == REPORT) | (records["issuer"][known] != 0)
+        judged[~takes | (tables.counted[metric] == 0)] = OUTCOME_REJECTED
+        outcome[known] = judged
+    outcome[records["q"] > Q_LIMIT] = OUTCOME_REJECTED
+    return found
+
+
+def find_places(batch: Batch) -> None:
+    """Row of each record's channel 0 over the periods involved, and that of its bucket."""
+    records, outcome = batch.records, batch.outcome
+    width, clusters = 0, 0
+    numbers = batch.places.resolved(records)
+    for number in np.unique(numbers).tolist():
+        rows = numbers == number
+        period = batch.places.period(number)
+        if period is None:
+            outcome[rows & (outcome == 0)] = OUTCOME_REJECTED
+            continue
+        layout = period.cells.layout
+        fits = rows & (records["arm"] < layout.arms) & (records["epoch"] == period.epoch)
+        outcome[rows & ~fits & (outcome == 0)] = OUTCOME_REJECTED
+        if period.number not in batch.bases:
+            batch.bases[period.number] = (period, width, clusters)
+            width += layout.cohorts * layout.arms * layout.channels
+            clusters += layout.arms * layout.clustered * BUCKETS
+        _, base, start = batch.bases[period.number]
+        arm = records["arm"][fits].astype(np.int64)
+        cohort = records["cohort"][fits].astype(np.int64)
+        cohort[cohort >= layout.cohorts] = 0
+        batch.place[fits] = base + (cohort * layout.arms + arm) * layout.channels
+        if layout.clustered:
+            bucket = records["bucket"][fits].astype(np.int64)
+            at = start + (arm * layout.clustered + batch.metric[fits]) * BUCKETS + bucket - 1
+            at[(bucket < 1) | (bucket > BUCKETS)] = -1
+            batch.bucket[fits] = at
+    batch.sums = np.zeros((max(width, 1), COLUMNS), np.int64)
+    batch.clusters = np.zeros((max(clusters, 1), 2), np.int64)
+
+
+def hand_back(batch: Batch) -> set[int]:
+    """Give each period what was added for it. Returns the numbers of the changed ones."""
+    given: set[int] = set()
+    for number, (period, base, start) in batch.bases.items():
+        cells = period.cells
+        part = batch.sums[base : base + cells.sums.size // COLUMNS]
+        changed = part.any()
+        if changed:
+            cells.sums += part.reshape(cells.sums.shape)
+        if cells.clusters is not None:
+            own = batch.clusters[start : start + cells.clusters.size // 2]
+            cells.clusters += own.reshape(cells.clusters.shape)
+            changed = changed or own.any()
+        if changed:
+            given.add(number)
+    return given
