@@ -19,6 +19,7 @@ from bandit.errors import BanditError
 # In the order of a release: where each command is.
 COMMANDS = {
     "validate": "offline:validate",
+    "rehearse": "rehearse:rehearse",
     "apply": "apply:apply",
     "start": "writes:start",
     "status": "reads:status",

@@ -51,7 +51,7 @@ class Standing:
             low, high = metric.scale
             centres.append(0.5 if metric.prior is None else (metric.prior.mean - low) / (high - low))
         arms = [ArmState() for _ in spec.arms]
-        return cls(arms, None, tuple(centres), Folded.empty(len(spec.guardrails), len(spec.arms)))
+        return cls(arms, None, tuple(centres), Folded.empty_of(spec))
 
     @property
     def live(self) -> NDArray[np.bool_]:
@@ -156,7 +156,7 @@ def look(spec: ExperimentSpec, standing: Standing, book: Book, batch: float) -> 
     verdicts: tuple[Verdict, ...] = ()
     if book.count and spec.guardrails:
         arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in standing.arms]
-        verdicts = judge(spec, table, standing.folded, arms, now_ms)
+        verdicts = judge(spec, table, standing.folded, arms, now_ms, rows)
         if any(verdict.outcome is Outcome.FAIL for verdict in verdicts):
             falls = _act(standing, verdicts)
     before = standing.shares_ppm

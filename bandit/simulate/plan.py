@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.ledger import FloatArray
-from bandit.simulate.harms import harmful_from
+from bandit.simulate.harms import Truth, harmful_from
 from bandit.simulate.laws import Law, atoms
 from bandit.simulate.world import WorldFile, cohorts_of, parts_of_traffic, resolved
 from bandit.spec.model import Direction, ExperimentSpec, MetricKind
@@ -49,6 +49,10 @@ class Plan:
         """[K] mean utility of a request over the horizon."""
         mean: FloatArray = np.einsum("egk,g->k", self.utility, self.parts) / self.periods
         return mean
+
+    def badness(self, metric: int) -> FloatArray:
+        """[E, G, K] true badness of a metric, 0 best and 1 worst."""
+        return Truth(self.spec, self.truth, self.means, self.laws, self.parts).badness(metric)
 
     def harmful_arm(self) -> NDArray[np.int64]:
         """[K] first period from which any guardrail's promise is broken, E when never."""
@@ -91,9 +95,9 @@ def plan(spec: ExperimentSpec, world: WorldFile, looks: int) -> Plan:
     _ratios(spec, truth)
     parts = np.array(parts_of_traffic(world, spec))
     utility = _utility(spec, truth)
-    harmful = np.array(
-        [harmful_from(spec, guardrail, truth, laws, parts) for guardrail in spec.guardrails], np.int64
-    ).reshape(len(spec.guardrails), len(arms))
+    known_truth = Truth(spec, truth, means, laws, parts)
+    harmful = np.array([harmful_from(each, known_truth) for each in spec.guardrails], np.int64)
+    harmful = harmful.reshape(len(spec.guardrails), len(arms))
     best = _best(spec, np.einsum("egk,g->k", utility, parts), harmful, periods)
     return Plan(spec, world, periods, period_s, laws, means, truth, parts, utility, harmful, best)
 
@@ -128,7 +132,7 @@ def _utility(spec: ExperimentSpec, truth: FloatArray) -> FloatArray:
 
 def _best(spec: ExperimentSpec, utility: FloatArray, harmful: NDArray[np.int64], periods: int) -> int:
     """The best of the arms that break no promise of a guardrail that rolls back; the control if there is none."""
-    strict = [i for i, guardrail in enumerate(spec.guardrails) if guardrail.action == "rollback"]
+    strict = [i for i, each in enumerate(spec.guardrails) if each.action == "rollback"]
     fine = np.all(harmful[strict] >= periods, axis=0) if strict else np.ones(len(spec.arms), np.bool_)
     fine[spec.control_index] = True
     # Of equals the control: nothing is lost by staying.

@@ -24,13 +24,16 @@ SERVING = (
     "server.snapshot",
     "server.store",
 )
-PROBE = """
+# Commands that compute; the command line loads them when they run.
+COMPUTING = ("bandit.ctl.rehearsal_text", "bandit.ctl.rehearsing")
+PROBE = f"""
 import importlib, pkgutil, sys
 for name in sys.argv[1:]:
     module = importlib.import_module(name)
     for found in pkgutil.walk_packages(getattr(module, "__path__", ()), name + "."):
-        importlib.import_module(found.name)
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
+        if found.name not in {COMPUTING}:
+            importlib.import_module(found.name)
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
 """
 
 

@@ -1,0 +1,157 @@
+"""Worlds made from a spec alone, for who has written none: equal arms, a better one, a harmful one, a rising level.
+
+What is assumed of the control is ``laws.assumed``, but for what guardrails watch: its share of bad outcomes is half of
+the lowest limit. Every reward comes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bandit.simulate.laws import assumed, fault, law_of
+from bandit.simulate.world import ArmLaws, Drift, MetricLaw, WorldFile
+from bandit.spec.model import Direction, ExperimentSpec, Metric, MetricKind
+
+TRAFFIC_PER_HOUR = 1000.0
+HORIZON_S = 7 * 86400.0
+LIFT = 0.1
+"""Relative lift of the better arm in the objective's heaviest metric."""
+HARM = 2.0
+"""Factor of the harmful arm's badness; and its badness is at least so many times a guardrail's limit."""
+RISE = 0.9
+MOST_BETTER = 3
+"""Worlds with one better arm, for the first challengers."""
+
+
+def standard_worlds(
+    spec: ExperimentSpec, traffic_per_hour: float = TRAFFIC_PER_HOUR, horizon_s: float = HORIZON_S
+) -> tuple[WorldFile, ...]:
+    """The worlds of the module, in its order."""
+    control = spec.arms[spec.control_index].name
+    base = {
+        metric.name: _control(spec, metric) for metric in spec.metrics if metric.kind is not MetricKind.RATIO
+    }
+    challengers = [arm.name for arm in spec.arms if not arm.control]
+
+    def made(name: str, moves: Mapping[str, Mapping[str, MetricLaw]], rise: bool = False) -> WorldFile:
+        laws = {metric: _rising(spec, law) for metric, law in base.items()} if rise else base
+        arms = [ArmLaws(name=control, metrics=tuple(laws.values()))]
+        arms += [ArmLaws(name=arm, metrics=tuple(own.values())) for arm, own in moves.items()]
+        return WorldFile(world=name, traffic_per_hour=traffic_per_hour, horizon=horizon_s, arms=tuple(arms))
+
+    worlds = [made("equal", {})]
+    worlds += [
+        made(f"{arm}-better"[:63].rstrip("-"), {arm: _better(spec, base)})
+        for arm in challengers[:MOST_BETTER]
+    ]
+    if harm := _harmful(spec, base):
+        arm = challengers[0]
+        worlds.append(made(f"{arm}-harmful"[:63].rstrip("-"), {arm: harm}))
+    worlds.append(made("rising", {}, rise=True))
+    return tuple(worlds)
+
+
+def _control(spec: ExperimentSpec, metric: Metric) -> MetricLaw:
+    law = assumed(metric)
+    limits = [each.limit for each in spec.guardrails if each.metric == metric.name and each.limit is not None]
+    mean = law.mean
+    if limits and metric.prior is None and metric.kind is not MetricKind.RATING:
+        mean = _at_badness(metric, min(limits) / 2.0)
+    found = MetricLaw(
+        name=metric.name,
+        mean=mean,
+        sd=law.sd or None,
+        buyers=law.buyers if metric.kind is MetricKind.REVENUE else None,
+        levels=law.levels,
+    )
+    return (
+        found
+        if not fault(metric, law_of(metric, found, None))
+        else found.model_copy(update={"mean": law.mean})
+    )
+
+
+def _at_badness(metric: Metric, badness: float) -> float:
+    low, high = metric.scale
+    part = badness if metric.direction is Direction.MINIMIZE else 1.0 - badness
+    return low + (high - low) * part
+
+
+def _badness(metric: Metric, mean: float) -> float:
+    low, high = metric.scale
+    part = (mean - low) / (high - low)
+    return part if metric.direction is Direction.MINIMIZE else 1.0 - part
+
+
+def _better(spec: ExperimentSpec, base: Mapping[str, MetricLaw]) -> dict[str, MetricLaw]:
+    term = max(spec.objective, key=lambda each: each.weight)
+    at = spec.metric_index(term.metric)
+    assert at is not None
+    metric = spec.metrics[at]
+    if metric.kind is MetricKind.RATIO:
+        at = spec.metric_index(metric.numerator or "")
+        assert at is not None
+    better = 1.0 + LIFT if metric.direction is Direction.MAXIMIZE else 1.0 - LIFT
+    moved = spec.metrics[at]
+    found = _moved(moved, base[moved.name], better)
+    return {moved.name: found} if found else {}
+
+
+def _moved(metric: Metric, law: MetricLaw, times: float) -> MetricLaw | None:
+    """The law of a challenger with so many times the control's mean, or as near to it as fits; None when none does."""
+    if metric.kind is MetricKind.RATING:
+        return MetricLaw(name=metric.name, levels=_shifted(law.levels, times > 1.0))
+    control = law_of(metric, law, None)
+    for part in (1.0, 0.5, 0.25, 0.1):
+        found = MetricLaw(name=metric.name, times=1.0 + part * (times - 1.0))
+        if not fault(metric, law_of(metric, found, control)):
+            return found
+    return None
+
+
+def _shifted(levels: tuple[float, ...], up: bool) -> tuple[float, ...]:
+    """A tenth of every level moved to the next one."""
+    moved = list(levels)
+    for index, share in enumerate(levels):
+        to = index + 1 if up else index - 1
+        if 0 <= to < len(levels):
+            moved[index] -= LIFT * share
+            moved[to] += LIFT * share
+    return tuple(moved)
+
+
+def _harmful(spec: ExperimentSpec, base: Mapping[str, MetricLaw]) -> dict[str, MetricLaw]:
+    """Laws of the harmful arm: each watched metric that can be is made bad."""
+    found: dict[str, MetricLaw] = {}
+    for guardrail in spec.guardrails:
+        at = spec.metric_index(guardrail.metric) if guardrail.metric else None
+        if at is None or guardrail.metric not in base:
+            continue
+        metric = spec.metrics[at]
+        mean = base[metric.name].mean
+        if metric.kind is MetricKind.RATING or mean is None:
+            found[metric.name] = MetricLaw(
+                name=metric.name,
+                levels=_shifted(base[metric.name].levels, metric.direction is Direction.MINIMIZE),
+            )
+            continue
+        bad = HARM * _badness(metric, mean)
+        if guardrail.limit is not None:
+            bad = max(bad, HARM * guardrail.limit)
+        law = MetricLaw(name=metric.name, mean=_at_badness(metric, min(bad, 0.99)))
+        if not fault(metric, law_of(metric, law, law_of(metric, base[metric.name], None))):
+            found[metric.name] = law
+    return found
+
+
+def _rising(spec: ExperimentSpec, law: MetricLaw) -> MetricLaw:
+    at = spec.metric_index(law.name)
+    assert at is not None
+    metric = spec.metrics[at]
+    if metric.kind is MetricKind.RATING:
+        return law
+    for by in (RISE, RISE / 3, RISE / 10):
+        found = law.model_copy(update={"drift": Drift(shape="rising", by=by)})
+        if not fault(metric, law_of(metric, found, None)):
+            return found
+    return law
