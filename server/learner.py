@@ -17,6 +17,7 @@ from bandit.errors import CorruptStored, Stale
 from bandit.facts import settle
 from bandit.guardrails.base import Folded
 from bandit.guardrails.judge import accumulate
+from bandit.inference.terms import settle as settle_terms
 from bandit.learn import Folding, fold, newest_allocation, open_periods
 from bandit.ledger import FloatArray, Ledger, PeriodTable, fold_block, split_table, table
 from bandit.log import (
@@ -155,7 +156,8 @@ class Writer:
         ledger = self.state.ledger
         periods = [period for number in group if not (period := ledger.periods[number]).is_block]
         rows = split_table(periods, ledger.layout)
-        return settle(experiment.spec, rows, ledger.layout.cohorts)
+        spec, cohorts = experiment.spec, ledger.layout.cohorts
+        return np.concatenate([settle(spec, rows, cohorts), settle_terms(spec, rows, cohorts)], axis=1)
 
     def _write(self, folding: Folding, *, log_ms: int = 0, drop_periods: tuple[int, ...] = ()) -> None:
         state = self.state

@@ -20,9 +20,10 @@ from bandit.rollout.transitions import audit_record
 from server.clock import Clock
 from server.control.judge import Look, look
 from server.control.lease import Leases
+from server.control.report import report_message
 from server.control.status import status_of
 from server.learner import Writer
-from server.store.base import Commit, Store, Stored
+from server.store.base import Commit, Fence, Store, Stored
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,7 @@ class LoopSettings:
     lease_ttl_s: float = 5.0
     tick_s: float = 0.25
     housekeeping_s: float = 1.0
+    report_s: float = 5.0
     read_count: int = 500
     block_s: float = 0.02
     retry_s: float = 1.0
@@ -72,6 +74,7 @@ class LearnerLoop:
         self._writers: dict[str, Writer] = {}
         self._parked: dict[str, tuple[float, str]] = {}
         self._ticked: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
         self._version = -1
         self._kept_s = float("-inf")
 
@@ -211,10 +214,21 @@ class LearnerLoop:
         )
         if not self._store.put_status(name, status.SerializeToString(), fence):
             raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
+        self._report(writer, seen, fence)
         outcomes: dict[str, int] = {}
         for verdict in seen.verdicts:
             outcomes[verdict.outcome] = outcomes.get(verdict.outcome, 0) + 1
         self._telemetry.evaluated(name, behind, outcomes)
+
+    def _report(self, writer: Writer, seen: Look, fence: Fence) -> None:
+        """Publish what the data show, at a slower pace than the status."""
+        now, name = self._clock.monotonic_s(), writer.name
+        if now - self._reported.get(name, float("-inf")) < self._settings.report_s:
+            return
+        self._reported[name] = now
+        report = report_message(writer.stored, seen)
+        if not self._store.put_report(name, report.SerializeToString(), fence):
+            raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
 
     def _commit(self, writer: Writer, seen: Look) -> None:
         """Commit a look's transition, with an audit record unless it only moved shares by evidence."""

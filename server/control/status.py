@@ -43,13 +43,14 @@ def status_of(
             _arm(experiment, allocation, look, totals.sums.sum(axis=0), exposures, k)
             for k in range(len(exposures))
         ],
-        verdicts=[_verdict(verdict, experiment) for verdict in look.verdicts],
+        verdicts=[verdict_message(verdict, experiment) for verdict in look.verdicts],
         rewards=experiment_pb2.RewardCounts(
             applied=counts.applied,
             duplicate=counts.duplicate,
             conflict=counts.conflict,
             late=counts.late,
             rejected=counts.rejected,
+            superseded=counts.superseded,
         ),
         exposures=int(exposures.sum()),
         exposures_lost=exposures_lost,
@@ -131,7 +132,8 @@ def _arm_state(experiment: Experiment, index: int) -> experiment_pb2.ArmState:
     return message
 
 
-def _verdict(verdict: Verdict, experiment: Experiment) -> experiment_pb2.Verdict:
+def verdict_message(verdict: Verdict, experiment: Experiment) -> experiment_pb2.Verdict:
+    """A judgement with its numbers."""
     return experiment_pb2.Verdict(
         guardrail=verdict.guardrail,
         arm=experiment.spec.arms[verdict.arm].name,
@@ -146,6 +148,7 @@ def _verdict(verdict: Verdict, experiment: Experiment) -> experiment_pb2.Verdict
         reference=verdict.reference,
         action=spec_pb2.GuardrailAction.Value(f"GUARDRAIL_ACTION_{verdict.action.upper()}"),
         message=verdict.message,
+        cohort=verdict.cohort,
     )
 
 

@@ -21,6 +21,7 @@ from bandit.v1 import experiment_service_pb2 as pb
 from server.clock import Clock
 from server.rpc.changes import MAX_REASON_BYTES, Changes, arm_index, asked, check_text
 from server.rpc.convert import audit_to_proto, changes_to_proto, experiment_to_proto
+from server.rpc.reports import read_report
 from server.rpc.statuses import StatusReader
 from server.rpc.watch import CHECK_S, Watcher
 from server.store.base import ControlStore
@@ -200,6 +201,10 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
                 return
             if status is not None:
                 yield pb.WatchStatusResponse(status=status)
+
+    def GetReport(self, request: pb.GetReportRequest, context: grpc.ServicerContext) -> pb.GetReportResponse:  # noqa: N802
+        """What the data show."""
+        return pb.GetReportResponse(report=read_report(self._store, parse_experiment(request.name)))
 
     def ListAuditRecords(  # noqa: N802
         self, request: pb.ListAuditRecordsRequest, context: grpc.ServicerContext

@@ -208,6 +208,12 @@ class ControlStore(Protocol):
     def status(self, name: str) -> bytes | None:
         """The last published status."""
 
+    def put_report(self, name: str, report: bytes, fence: Fence) -> bool:
+        """Publish the report of an experiment; False when the lease is lost."""
+
+    def report(self, name: str) -> bytes | None:
+        """The last published report."""
+
     def subscribe(self) -> Subscription:
         """Listen for changed experiments."""
 

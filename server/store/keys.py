@@ -10,6 +10,7 @@ letter, so the tag ``{_registry}`` of what belongs to all experiments can never 
     {name}:requested    zset    digest of a request id, by time in ms                    a day
     {name}:lease        hash    owner and token of the one writer                        the lease
     {name}:status       string  last published status                                    lives with the experiment
+    {name}:report       string  last published report                                    lives with the experiment
     {name}:log          stream  exposures and rewards, see ``bandit.log``                until folded and trimmed
     {name}:writer       string  offset, counts and sizes of the ledger, packed           lives with the experiment
     {name}:periods      hash    number -> period, packed                                 lives with the experiment
@@ -53,6 +54,7 @@ class ExperimentKeys:
     requested: str
     lease: str
     status: str
+    report: str
     log: str
     writer: str
     periods: str
@@ -79,6 +81,7 @@ class ExperimentKeys:
             self.requested,
             self.lease,
             self.status,
+            self.report,
             self.log,
             self.writer,
             self.periods,
@@ -109,7 +112,10 @@ class Keys:
     def of(self, name: str) -> ExperimentKeys:
         """Keys of the experiment of that (checked) name."""
         root = f"{self.namespace}:{{{name}}}:"
-        parts = "head allocations audit requests requested lease status log writer periods pages exposed foreign folded"
+        parts = (
+            "head allocations audit requests requested lease status report log writer periods pages exposed "
+            "foreign folded"
+        )
         return ExperimentKeys(root, *(root + part for part in parts.split()))
 
 

@@ -186,6 +186,21 @@ class MemoryStore(MemoryLedger):
             kept = self._kept.get(name)
             return kept.status if kept else None
 
+    def put_report(self, name: str, report: bytes, fence: Fence) -> bool:
+        """See ControlStore."""
+        with self._changed:
+            kept = self._kept.get(name)
+            if kept is None or self._held(kept) != fence:
+                return False
+            kept.report = bytes(report)
+            return True
+
+    def report(self, name: str) -> bytes | None:
+        """See ControlStore."""
+        with self._changed:
+            kept = self._kept.get(name)
+            return kept.report if kept else None
+
     def subscribe(self) -> Subscription:
         """See ControlStore."""
         with self._changed:

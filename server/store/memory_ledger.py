@@ -74,6 +74,7 @@ class Kept:
     fence: int = 0
     lease: tuple[Fence, int] | None = None
     status: bytes | None = None
+    report: bytes | None = None
     log: list[tuple[tuple[int, int], LogEntry]] = field(default_factory=list)
     book: Book = field(default_factory=Book)
     replies: dict[bytes, tuple[int, deque[bytes]]] = field(default_factory=dict)

@@ -215,6 +215,15 @@ class RedisControl:
         found: bytes | None = self._link.call("GET", self._keys.of(name).status)
         return found
 
+    def put_report(self, name: str, report: bytes, fence: Fence) -> bool:
+        """See ControlStore."""
+        return scripts.put_report(self._link, self._keys.of(name), fence.owner, fence.token, report)
+
+    def report(self, name: str) -> bytes | None:
+        """See ControlStore."""
+        found: bytes | None = self._link.call("GET", self._keys.of(name).report)
+        return found
+
     def subscribe(self) -> Subscription:
         """See ControlStore."""
         return _Listener(self._link, self._keys.changes)

@@ -115,6 +115,11 @@ def put_status(link: Link, keys: ExperimentKeys, owner: str, token: int, status:
     return bool(link.run(_STATUS, [keys.lease, keys.status], [owner, token, status]))
 
 
+def put_report(link: Link, keys: ExperimentKeys, owner: str, token: int, report: bytes) -> bool:
+    """True when the lease was held."""
+    return bool(link.run(_STATUS, [keys.lease, keys.report], [owner, token, report]))
+
+
 def beat(link: Link, keys: Keys, owner: str, ttl_ms: int) -> None:
     """Say that a learner is alive."""
     link.run(_BEAT, [keys.beat], [owner, ttl_ms])

@@ -1,10 +1,10 @@
--- Publishes the status of an experiment, when the lease is still held.
+-- Publishes the status or the report of an experiment, when the lease is still held.
 --
 -- KEYS[1] hash   lease: owner, token; expires by itself
--- KEYS[2] string status; no TTL
+-- KEYS[2] string status or report; no TTL
 -- ARGV[1] owner
 -- ARGV[2] token, decimal
--- ARGV[3] status, bytes
+-- ARGV[3] status or report, bytes
 -- Returns 1, or 0 when the lease is lost.
 local found = redis.call('TYPE', KEYS[1])['ok']
 if found ~= 'hash' and found ~= 'none' then
