@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from bandit.counting import layout_of
 from bandit.guardrails.base import ArmStanding, Folded, Verdict
 from bandit.guardrails.judge import judge
-from bandit.ledger import ONE, Cells, Layout, Period, PeriodTable, quantise, table
-from bandit.spec.model import ExperimentSpec, MetricKind
+from bandit.ledger import ONE, Cells, Period, PeriodTable, quantise, split_table, table
+from bandit.spec.channels import ChannelKind
+from bandit.spec.model import ExperimentSpec, Metric, MetricKind
 from tests.builders import NOW, spec
 
 SECOND = 1000
@@ -50,6 +52,28 @@ METRICS: list[dict[str, Any]] = [
         "attribution_window": "1h",
         "default_when_silent": 0.0,
     },
+    {
+        "name": "latency",
+        "kind": "gaussian",
+        "direction": "minimize",
+        "range": [0.0, 10_000.0],
+        "attribution_window": "1h",
+    },
+    {
+        "name": "calls",
+        "kind": "poisson",
+        "direction": "minimize",
+        "range": [0.0, 50.0],
+        "attribution_window": "1h",
+    },
+    {
+        "name": "cost_per_call",
+        "kind": "ratio",
+        "direction": "minimize",
+        "range": [0.0, 2.0],
+        "numerator": "cost",
+        "denominator": "calls",
+    },
 ]
 NAMES = [str(metric["name"]) for metric in METRICS]
 
@@ -70,21 +94,25 @@ def period(
     assigned: Sequence[int] | None = None,
     centres: Mapping[str, float] | None = None,
     open_: bool = False,
+    cohort: int = 0,
 ) -> Period:
     """One period of a minute, the n-th since NOW. ``counts``: per metric and arm, (n, ones) of a bernoulli metric or
     the values of another. ``assigned`` defaults to the most rewards of any metric; ``centres`` are scaled, else 0.
     """
-    layout = Layout(1, len(of.arms), len(of.metrics))
-    cells = Cells.zeros(layout)
+    cells = Cells.zeros(layout_of(of))
     for name, by_arm in counts.items():
         index = of.metric_index(name)
         assert index is not None
-        metric = of.metrics[index]
         for arm, given in enumerate(by_arm):
-            cells.sums[0, arm, index] = (
-                _ones(*given) if metric.kind is MetricKind.BERNOULLI else _values(given, metric.range)
-            )
-    cells.exposures[0] = cells.sums[0, :, :, 0].max(axis=1) if assigned is None else assigned
+            fill(cells.sums[cohort, arm], of, index, given)
+    for channel, at in of.columns.items():
+        if channel.kind is ChannelKind.PAIR:
+            one, two = (of.metrics[each] for each in (channel.metric, channel.other))
+            for arm, pair in enumerate(zip(counts.get(one.name, ()), counts.get(two.name, ()), strict=False)):
+                if MetricKind.BERNOULLI not in (one.kind, two.kind):
+                    products = [scaled(one, x) * scaled(two, y) for x, y in zip(*pair, strict=False)]
+                    cells.sums[cohort, arm, at] = moments(products)
+    cells.exposures[cohort] = cells.sums[cohort, :, :, 0].max(axis=1) if assigned is None else assigned
     named = centres or {}
     start = NOW + number * LIFE_MS
     return Period(
@@ -99,19 +127,53 @@ def period(
     )
 
 
-def _ones(n: int, ones: int) -> list[int]:
-    return [n, ones * ONE, ones * ONE, 0]
+def fill(sums: Any, of: ExperimentSpec, index: int, given: Any) -> None:
+    """The channels of one metric in ``sums`` [C, 4]: of (n, ones), or of values."""
+    metric = of.metrics[index]
+    if metric.kind is MetricKind.BERNOULLI:
+        sums[index] = [given[0], given[1] * ONE, given[1] * ONE, 0]
+        return
+    values = [scaled(metric, value) for value in given]
+    for channel, at in of.columns.items():
+        if channel.metric != index:
+            continue
+        if channel.kind is ChannelKind.VALUE:
+            sums[at] = moments(values)
+        if channel.kind is ChannelKind.CUBE:
+            sums[at] = moments([value**3 for value in values])
+        if channel.kind is ChannelKind.ABOVE:
+            sums[at] = moments([float(value > channel.threshold) for value in given])
 
 
-def _values(values: Sequence[float], bounds: tuple[float, float]) -> list[int]:
-    q = [quantise(value, *bounds) for value in values]
+def scaled(metric: Metric, value: float) -> float:
+    """In [0, 1]."""
+    low, high = metric.scale
+    return (value - low) / (high - low)
+
+
+def moments(values: Sequence[float]) -> list[int]:
+    """[n, sum, high and low of the squares] of values in [0, 1], as the ledger adds them."""
+    q = [quantise(value, 0.0, 1.0) for value in values]
     high, low = divmod(sum(each * each for each in q), ONE)
     return [len(q), sum(q), high, low]
 
 
+def merged(*parts: Period) -> Period:
+    """Periods of one number, added: for cohorts."""
+    whole = parts[0].cells.copy()
+    for part in parts[1:]:
+        whole.add(part.cells)
+    return replace(parts[0], cells=whole)
+
+
 def stacked(of: ExperimentSpec, periods: Sequence[Period]) -> PeriodTable:
     """The periods as a table."""
-    return table(periods, Layout(1, len(of.arms), len(of.metrics)))
+    return table(periods, layout_of(of))
+
+
+def split(of: ExperimentSpec, periods: Sequence[Period]) -> PeriodTable:
+    """The periods as a table with a row per cohort."""
+    return split_table(periods, layout_of(of))
 
 
 def standings(of: ExperimentSpec, *, attempt: int = 1, since: int = 0) -> list[ArmStanding]:
@@ -131,11 +193,18 @@ def judged(
     verdicts = judge(
         of,
         stacked(of, periods),
-        Folded.empty(len(of.guardrails), len(of.arms)) if folded is None else folded,
+        Folded.empty_of(of) if folded is None else folded,
         standings(of) if arms is None else arms,
         now_ms,
+        split(of, periods),
     )
-    return {(of.arms[verdict.arm].name, verdict.guardrail): verdict for verdict in verdicts}
+    return {
+        (
+            of.arms[verdict.arm].name,
+            f"{verdict.guardrail}{f'/{verdict.cohort}' if verdict.cohort else ''}",
+        ): verdict
+        for verdict in verdicts
+    }
 
 
 def doubled(each: Period) -> Period:
@@ -162,7 +231,9 @@ def random_periods(of: ExperimentSpec, seed: int, count: int, *, open_last: bool
             if metric.kind is MetricKind.BERNOULLI:
                 rate = rng.uniform(0.01, 0.3)
                 counts[metric.name] = [(int(n), int(rng.binomial(n, rate))) for n in answered]
-            else:
+            elif metric.kind is MetricKind.POISSON:
+                counts[metric.name] = [list(rng.poisson(2.0, n).astype(float)) for n in answered]
+            elif metric.kind is not MetricKind.RATIO:
                 low, high = metric.range
                 counts[metric.name] = [list(rng.uniform(low, high, n)) for n in answered]
         centres = {metric.name: float(rng.uniform(0, 0.3)) for metric in of.metrics}

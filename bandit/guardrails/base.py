@@ -1,4 +1,4 @@
-"""What a guardrail is: outcomes in, sums and evidence out; it holds no threshold and changes no traffic."""
+"""What a guardrail is: periods in, sums and evidence out; it holds no threshold and changes no traffic."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from bandit.guardrails.evidence import Outcomes
-from bandit.ledger import FloatArray, Int64Array
-from bandit.spec.model import Guardrail
+from bandit.guardrails.evidence import Material
+from bandit.kernels.watch import COLUMNS, PARAMS
+from bandit.ledger import EVERY, FloatArray, Int64Array, PeriodTable
+from bandit.spec.model import ExperimentSpec, Guardrail
 
-COLUMNS = 96
-"""Sums that one guardrail may keep of the folded periods of one arm; each guardrail says what its columns mean."""
+__all__ = ["COLUMNS", "PARAMS"]
 
 CANNOT_TELL = float("inf")
 """Rewards until a decision when the evidence points nowhere."""
+ANY_COHORT = "any"
 
 
 class Outcome(StrEnum):
@@ -33,9 +34,11 @@ class Verdict:
     """What one guardrail says of one challenger, with all its numbers.
 
     ``log_e`` is the evidence of harm, FAIL at ``log_threshold``; ``log_e_safe`` that of safety, PASS at
-    ``log_threshold_safe`` (natural logarithms of e-values; of 1/tail for the breaker). ``n`` outcomes of the arm,
-    ``n_control`` of the control where it is compared. ``observed`` and ``reference``: a share of bad outcomes and
-    its limit, or the arm's mean and the control's with the margin applied, in the metric's unit.
+    ``log_threshold_safe`` (natural logarithms of e-values; of 1/tail for the breaker, of an average run length for
+    became_worse, of 1/chance for silence and drift). ``n`` outcomes of the arm, ``n_control`` of what it is compared
+    with. ``observed`` and ``reference``: a share of bad outcomes or events and its limit, or what the arm has and what
+    the control has with the margin applied, in the metric's unit. ``cohort``: the one that was judged, ``any`` for the
+    mean of the evidence over all of them, empty when they are added up.
     """
 
     guardrail: str
@@ -49,8 +52,9 @@ class Verdict:
     n_control: int
     observed: float
     reference: float
-    action: Literal["rollback", "hold"]
+    action: Literal["rollback", "hold", "flag"]
     message: str
+    cohort: str = ""
 
 
 class ArmStanding(NamedTuple):
@@ -77,24 +81,42 @@ class Levels(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a guardrail has seen. ``seen``: was there anything to judge? ``observed`` and ``reference`` are in
-    badness, 0 best and 1 worst. ``more``: about so many further rewards until a decision at the present rate, or
-    CANNOT_TELL. The rest as in :class:`Verdict`."""
+    """What a guardrail has seen. ``seen``: was there anything to judge? ``observed`` and ``reference`` as in
+    :class:`Verdict`. ``more``: about so many further rewards until a decision at the present rate, or CANNOT_TELL.
+    ``pending``: outcomes that count for harm but not yet for safety. ``ready``: False during a burn-in."""
 
     seen: bool
     log_e: float
-    log_threshold: float
     log_e_safe: float
     n: float
     n_control: float
     observed: float
     reference: float
-    more: float
+    more: float = CANNOT_TELL
+    pending: float = 0.0
+    ready: bool = True
+
+
+class Slot(NamedTuple):
+    """Whose sums a row of ``Folded`` is: index of a guardrail, and a cohort or EVERY."""
+
+    guardrail: int
+    cohort: int
+
+
+def slots(spec: ExperimentSpec) -> tuple[Slot, ...]:
+    """All that is summed up per arm: each guardrail over all cohorts, and per cohort where it looks at each."""
+    cohorts = 0 if spec.cohorts is None else 1 + len(spec.cohorts.values)
+    return tuple(
+        Slot(index, cohort)
+        for index, guardrail in enumerate(spec.guardrails)
+        for cohort in (EVERY, *(range(cohorts) if guardrail.cohorts == "each" else ()))
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Sums of the periods that were folded into blocks: ``sums`` [GD, K, COLUMNS] per guardrail and arm.
+    """Sums of the periods that were folded into blocks: ``sums`` [S, K, COLUMNS] per slot (see :func:`slots`) and arm.
 
     ``since`` [K]: the first allocation number that the sums of an arm count; when the arm's own ``since`` moves on,
     its sums are void.
@@ -105,32 +127,47 @@ class Folded:
 
     @classmethod
     def empty(cls, guardrails: int, arms: int) -> Folded:
-        """Nothing folded yet."""
+        """Nothing folded yet; ``guardrails`` is the number of slots."""
         return cls(np.zeros((guardrails, arms, COLUMNS)), np.zeros(arms, np.int64))
 
-    def of(self, guardrail: int, arm: int, since: int) -> FloatArray:
-        """[COLUMNS] sums of one guardrail and arm, zeros when they were counted from another allocation."""
-        if guardrail >= self.sums.shape[0] or arm >= self.sums.shape[1] or self.since[arm] != since:
+    @classmethod
+    def empty_of(cls, spec: ExperimentSpec) -> Folded:
+        """Nothing folded yet for this spec."""
+        return cls.empty(len(slots(spec)), len(spec.arms))
+
+    def of(self, slot: int, arm: int, since: int) -> FloatArray:
+        """[COLUMNS] sums of one slot and arm, zeros when they were counted from another allocation."""
+        if slot >= self.sums.shape[0] or arm >= self.sums.shape[1] or self.since[arm] != since:
             return np.zeros(COLUMNS)
-        sums: FloatArray = self.sums[guardrail, arm]
+        sums: FloatArray = self.sums[slot, arm]
         return sums
 
 
 class GuardrailTest(Protocol):
-    """One kind of guardrail.
+    """One kind of guardrail: which kernel of ``kernels.watch`` it is, and what it makes of periods and answers.
 
-    Both methods are pure. Evidence depends only on sums and the frozen spec: neither the order of the outcomes nor
-    the number of looks changes it.
+    Evidence depends only on the sums of periods and the frozen spec: neither the order of the outcomes nor the number
+    of looks changes it. ``averages``: is the mean of its evidence over cohorts evidence too (e-values, detectors)?
     """
 
-    def accumulate(
-        self, guardrail: Guardrail, before: FloatArray, mature: Outcomes, pair: Pair
-    ) -> FloatArray:
-        """``before`` [COLUMNS] with mature periods added; a new array."""
+    averages: bool
+
+    def code(self, spec: ExperimentSpec, guardrail: Guardrail) -> int:
+        """The code of ``kernels.watch``."""
         ...
 
-    def weigh(
-        self, guardrail: Guardrail, sums: FloatArray, young: Outcomes, pair: Pair, levels: Levels
-    ) -> Evidence:
-        """Evidence in the ``sums`` of all mature periods and in the ``young`` ones, as far as they may count."""
+    def params(self, spec: ExperimentSpec, guardrail: Guardrail) -> FloatArray:
+        """[PARAMS] the frozen numbers that the kernel takes."""
+        ...
+
+    def material(
+        self, spec: ExperimentSpec, guardrail: Guardrail, table: PeriodTable, now_ms: int
+    ) -> Material:
+        """The periods of ``table`` that are no blocks, as rows for the kernel."""
+        ...
+
+    def shown(
+        self, spec: ExperimentSpec, guardrail: Guardrail, observed: float, reference: float
+    ) -> tuple[float, float]:
+        """(observed, reference) as a person reads them, the margin applied."""
         ...

@@ -1,33 +1,41 @@
-"""Verdicts of every live challenger under every guardrail, and the fold of what they stand on; it moves nothing.
+"""Verdicts of every live challenger under every guardrail, and the fold of what they stand on; it moves
+nothing.
 
-Errors are shared out by weighted Bonferroni over challengers and guardrails, which holds for e-values under any
-dependence: FAIL at E >= M / alpha_j, M = sum of priorities * challengers / own priority, alpha_j = 6 alpha /
-(pi^2 j^2) for the j-th attempt of the arm, so that all attempts together spend alpha. PASS at E >= 1 / alpha.
-No verdict changes by time alone: only outcomes move it, a closed window without a reward being one where the metric
-says what silence means.
+Three states: FAIL on evidence of harm, PASS on evidence of safety, else INCONCLUSIVE; the levels are in
+``guardrails.levels``. No verdict but that of silence changes by time alone: only outcomes move it, a closed
+window without a reward being one where the metric says what silence means.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from bandit.guardrails import GUARDRAILS
 from bandit.guardrails.base import (
+    ANY_COHORT,
     ArmStanding,
     Evidence,
     Folded,
     Levels,
     Outcome,
     Pair,
+    Slot,
     Verdict,
+    slots,
 )
-from bandit.guardrails.evidence import Outcomes, metric_of, outcomes
+from bandit.guardrails.evidence import Material
+from bandit.guardrails.foresight import rewards_more
+from bandit.guardrails.levels import fail_level, thresholds
 from bandit.guardrails.wording import Seen, sentence
-from bandit.ledger import Int64Array, PeriodTable
+from bandit.kernels import watch, weigh
+from bandit.kernels.confseq import log_mean_exp
+from bandit.ledger import EVERY, FloatArray, Int64Array, PeriodTable
 from bandit.spec.model import ExperimentSpec, Guardrail
+
+__all__ = ["accumulate", "judge", "thresholds"]
 
 FOREVER_MS = 1 << 62
 
@@ -38,100 +46,177 @@ def judge(
     folded: Folded,
     arms: Sequence[ArmStanding],
     now_ms: int,
+    by_cohort: PeriodTable | None = None,
 ) -> tuple[Verdict, ...]:
     """One verdict per live challenger and guardrail, arm by arm in the order of the spec.
 
-    ``table`` holds the periods of the present epoch; its blocks are passed over, their sums are in ``folded``.
-    A period counts for an arm from allocation ``since`` on. The control is never judged; its own share of bad
-    outcomes is told where a challenger fails a limit that the control fails too.
+    ``table`` holds the periods of the present epoch, cohorts added up, ``by_cohort`` the same with a row per cohort
+    (``ledger.split_table``); their blocks are passed over, their sums are in ``folded``. A guardrail that looks at each
+    cohort gives a verdict for every declared one, and for the mean of the evidence over all of them; without
+    ``by_cohort`` it looks at all of them added up. A period counts for an arm from allocation ``since`` on. The
+    control is never judged; its own share of bad outcomes is told where a challenger fails a limit that it fails too.
     """
     control = spec.control_index
-    verdicts: dict[tuple[int, int], Verdict] = {}
+    verdicts: list[tuple[int, int, int, Verdict]] = []
+    split = {
+        index
+        for index, each in enumerate(spec.guardrails)
+        if each.cohorts == "each" and by_cohort is not None
+    }
+    weighings = {
+        slot: _Weighing(spec, slot, place, folded, _rows_of(table, by_cohort, slot.cohort), now_ms)
+        for place, slot in enumerate(slots(spec))
+        if (slot.cohort != EVERY) == (slot.guardrail in split)
+    }
     for index, guardrail in enumerate(spec.guardrails):
-        metric_index, metric = metric_of(spec, guardrail.metric)
-        weigh = _Weighing(guardrail, index, folded, outcomes(table, metric, metric_index, now_ms))
+        own = {slot.cohort: each for slot, each in weighings.items() if slot.guardrail == index}
         for arm, standing in enumerate(arms):
             if arm == control or not standing.live:
                 continue
             levels = thresholds(spec, guardrail, standing.attempt)
-            evidence = weigh(Pair(arm, control), standing.since, levels)
-            outcome = _outcome(evidence, levels)
-            of_control = None
-            if outcome is Outcome.FAIL and guardrail.kind == "rate_limit":
-                of_control = weigh(Pair(control, control), arms[control].since, levels)
-            seen = Seen(guardrail, metric, spec.arms[arm].name, outcome, evidence, levels, of_control)
-            verdicts[arm, index] = _verdict(seen, arm)
-    return tuple(verdicts[key] for key in sorted(verdicts))
+            found = {cohort: each(Pair(arm, control), standing.since, levels) for cohort, each in own.items()}
+            for order, (cohort, evidence) in enumerate(_looks(spec, guardrail, found)):
+                outcome = _outcome(evidence, fail_level(guardrail, levels), levels.safe)
+                of_control = None
+                if outcome is Outcome.FAIL and guardrail.kind == "rate_limit" and cohort == "":
+                    of_control = own[EVERY](Pair(control, control), arms[control].since, levels)
+                seen = Seen(
+                    spec, guardrail, spec.arms[arm].name, cohort, outcome, evidence, levels, of_control
+                )
+                verdicts.append((arm, index, order, _verdict(seen, arm)))
+    return tuple(verdict for *_, verdict in sorted(verdicts, key=lambda each: each[:3]))
 
 
-def accumulate(spec: ExperimentSpec, folded: Folded, mature: PeriodTable, since: Int64Array) -> Folded:
+def accumulate(
+    spec: ExperimentSpec,
+    folded: Folded,
+    mature: PeriodTable,
+    since: Int64Array,
+    by_cohort: PeriodTable | None = None,
+) -> Folded:
     """``folded`` with periods added that are about to become a block, all of them settled for every metric.
 
     ``since`` [K]: first allocation number that counts for each arm; where it moved on, the arm's sums start at zero
     and older periods are passed over. Blocks in ``mature`` are in ``folded`` already and are passed over too.
+    ``by_cohort``: the same periods with a row per cohort, needed where a guardrail looks at each.
     Open periods are refused with ValueError.
     """
     if (mature.end_ms[~mature.block] == 0).any():
         raise ValueError("an open period cannot be folded; fold it after its attribution windows closed")
     control = spec.control_index
-    after = Folded.empty(len(spec.guardrails), len(spec.arms))
-    for index, guardrail in enumerate(spec.guardrails):
-        metric_index, metric = metric_of(spec, guardrail.metric)
-        every = outcomes(mature, metric, metric_index, FOREVER_MS)
+    after = Folded.empty_of(spec)
+    for place, slot in enumerate(slots(spec)):
+        weighing = _Weighing(spec, slot, place, folded, _rows_of(mature, by_cohort, slot.cohort), FOREVER_MS)
         for arm in range(len(spec.arms)):
-            before = folded.of(index, arm, int(since[arm]))
-            rows = every.rows(every.number >= since[arm])
-            test = GUARDRAILS[guardrail.kind]
-            after.sums[index, arm] = test.accumulate(guardrail, before, rows, Pair(arm, control))
+            after.sums[place, arm] = weighing.sums(Pair(arm, control), int(since[arm]))
     return Folded(after.sums, np.array(since, np.int64))
 
 
-def thresholds(spec: ExperimentSpec, guardrail: Guardrail, attempt: int) -> Levels:
-    """ln(M / alpha_j) and ln(1 / alpha), see the module."""
-    priorities = sum(each.priority for each in spec.guardrails)
-    parts = priorities * (len(spec.arms) - 1) / guardrail.priority
-    alpha_attempt = 6.0 * spec.alpha / (math.pi * attempt) ** 2
-    return Levels(fail=math.log(parts / alpha_attempt), safe=-math.log(spec.alpha))
+def _rows_of(table: PeriodTable, by_cohort: PeriodTable | None, cohort: int) -> PeriodTable:
+    if cohort == EVERY:
+        return table
+    if by_cohort is None:
+        return table.rows(np.zeros(len(table.number), np.bool_))
+    return by_cohort.rows(by_cohort.cohort == cohort)
 
 
 class _Weighing:
-    """One guardrail over all arms; periods are split once for each ``since``, which arms mostly share."""
+    """One guardrail in one cohort, or in all, over all arms."""
 
-    def __init__(self, guardrail: Guardrail, index: int, folded: Folded, every: Outcomes) -> None:
-        self._guardrail = guardrail
-        self._index = index
+    def __init__(
+        self, spec: ExperimentSpec, slot: Slot, place: int, folded: Folded, table: PeriodTable, now_ms: int
+    ) -> None:
+        guardrail = spec.guardrails[slot.guardrail]
+        test = GUARDRAILS[guardrail.kind]
+        self._code = test.code(spec, guardrail)
+        self._params = test.params(spec, guardrail)
+        self._every: Material = test.material(spec, guardrail, table, now_ms)
+        self._place = place
         self._folded = folded
-        self._every = every
-        self._split: dict[int, tuple[Outcomes, Outcomes]] = {}
+
+    def sums(self, pair: Pair, since: int) -> FloatArray:
+        """[COLUMNS] of all mature periods from ``since`` on, folded ones included."""
+        every = self._every
+        sums = self._folded.of(self._place, pair.arm, since).copy()
+        rows = every.rows(*pair, (every.number >= since) & every.mature)
+        watch.add_rows(self._code, self._params, sums, rows)
+        return sums
 
     def __call__(self, pair: Pair, since: int, levels: Levels) -> Evidence:
-        if since not in self._split:
-            counts, mature = self._every.number >= since, self._every.mature
-            self._split[since] = self._every.rows(counts & mature), self._every.rows(counts & ~mature)
-        mature_rows, young = self._split[since]
-        test = GUARDRAILS[self._guardrail.kind]
-        before = self._folded.of(self._index, pair.arm, since)
-        sums = test.accumulate(self._guardrail, before, mature_rows, pair)
-        return test.weigh(self._guardrail, sums, young, pair, levels)
+        every = self._every
+        sums = self.sums(pair, since)
+        may_count = (every.number >= since) & ~every.mature
+        young = every.rows(*pair, may_count if every.young else np.zeros_like(may_count))
+        answers = np.zeros(weigh.ANSWERS)
+        weigh.weigh(self._code, self._params, sums, young, answers)
+        more, pending = rewards_more(self._code, self._params, sums, young, answers, levels)
+        return Evidence(
+            seen=bool(answers[weigh.SEEN]),
+            log_e=float(answers[weigh.LOG_E]),
+            log_e_safe=float(answers[weigh.LOG_E_SAFE]),
+            n=float(answers[weigh.N]),
+            n_control=float(answers[weigh.N_CONTROL]),
+            observed=float(answers[weigh.OBSERVED]),
+            reference=float(answers[weigh.REFERENCE]),
+            more=more,
+            pending=pending,
+            ready=bool(answers[weigh.READY]),
+        )
 
 
-def _outcome(evidence: Evidence, levels: Levels) -> Outcome:
+class _Look(NamedTuple):
+    cohort: str
+    evidence: Evidence
+
+
+def _looks(spec: ExperimentSpec, guardrail: Guardrail, found: dict[int, Evidence]) -> Iterator[_Look]:
+    """The evidence that gets a verdict: of all cohorts added up, or of each declared one and of their mean."""
+    if EVERY in found:
+        yield _Look("", found[EVERY])
+        return
+    assert spec.cohorts is not None
+    for place, name in enumerate(spec.cohorts.values):
+        yield _Look(name, found[place + 1])
+    if GUARDRAILS[guardrail.kind].averages:
+        yield _Look(ANY_COHORT, _mean(list(found.values())))
+
+
+def _mean(each: Sequence[Evidence]) -> Evidence:
+    """Harm in any cohort: the mean of the e-values, whatever their dependence. Safe: every cohort with outcomes is."""
+    seen = [evidence for evidence in each if evidence.seen]
+    if not seen:
+        return each[0]
+    n = sum(evidence.n for evidence in seen)
+    part = [evidence.n / n if n else 0.0 for evidence in seen]
+    return Evidence(
+        seen=True,
+        log_e=log_mean_exp(np.array([evidence.log_e if evidence.seen else 0.0 for evidence in each])),
+        log_e_safe=min(evidence.log_e_safe for evidence in seen),
+        n=n,
+        n_control=sum(evidence.n_control for evidence in seen),
+        observed=sum(p * evidence.observed for p, evidence in zip(part, seen, strict=True)),
+        reference=sum(p * evidence.reference for p, evidence in zip(part, seen, strict=True)),
+        ready=all(evidence.ready for evidence in seen),
+    )
+
+
+def _outcome(evidence: Evidence, fail: float, safe: float) -> Outcome:
     if not evidence.seen:
         return Outcome.NO_DATA
-    if evidence.log_e >= evidence.log_threshold:
+    if evidence.log_e >= fail:
         return Outcome.FAIL
-    return Outcome.PASS if evidence.log_e_safe >= levels.safe else Outcome.INCONCLUSIVE
+    return Outcome.PASS if evidence.log_e_safe >= safe else Outcome.INCONCLUSIVE
 
 
 def _verdict(seen: Seen, arm: int) -> Verdict:
     evidence = seen.evidence
-    observed, reference = seen.in_unit()
+    observed, reference = seen.shown()
     return Verdict(
         guardrail=seen.guardrail.name,
         arm=arm,
         outcome=seen.outcome,
         log_e=evidence.log_e,
-        log_threshold=evidence.log_threshold,
+        log_threshold=fail_level(seen.guardrail, seen.levels),
         log_e_safe=evidence.log_e_safe,
         log_threshold_safe=seen.levels.safe,
         n=round(evidence.n),
@@ -140,4 +225,5 @@ def _verdict(seen: Seen, arm: int) -> Verdict:
         reference=reference,
         action=seen.guardrail.action,
         message=sentence(seen),
+        cohort=seen.cohort,
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bandit.kernels.jit import kernel
 
-LOGIT, GAMMA, GAMMA_LEFT = 0, 1, 2
+LOGIT, GAMMA, GAMMA_LEFT, GAMMA_RIGHT = 0, 1, 2, 3
 PANELS = 2000
 LONGEST = 2.0
 DEPTH = 46.0
@@ -31,6 +31,7 @@ def _fall(shape: int, d: float, a: float, b: float, p: float, q: float) -> float
     """Logarithm of the integrand at distance d >= 0 from where the march begins, relative to there.
 
     LOGIT: -a d - b ln(p + q exp(-d)), p + q = 1. GAMMA: -a d + b (1 - exp(-d)). GAMMA_LEFT: -a (exp(d) - 1 - d).
+    GAMMA_RIGHT: a d - b (exp(d) - 1), a <= b.
     """
     if shape == LOGIT:
         if d < 0.5:
@@ -38,6 +39,8 @@ def _fall(shape: int, d: float, a: float, b: float, p: float, q: float) -> float
         return -a * d - b * math.log(p + q * math.exp(-d))
     if shape == GAMMA:
         return -a * d - b * math.expm1(-d)
+    if shape == GAMMA_RIGHT:
+        return a * d - b * math.expm1(d)
     return -a * (math.expm1(d) - d)
 
 
@@ -46,14 +49,14 @@ def _bend(shape: int, a: float, b: float, p: float, q: float) -> float:
     """1 / length over which the integrand falls by about e at the start."""
     if shape == LOGIT:
         return abs(a - b * q) + math.sqrt(b * p * q)
-    if shape == GAMMA:
+    if shape in (GAMMA, GAMMA_RIGHT):
         return abs(a - b) + math.sqrt(abs(b))
     return math.sqrt(a)
 
 
 @kernel
 def _outward(shape: int, limit: float, a: float, b: float, p: float, q: float) -> float:
-    """Integral of exp(_fall) over [0, limit]; ``limit`` may be infinite for LOGIT and GAMMA, whose tail slope is -a."""
+    """Integral of exp(_fall) over [0, limit], which may be infinite; the tail slope of LOGIT and GAMMA is -a."""
     total, start = 0.0, 0.0
     step = min(LONGEST, 1.0 / max(_bend(shape, a, b, p, q), 1e-3))
     for _ in range(PANELS):
@@ -67,7 +70,7 @@ def _outward(shape: int, limit: float, a: float, b: float, p: float, q: float) -
         fallen = _fall(shape, start, a, b, p, q)
         if fallen < -DEPTH:
             break
-        if shape != GAMMA_LEFT:
+        if shape in (LOGIT, GAMMA):
             rest = math.exp(-start) * (b * q / p if shape == LOGIT else abs(b))
             if rest < NEGLIGIBLE:
                 tail = math.exp(fallen) / a
@@ -121,6 +124,46 @@ def _log_rate(hit: float, miss: float, p: float, q: float, strengths: NDArray[np
     for i in range(strengths.size):
         a, b = strengths[i] * p, strengths[i] * q
         values[i] = _log_mass_above(a + hit, b + miss, p, q) - _log_mass_above(a, b, p, q)
+    return log_mean_exp(values)
+
+
+@kernel
+def _log_count_mass(t: float, x: float) -> float:
+    """ln of the integral of exp(t z - x (exp(z) - 1)) over z in [0, inf), t and x > 0.
+
+    It equals Gamma(t) Q(t, x) x^-t exp(x), Q the regularised upper incomplete gamma function.
+    """
+    if t <= x:
+        return math.log(_outward(GAMMA_RIGHT, math.inf, t, x, 1.0, 0.0))
+    u = (t - x) / x
+    peak = math.log1p(u)
+    mass = _outward(GAMMA_RIGHT, math.inf, t, t, 1.0, 0.0) + _outward(GAMMA, peak, t, t, 1.0, 0.0)
+    return t * peak - (t - x) + math.log(mass)
+
+
+@kernel
+def log_count_above(count: float, expected: float, strengths: NDArray[np.float64]) -> float:
+    """ln E against "events come at the limiting rate at most", ``expected`` = limit times exposure, ``count`` of them.
+
+    E is the mean over a in ``strengths`` [J], pseudo-events, of the mixtures of Poisson likelihood ratios by
+    Gamma(a, rate a / limit) restricted to rates above the limit: with J(t, x) = Gamma(t) Q(t, x) x^-t exp(x) it is
+    J(a + count, a + expected) / J(a, a). Exact for counts whose moment generating function is at most the Poisson's,
+    so also for sums of 0s and 1s and for counts cut at a cap (Howard et al. 2021, gamma-exponential family).
+    """
+    values = np.empty(strengths.size)
+    for i in range(strengths.size):
+        a = strengths[i]
+        values[i] = _log_count_mass(a + count, a + expected) - _log_count_mass(a, a)
+    return log_mean_exp(values)
+
+
+@kernel
+def log_count_below(count: float, expected: float, strengths: NDArray[np.float64]) -> float:
+    """ln E against "events come at the limiting rate at least"; the mirror of :func:`log_count_above`."""
+    values = np.empty(strengths.size)
+    for i in range(strengths.size):
+        a = strengths[i]
+        values[i] = _log_gamma_mass(a + count, expected - count) - _log_gamma_mass(a, 0.0)
     return log_mean_exp(values)
 
 
@@ -286,4 +329,6 @@ def warm() -> None:
     log_binomial_tails(1.0, 2.0, 0.5)
     least_count(2.0, 0.5, -1.0)
     rarest_run(ones, ones, ones, 0.5)
+    log_count_above(1.0, 2.0, ones)
+    log_count_below(1.0, 2.0, ones)
     log_harm_e(0.0, 1.0, ones, ones, 1.0)

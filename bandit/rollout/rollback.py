@@ -2,7 +2,7 @@
 
 PASS releases nothing: a hold, like a rollback, lasts until an operator clears it, so that a guardrail near its
 threshold cannot make an arm swing. INCONCLUSIVE and NO_DATA change nothing either: unknown is neither failure nor
-success, and an arm's share may not rise beyond its bounds because nobody looked.
+success, and an arm's share may not rise beyond its bounds because nobody looked. A flag is shown and moves nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ class Kind(IntEnum):
 TABLE: dict[tuple[Outcome, str], Kind] = {
     (Outcome.FAIL, "rollback"): Kind.ROLL_BACK,
     (Outcome.FAIL, "hold"): Kind.HOLD,
+    (Outcome.FAIL, "flag"): Kind.KEEP,
     (Outcome.INCONCLUSIVE, "rollback"): Kind.KEEP,
     (Outcome.INCONCLUSIVE, "hold"): Kind.KEEP,
+    (Outcome.INCONCLUSIVE, "flag"): Kind.KEEP,
     (Outcome.NO_DATA, "rollback"): Kind.KEEP,
     (Outcome.NO_DATA, "hold"): Kind.KEEP,
+    (Outcome.NO_DATA, "flag"): Kind.KEEP,
     (Outcome.PASS, "rollback"): Kind.KEEP,
     (Outcome.PASS, "hold"): Kind.KEEP,
+    (Outcome.PASS, "flag"): Kind.KEEP,
 }
 
 

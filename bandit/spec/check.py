@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bandit.spec.check_choice import choice_findings
+from bandit.spec.check_guardrails import guardrail_findings
 from bandit.spec.check_metrics import metric_findings
 from bandit.spec.finding import ANY, Finding, Loc, listed, unknown
 from bandit.spec.model import (
     Arm,
     ExperimentSpec,
-    Guardrail,
     Metric,
-    MetricKind,
     Term,
 )
 from bandit.spec.shares import share_findings
@@ -44,9 +43,7 @@ def findings(spec: ExperimentSpec) -> Iterator[Finding]:
     yield from share_findings(spec)
     yield from choice_findings(spec)
     yield from _cohorts(spec)
-    for index, guardrail in enumerate(spec.guardrails):
-        yield from _guardrail(index, guardrail, spec.metrics)
-    yield from _repeated_guardrails(spec.guardrails)
+    yield from guardrail_findings(spec)
 
 
 def _control(arms: Sequence[Arm]) -> Iterator[Finding]:
@@ -128,62 +125,6 @@ def _cohorts(spec: ExperimentSpec) -> Iterator[Finding]:
                 loc,
                 f"{value!r} is listed twice, first as cohorts.values.{first[value]}; leave one out",
                 (loc, ("cohorts", "values", first[value])),
-            )
-
-
-def _guardrail(index: int, guardrail: Guardrail, metrics: Sequence[Metric]) -> Iterator[Finding]:
-    at: Loc = ("guardrails", index)
-    kind: Loc = (*at, "kind")
-    found = [index for index, metric in enumerate(metrics) if metric.name == guardrail.metric]
-    metric = metrics[found[0]] if found else None
-    if metric is None:
-        yield Finding(
-            (*at, "metric"),
-            unknown(guardrail.metric, [each.name for each in metrics], "a metric"),
-            ((*at, "metric"), ("metrics", ANY, "name")),
-        )
-    against_limit = guardrail.kind != "harm"
-    if against_limit and guardrail.limit is None:
-        yield Finding(
-            (*at, "limit"),
-            f"missing; {guardrail.kind} compares the share of bad outcomes with it: add one, for example 0.02",
-            (kind, (*at, "limit")),
-        )
-    if not against_limit and guardrail.limit is not None:
-        yield Finding(
-            (*at, "limit"),
-            f"limit {guardrail.limit:g} with kind harm, which compares with the control; leave limit out and "
-            "write margin (1.1 tolerates 10 % more harm), or write kind: rate_limit",
-            (kind, (*at, "limit")),
-        )
-    if against_limit and metric and metric.kind is not MetricKind.BERNOULLI:
-        yield Finding(
-            (*at, "metric"),
-            f"{guardrail.kind} on {metric.name}, which is {metric.kind}; it counts bad outcomes of a "
-            "bernoulli metric: name one, or write kind: harm",
-            (kind, (*at, "metric"), ("metrics", found[0], "name"), ("metrics", found[0], "kind")),
-        )
-    for key, owner in (("margin", "harm"), ("tail", "breaker")):
-        value = getattr(guardrail, key)
-        if guardrail.kind != owner and value != Guardrail.model_fields[key].default:
-            yield Finding(
-                (*at, key),
-                f"{key} {value:g} with kind {guardrail.kind}, which does not use it; leave {key} out, "
-                f"or write kind: {owner}",
-                (kind, (*at, key)),
-            )
-
-
-def _repeated_guardrails(guardrails: Sequence[Guardrail]) -> Iterator[Finding]:
-    first: dict[tuple[object, ...], int] = {}
-    for index, each in enumerate(guardrails):
-        key = (each.kind, each.metric, each.limit, each.margin, each.tail)
-        twin = first.setdefault(key, index)
-        if twin != index and guardrails[twin].name != each.name:
-            yield Finding(
-                ("guardrails", index),
-                f"{each.name} checks the same as {guardrails[twin].name}, which makes both slower; remove one",
-                (("guardrails", index), ("guardrails", twin)),
             )
 
 

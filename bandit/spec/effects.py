@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bandit.spec.effects_guardrails import guardrail_effect
 from bandit.spec.finding import ANY, Loc, listed
 from bandit.spec.model import PPM, Arm, Direction, ExperimentSpec
 
@@ -155,16 +156,8 @@ def _guardrail(edit: _Edit) -> str:
     guardrail = next((each for each in edit.new.guardrails if each.name == name), None)
     if guardrail is None:
         return f"{name} is no longer checked; {RESTART}"
-    direction = next(each.direction for each in edit.new.metrics if each.name == guardrail.metric)
-    bad = f"{guardrail.metric} = {1 if direction is Direction.MINIMIZE else 0}"
-    deed = "rolls an arm back" if guardrail.action == "rollback" else "holds an arm's share"
-    if guardrail.kind == "harm":
-        margin = "" if guardrail.margin == 1 else f" by more than {_per_cent(guardrail.margin - 1)}"
-        return f"{deed} when its {guardrail.metric} is worse than the control's{margin}; {RESTART}"
-    limit = _per_cent(guardrail.limit or 0.0)
-    if guardrail.kind == "breaker":
-        return f"{deed} on a burst of {bad} that {limit} cannot explain; {RESTART}"
-    return f"{deed} when more than {limit} of its decisions have {bad}; {RESTART}"
+    metric = next((each for each in edit.new.metrics if each.name == guardrail.metric), None)
+    return f"{guardrail_effect(guardrail, metric)}; {RESTART}"
 
 
 def _decay(edit: _Edit) -> str:

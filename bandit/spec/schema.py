@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from bandit.spec.guardrail import WARNINGS
 from bandit.spec.metric import RANGED
 from bandit.spec.model import ExperimentSpec, format_duration
 
@@ -35,11 +36,30 @@ def json_schema() -> dict[str, Any]:
         _when("rating", _filled("levels"), _without("levels", "scores")),
         _when("ratio", {"required": ["numerator", "denominator"]}, _without("numerator", "denominator")),
     ]
-    parts["Guardrail"] |= _when("harm", _without("limit"), {"required": ["limit"]})
+    parts["Guardrail"]["allOf"] = [*_guardrail()]
     parts["Constraint"]["oneOf"] = [_number("limit"), _number("within")]
     parts["Allocator"] |= _when("fixed", {"required": ["weights"]}, _without("weights"))
     parts["Allocator"]["properties"]["weights"]["additionalProperties"] = False
     return {"$schema": DIALECT, "title": TITLE, **schema}
+
+
+def _guardrail() -> Iterator[dict[str, Any]]:
+    """What each kind of guardrail needs and may not have."""
+    share = {"properties": {"limit": {"exclusiveMinimum": 0, "exclusiveMaximum": 1}}}
+    for kind in ("rate_limit", "breaker"):
+        yield _when(kind, {"required": ["metric", "limit"], **share})
+    yield _when("event_rate", {"required": ["metric", "limit"]})
+    yield _when("quantile_limit", {"required": ["metric", "limit", "quantile"]})
+    yield _when("quantile_harm", {"required": ["metric", "quantile", "between"], **_without("limit")})
+    for kind in ("harm", "became_worse"):
+        yield _when(kind, {"required": ["metric"], **_without("limit")})
+    warned = {
+        "required": ["action"],
+        "properties": {"action": {"enum": ["hold", "flag"]}, "limit": {"const": None}},
+    }
+    for kind in sorted(WARNINGS):
+        needed = [] if kind == "sample_ratio" else ["metric"]
+        yield _when(kind, {**warned, "required": ["action", *needed]})
 
 
 def _when(kind: str, then: dict[str, Any], otherwise: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from bandit.guardrails.base import Outcome, Verdict
 from bandit.rollout.rollback import TABLE, Kind, decisions
 from bandit.rollout.state import ArmState, Rollback
 
-Action = Literal["rollback", "hold"]
-ACTIONS: tuple[Action, ...] = ("rollback", "hold")
+Action = Literal["rollback", "hold", "flag"]
+ACTIONS: tuple[Action, ...] = ("rollback", "hold", "flag")
 BLIND = (Outcome.INCONCLUSIVE, Outcome.NO_DATA)
 
 
@@ -73,8 +73,9 @@ def test_failing_does_what_the_guardrail_says() -> None:
         verdict(1, Outcome.FAIL, "hold"),
         verdict(2, Outcome.FAIL, "rollback"),
         verdict(3, Outcome.PASS),
+        verdict(4, Outcome.FAIL, "flag", log_e=99.0),
     ]
-    assert kinds(verdicts, [FREE] * 4) == {1: Kind.HOLD, 2: Kind.ROLL_BACK}
+    assert kinds(verdicts, [FREE] * 5) == {1: Kind.HOLD, 2: Kind.ROLL_BACK}
 
 
 @pytest.mark.parametrize("backwards", [False, True])
