@@ -24,6 +24,7 @@ COMMANDS = {
     "start": "writes:start",
     "status": "reads:status",
     "watch": "watch:watch",
+    "report": "report:report",
     "pause": "writes:pause",
     "resume": "writes:resume",
     "rollback": "writes:rollback",
