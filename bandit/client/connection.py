@@ -26,6 +26,7 @@ from bandit.v1 import (
     experiment_pb2,
     experiment_service_pb2,
     experiment_service_pb2_grpc,
+    report_pb2,
     reward_service_pb2,
     reward_service_pb2_grpc,
 )
@@ -137,6 +138,41 @@ class Client:
         event = reward_service_pb2.RewardEvent(token=token, metric=metric, value=value)
         return self.report_rewards([event], wait=wait)[0]
 
+    def correct_reward(
+        self, token: bytes, metric: str, value: float, *, sequence: int | None = None, wait: bool = False
+    ) -> reward_service_pb2.RewardResult:
+        """Make ``value`` the decision's value of a metric that remembers its values, whatever was reported.
+
+        Of several corrections and retractions the one with the highest ``sequence`` stands; left out: the time of
+        this call, so that a correction which is sent again should have one.
+        """
+        operation = reward_service_pb2.REWARD_OPERATION_CORRECT
+        return self._amend(token, metric, value, operation, sequence, wait=wait)
+
+    def retract_reward(
+        self, token: bytes, metric: str, *, sequence: int | None = None, wait: bool = False
+    ) -> reward_service_pb2.RewardResult:
+        """Take back the decision's value of a metric that remembers its values; see :meth:`correct_reward`."""
+        operation = reward_service_pb2.REWARD_OPERATION_RETRACT
+        return self._amend(token, metric, None, operation, sequence, wait=wait)
+
+    def _amend(
+        self,
+        token: bytes,
+        metric: str,
+        value: float | None,
+        operation: reward_service_pb2.RewardOperation.ValueType,
+        sequence: int | None,
+        *,
+        wait: bool,
+    ) -> reward_service_pb2.RewardResult:
+        event = reward_service_pb2.RewardEvent(
+            token=token, metric=metric, value=value, operation=operation, sequence=sequence
+        )
+        if sequence is None:
+            event.event_time.GetCurrentTime()
+        return self.report_rewards([event], wait=wait)[0]
+
     def get(self, experiment: str) -> experiment_pb2.Experiment:
         """The spec and state of one experiment."""
         request = experiment_service_pb2.GetExperimentRequest(name=_experiment(experiment))
@@ -170,6 +206,11 @@ class Client:
         """Everything an operator asks about one experiment."""
         request = experiment_service_pb2.GetStatusRequest(name=_experiment(experiment))
         return self._call(self._experiments.GetStatus, request).status
+
+    def report(self, experiment: str) -> report_pb2.Report:
+        """What the data of one experiment show."""
+        request = experiment_service_pb2.GetReportRequest(name=_experiment(experiment))
+        return self._call(self._experiments.GetReport, request).report
 
     def watch(
         self, experiment: str, duration_s: float = WATCH_S

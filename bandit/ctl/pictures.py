@@ -45,7 +45,7 @@ def draw_plot(path: str, spec: ExperimentSpec, found: list[Rehearsed]) -> None:
     mpl.use("agg")
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 9.0,
         "axes.titlesize": 10.0,
         "axes.titlelocation": "left",

@@ -247,6 +247,7 @@ def _counts(status: pb.ExperimentStatus) -> Text:
         f"{count(counts.applied, 'reward')} counted",
         f"{counts.duplicate:,} duplicate",
         f"{counts.conflict:,} conflicting",
+        *([f"{counts.superseded:,} superseded"] if counts.superseded else []),
         f"{counts.late:,} late",
         f"{counts.rejected:,} rejected",
     ]

@@ -17,6 +17,7 @@ from bandit.errors import InvalidArgument
 if TYPE_CHECKING:
     from bandit.client import Client
     from bandit.v1.decision_service_pb2 import DecideResponse
+    from bandit.v1.reward_service_pb2 import RewardEvent
 
 _MOST_UNITS = 1_000_000
 _FATE = {
@@ -24,6 +25,7 @@ _FATE = {
     "applied": "it is counted",
     "duplicate": "it was counted before, with the same value",
     "conflict": "it was counted before with another value, which stays",
+    "superseded": "a later or larger one, or a correction, of the same decision stands",
     "late": "it came after the attribution window and is not counted",
     "rejected": "it is not counted",
 }
@@ -129,42 +131,77 @@ def _decide_many(
         click.echo(f"  {plain(arm):<{width}}  {seen:>9,}  {seen / len(units):8.4%}  propensity {exact}")
 
 
+def _event(
+    metric: str, value: float | None, event_id: str, *, correct: bool, retract: bool, sequence: int | None
+) -> RewardEvent:
+    from bandit.v1 import reward_service_pb2 as pb
+
+    event = pb.RewardEvent(metric=metric, value=value, event_id=event_id, sequence=sequence)
+    if correct or retract:
+        event.operation = pb.REWARD_OPERATION_CORRECT if correct else pb.REWARD_OPERATION_RETRACT
+        if sequence is None:
+            event.event_time.GetCurrentTime()
+    return event
+
+
 @command("reward", context_settings={"ignore_unknown_options": True})
 @click.argument("metric")
-@click.argument("value", type=float)
+@click.argument("value", type=float, required=False)
 @click.option("--token", help="The token of the decision.")
 @click.option("--experiment", type=ExperimentName(), help="Without a token, when the spec allows it.")
 @click.option("--arm", type=ArmName("experiment"), help="Without a token.")
 @click.option("--unit", help="Without a token.")
-@click.option("--event-id", default="", help="Without a token: two rewards with the same id count once.")
+@click.option(
+    "--event-id",
+    default="",
+    help="Two rewards with the same id count once; needed without a token, and where rewards are summed.",
+)
+@click.option("--correct", is_flag=True, help="The decision's value becomes VALUE, whatever was reported.")
+@click.option("--retract", is_flag=True, help="The decision has no value any more; leave VALUE out.")
+@click.option(
+    "--sequence",
+    type=click.IntRange(0, (1 << 64) - 1),
+    default=None,
+    help="Order among corrections: the highest stands. Left out: the time of this call.",
+)
 @click.option("--wait", is_flag=True, help="Wait until it is counted.")
 @click.pass_obj
 def reward(
     invocation: Invocation,
     metric: str,
-    value: float,
+    value: float | None,
     token: str | None,
     experiment: str | None,
     arm: str | None,
     unit: str | None,
     event_id: str,
+    correct: bool,
+    retract: bool,
+    sequence: int | None,
     wait: bool,
 ) -> int:
-    """Report one reward or cost.
+    """Report one reward or cost, or correct or retract what was reported.
 
-    A repeated reward is counted once, so an unanswered one may be sent again."""
+    A repeated reward is counted once, so an unanswered one may be sent again. Only metrics that remember their
+    values can be corrected (corrections: true in the spec)."""
     from bandit.client.words import enum_text
     from bandit.ids import experiment_resource
-    from bandit.v1.reward_service_pb2 import RewardEvent, RewardOutcome
+    from bandit.v1.reward_service_pb2 import RewardOutcome
 
+    if correct and retract:
+        raise click.UsageError("a reward is corrected or retracted; give one of --correct and --retract")
+    if retract != (value is None):
+        raise click.UsageError(
+            "--retract takes no VALUE" if retract else "give a VALUE, or --retract to take it back"
+        )
     named = [option is not None for option in (experiment, arm, unit)]
     if (token is None) == (not any(named)) or (token is None and not all(named)):
         raise click.UsageError(
             "name the decision by --token alone, or by --experiment, --arm and --unit together"
         )
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise InvalidArgument.at("VALUE", f"{value} is not a finite number")
-    event = RewardEvent(metric=metric, value=value, event_id=event_id)
+    event = _event(metric, value, event_id, correct=correct, retract=retract, sequence=sequence)
     if token is not None:
         event.token = token_bytes(token)
     else:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from bandit.simulate.laws import assumed, fault, law_of
 from bandit.simulate.world import ArmLaws, Drift, MetricLaw, WorldFile
 from bandit.spec.model import Direction, ExperimentSpec, Metric, MetricKind
+from bandit.spec.quantity import format_duration
 
 TRAFFIC_PER_HOUR = 1000.0
 HORIZON_S = 7 * 86400.0
@@ -37,7 +38,9 @@ def standard_worlds(
         laws = {metric: _rising(spec, law) for metric, law in base.items()} if rise else base
         arms = [ArmLaws(name=control, metrics=tuple(laws.values()))]
         arms += [ArmLaws(name=arm, metrics=tuple(own.values())) for arm, own in moves.items()]
-        return WorldFile(world=name, traffic_per_hour=traffic_per_hour, horizon=horizon_s, arms=tuple(arms))
+        # As a file says it: durations are text there.
+        values = {"world": name, "traffic_per_hour": traffic_per_hour, "horizon": format_duration(horizon_s)}
+        return WorldFile.model_validate({**values, "arms": arms})
 
     worlds = [made("equal", {})]
     worlds += [

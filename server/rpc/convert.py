@@ -9,8 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bandit.client.convert import spec_to_proto
 from bandit.decide import Reason
-from bandit.errors import InvalidArgument
+from bandit.errors import InvalidArgument, Rejected
 from bandit.ids import MAX_UNIT_BYTES, arm_resource, experiment_resource
+from bandit.log import REPORT, RETRACT
 from bandit.reward import RewardEvent
 from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation, Experiment, State
@@ -102,7 +103,19 @@ def reward_event(event: reward_service_pb2.RewardEvent) -> RewardEvent:
         event_id=event.event_id,
         arm=event.arm,
         unit=event.unit,
+        operation=_operation(event.operation),
+        sequence=event.sequence if event.HasField("sequence") else None,
     )
+
+
+def _operation(number: int) -> int:
+    """The operation of ``bandit.log``. Raises Rejected for one that this version does not know."""
+    if number > RETRACT:
+        raise Rejected(
+            f"operation {number} is not known here; this version knows report, correct and retract",
+            reason="UNKNOWN_OPERATION",
+        )
+    return number or REPORT
 
 
 def experiment_to_proto(experiment: Experiment) -> experiment_pb2.Experiment:

@@ -25,10 +25,10 @@ from bandit.log import (
     OUTCOME_DUPLICATE,
     OUTCOME_LATE,
     OUTCOME_REJECTED,
-    REWARDS,
+    OUTCOME_SUPERSEDED,
     Append,
 )
-from bandit.reward import RewardRecord, accept_with_token, accept_without_token
+from bandit.reward import Amendment, RewardRecord, accept_with_token, accept_without_token
 from bandit.rollout.state import Experiment
 from bandit.token import verify
 from bandit.v1 import reward_service_pb2 as pb
@@ -59,7 +59,12 @@ _OUTCOMES = {
     OUTCOME_CONFLICT: pb.RewardResult(
         outcome=pb.REWARD_OUTCOME_CONFLICT,
         reason="CONFLICT",
-        message="this decision and metric have a reward of another value; the first stays",
+        message="this decision and metric have a reward of another value, which stays",
+    ),
+    OUTCOME_SUPERSEDED: pb.RewardResult(
+        outcome=pb.REWARD_OUTCOME_SUPERSEDED,
+        reason="SUPERSEDED",
+        message="a later or larger reward of this decision, or a correction of it, stands",
     ),
     OUTCOME_LATE: pb.RewardResult(
         outcome=pb.REWARD_OUTCOME_LATE,
@@ -69,20 +74,22 @@ _OUTCOMES = {
     OUTCOME_REJECTED: pb.RewardResult(
         outcome=pb.REWARD_OUTCOME_REJECTED,
         reason="UNKNOWN_ALLOCATION",
-        message="the ledger has no place for this decision: its allocation, arm or metric is not known there",
+        message="the ledger has no place for it: allocation, arm or metric of the decision are not known there, "
+        "or the decision has too many rewards to add up already",
     ),
 }
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Records of one experiment out of one call, and the places of their events."""
+    """Records of one experiment and kind out of one call, and the places of their events."""
 
     records: list[bytes] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     reply: bytes = b""
 
 
+Batches = dict[tuple[str, bytes], _Batch]
 _OUTCOME_WORDS = {
     number: name.removeprefix("REWARD_OUTCOME_").lower() for name, number in pb.RewardOutcome.items()
 }
@@ -142,9 +149,9 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
 
     def _sort(
         self, snapshot: Snapshot, request: pb.ReportRewardsRequest, results: list[pb.RewardResult]
-    ) -> dict[str, _Batch]:
-        """Accepted records by experiment; the rest are answered in ``results``."""
-        batches: dict[str, _Batch] = {}
+    ) -> Batches:
+        """Accepted records by experiment and kind of entry; the rest are answered in ``results``."""
+        batches: Batches = {}
         now_ms = self._clock.now_ms()
         for place, event in enumerate(request.events):
             try:
@@ -152,16 +159,18 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             except Rejected as error:
                 results[place] = _refused(error)
                 continue
-            batch = batches.get(name)
+            batch = batches.get((name, record.kind))
             if batch is None:
-                batch = batches[name] = _Batch(
+                batch = batches[name, record.kind] = _Batch(
                     reply=secrets.token_bytes(REPLY_BYTES) if request.wait else b""
                 )
             batch.records.append(record.pack())
             batch.places.append(place)
         return batches
 
-    def _accept(self, snapshot: Snapshot, event: pb.RewardEvent, now_ms: int) -> tuple[str, RewardRecord]:
+    def _accept(
+        self, snapshot: Snapshot, event: pb.RewardEvent, now_ms: int
+    ) -> tuple[str, RewardRecord | Amendment]:
         """The experiment and the record. Raises Rejected, and StoreUnavailable when our snapshot is too old to tell."""
         _check_lengths(event)
         if not event.token:
@@ -181,28 +190,27 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             raise Rejected("the experiment of this token was deleted", reason="UNKNOWN_EXPERIMENT")
         return found.table.name, accept_with_token(found.experiment, claims, reward_event(event), now_ms)
 
-    def _append(self, batches: dict[str, _Batch], results: list[pb.RewardResult]) -> None:
+    def _append(self, batches: Batches, results: list[pb.RewardResult]) -> None:
         entries = [
-            Append(name, REWARDS, b"".join(batch.records), batch.reply) for name, batch in batches.items()
+            Append(name, kind, b"".join(batch.records), batch.reply)
+            for (name, kind), batch in batches.items()
         ]
         began = perf_counter()
         places = self._appends.append(entries)
         self._telemetry.appended(perf_counter() - began)
-        for (name, batch), place in zip(list(batches.items()), places, strict=True):
+        for ((name, kind), batch), place in zip(list(batches.items()), places, strict=True):
             if place:
                 continue
             error = Rejected(f"experiments/{name} was deleted", reason="UNKNOWN_EXPERIMENT")
             for index in batch.places:
                 results[index] = _refused(error)
-            del batches[name]
+            del batches[name, kind]
 
-    def _await(
-        self, batches: dict[str, _Batch], results: list[pb.RewardResult], context: grpc.ServicerContext
-    ) -> None:
+    def _await(self, batches: Batches, results: list[pb.RewardResult], context: grpc.ServicerContext) -> None:
         """Fill in final outcomes, as far as they come in time."""
         left = cast("float | None", context.time_remaining())
         deadline = self._clock.monotonic_s() + (WAIT_S if left is None else min(left - ANSWER_S, WAIT_CAP_S))
-        for name, batch in batches.items():
+        for (name, _), batch in batches.items():
             timeout_s = deadline - self._clock.monotonic_s()
             if timeout_s <= 0 or not context.is_active():
                 return

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from bandit import errors
-from bandit.reward import RewardEvent, RewardRecord, accept_with_token, accept_without_token
+from bandit.log import CORRECT, REPORT
+from bandit.reward import Amendment, RewardEvent, RewardRecord, accept_with_token, accept_without_token
 from bandit.token import TOKEN_BYTES, Claims, KeyRing, sign, verify
 from bandit.v1 import decision_service_pb2 as dpb
 from bandit.v1 import decision_service_pb2_grpc as dgrpc
@@ -111,6 +112,9 @@ class Rewards(rgrpc.RewardServiceServicer):
             event_id=sent.event_id,
             arm=sent.arm,
             unit=sent.unit,
+            operation=sent.operation or REPORT,
+            sequence=sent.sequence if sent.HasField("sequence") else None,
+            event_ms=sent.event_time.ToMilliseconds() if sent.HasField("event_time") else None,
         )
         try:
             held, record = self._accept(sent, event)
@@ -118,7 +122,17 @@ class Rewards(rgrpc.RewardServiceServicer):
             late = error.reason == "LATE"
             outcome = rpb.REWARD_OUTCOME_LATE if late else rpb.REWARD_OUTCOME_REJECTED
             return rpb.RewardResult(outcome=outcome, reason=error.reason, message=str(error))
+        amendment = record if isinstance(record, Amendment) else None
+        record = record.reward if isinstance(record, Amendment) else record
         key = (record.issuer, record.number, record.metric)
+        if amendment is not None and amendment.op != REPORT:
+            held.rewards.pop(key, None)
+            if amendment.op == CORRECT:
+                held.rewards[key] = record.q
+            held.ends["applied"] += 1
+            return rpb.RewardResult(
+                outcome=rpb.REWARD_OUTCOME_APPLIED if wait else rpb.REWARD_OUTCOME_ACCEPTED
+            )
         first = held.rewards.setdefault(key, record.q)
         end = "conflict" if first != record.q else "duplicate" if held.ends[repr(key)] else "applied"
         held.ends[repr(key)] += 1
@@ -126,7 +140,7 @@ class Rewards(rgrpc.RewardServiceServicer):
         name = end if wait else "accepted"
         return rpb.RewardResult(outcome=rpb.RewardOutcome.Value(f"REWARD_OUTCOME_{name.upper()}"))
 
-    def _accept(self, sent: rpb.RewardEvent, event: RewardEvent) -> tuple[Held, RewardRecord]:
+    def _accept(self, sent: rpb.RewardEvent, event: RewardEvent) -> tuple[Held, RewardRecord | Amendment]:
         if not sent.token:
             held = self.ground.find(sent.experiment)
             return held, accept_without_token(held.experiment, bytes(32), event, now_ms())

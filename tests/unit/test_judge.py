@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandit.counting import layout_of
 from bandit.guardrails.base import Folded
-from bandit.learn import layout_of, open_periods
+from bandit.learn import open_periods
 from bandit.ledger import ONE, Ledger, table
 from bandit.rollout.transitions import reallocate
 from server.control.judge import (
