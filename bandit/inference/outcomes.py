@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandit.inference.effects import Outcome, Trust
+from bandit.inference.effects import LEAST_EVENTS, Outcome, Trust
 from bandit.ledger import FloatArray, PeriodTable
 from bandit.reading import counted
 from bandit.spec.channels import Channel, ChannelKind, parts_of
@@ -15,6 +15,9 @@ from bandit.spec.model import ExperimentSpec
 
 NARROW = frozenset({MetricKind.BERNOULLI, MetricKind.FRACTION, MetricKind.RATING})
 """Kinds whose values fill their range."""
+LIGHT = frozenset({MetricKind.POISSON, MetricKind.EXPONENTIAL, *NARROW})
+"""Kinds whose tails are no heavier than a gamma's."""
+KOHAVI = 355.0
 _WEAKER: tuple[Trust, ...] = ("exact", "either", "asymptotic")
 
 
@@ -94,13 +97,32 @@ def value_mean(spec: ExperimentSpec, index: int, arm: int, sums: FloatArray) -> 
     return low + (high - low) * s1 / n if n > 0.0 else float("nan")
 
 
-def events(outcome: Outcome, sums: FloatArray, arms: tuple[int, int]) -> float:
-    """How many rewards carry the fewest of the outcome's means: min over metrics, both arms and both ends of the scale
-    of (sum x)^2 / sum x^2, which for zeros and ones is the number of ones (Kish 1965)."""
+def events(spec: ExperimentSpec, outcome: Outcome, sums: FloatArray, arms: tuple[int, int]) -> float:
+    """Rewards that carry the least known of the outcome's means, on the scale of LEAST_EVENTS: the least over metrics,
+    both arms and both ends of the scale of
+
+    * (sum x)^2 / sum x^2 (Kish 1965), which for zeros and ones is the number of ones,
+    * n / (KOHAVI skewness^2) * LEAST_EVENTS: a mean is nearly normal from n = 355 skewness^2 on (Kohavi et al. 2014).
+
+    Skewness is guessed from the coefficient of variation c: that of a gamma or Poisson variable is at most 2 c, that of
+    a log-normal one c^3 + 3 c, which is taken for all other kinds.
+    """
     least = np.inf
     for index in outcome.weights:
+        light = spec.metrics[index].kind in LIGHT
         for arm in arms:
             n, s1, s2 = (float(each) for each in sums[:, index, arm])
             for total, square in ((s1, s2), (n - s1, n - 2.0 * s1 + s2)):
-                least = min(least, total * total / square if square > 0.0 and total > 0.0 else 0.0)
+                least = min(least, _events(n, total, square, light=light))
     return float(least)
+
+
+def _events(n: float, total: float, square: float, *, light: bool) -> float:
+    if not (n > 0.0 and total > 0.0 and square > 0.0):
+        return 0.0
+    kish = total * total / square
+    variation = np.sqrt(max(n / kish - 1.0, 0.0))
+    skewness = 2.0 * variation if light else variation**3 + 3.0 * variation
+    if skewness <= 0.0:
+        return kish
+    return float(min(kish, n / (KOHAVI * skewness**2) * LEAST_EVENTS))

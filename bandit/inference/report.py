@@ -144,7 +144,7 @@ def _effects(spec: ExperimentSpec, outcome: Outcome, terms: Terms, totals: Total
     counting = next(iter(outcome.weights))
     for place, (arm, control) in enumerate(near_pairs(spec)):
         pair = near(terms, place, crosses, outcome)
-        found = interval(outcome, pair, events(outcome, totals.ripe, (arm, control)))
+        found = interval(outcome, pair, events(spec, outcome, totals.ripe, (arm, control)))
         n, n_control = (round(float(totals.ripe[0, counting, each])) for each in (arm, control))
         effects[arm] = Effect(found, *aipw(pair), n, n_control)
     return effects

@@ -92,7 +92,7 @@ def against(
     pairs |= {(j, k): pair._replace(s=-pair.s, phi=-pair.phi) for (k, j), pair in pairs.items()}
     evidence = np.zeros((arms, arms))
     for (k, j), pair in pairs.items():
-        evidence[k, j] = log_better(outcome, pair, events(outcome, totals.ripe, (k, j)))
+        evidence[k, j] = log_better(outcome, pair, events(spec, outcome, totals.ripe, (k, j)))
     return evidence, pairs
 
 
