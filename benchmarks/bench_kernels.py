@@ -27,10 +27,12 @@ from scipy import integrate, optimize, special
 from bandit.allocate import propose
 from bandit.kernels import jit
 from bandit.kernels.best_arm import BETA, STUDENT_T, best_arm
+from bandit.kernels.divergence import bernoulli, bernoulli_gap
+from bandit.kernels.fluid import pour
 from bandit.kernels.fold import fold_rewards
+from bandit.kernels.indices import KL
 from bandit.kernels.quantile import quantiles
 from bandit.kernels.simplex import project_kl
-from bandit.kernels.ucb import bernoulli_kl, fluid_weights, kl_ucb_index
 from bandit.reading import Reading
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.parse import parse_mapping
@@ -75,7 +77,7 @@ def quad_p_best(params: Array) -> list[float]:
 def brentq_index(mean: float, n: float, level: float) -> float:
     """The peer: the same equation, scipy's root finder."""
     return float(
-        optimize.brentq(lambda q: n * bernoulli_kl(mean, q) - level, mean + 1e-12, 1 - 1e-12, xtol=1e-14)
+        optimize.brentq(lambda q: n * bernoulli(mean, q - mean) - level, mean + 1e-12, 1 - 1e-12, xtol=1e-14)
     )
 
 
@@ -99,8 +101,8 @@ def pairs() -> dict[str, tuple[Case, Case]]:
         rows = beta(arms)
         assert np.abs(best_arm(BETA, rows).p - quad_p_best(rows)).max() < 1e-8
         found[f"P(best) {arms} arms"] = (partial(best_arm, BETA, rows), partial(quad_p_best, rows))
-    assert abs(kl_ucb_index(0.1, 1000.0, 9.2) - brentq_index(0.1, 1000.0, 9.2)) < 1e-10
-    found["KL-UCB index"] = (lambda: kl_ucb_index(0.1, 1000.0, 9.2), lambda: brentq_index(0.1, 1000.0, 9.2))
+    assert abs(0.1 + bernoulli_gap(0.1, 9.2e-3) - brentq_index(0.1, 1000.0, 9.2)) < 1e-10
+    found["KL-UCB index"] = (lambda: 0.1 + bernoulli_gap(0.1, 9.2e-3), lambda: brentq_index(0.1, 1000.0, 9.2))
     p = np.random.default_rng(1).dirichlet(np.full(10, 0.3))
     low, high, w = np.full(10, 0.02), np.full(10, 0.4), np.empty(10)
     project_kl(p, low, high, w)
@@ -155,7 +157,7 @@ def alone() -> dict[str, Case]:
     return {
         "P(best) 3 arms, Student's t": lambda: best_arm(STUDENT_T, students),
         "P(best) 64 arms": lambda: best_arm(BETA, many),
-        "fluid KL-UCB, 10 arms": lambda: fluid_weights(means, pulls, 9.2, 500.0, w),
+        "fluid KL-UCB, 10 arms": lambda: pour(KL, means, means, pulls, 1e4, 500.0, w),
         "sums to shares, 3 arms": lambda: propose(experiment, reading, live, [None] * 3, None, 0.0, 100.0),
     }
 

@@ -40,6 +40,7 @@ class Problem:
 
     ``pulls`` [K]: requests assigned, rewarded or not. ``live`` [K]: may the arm have traffic? At least one may.
     ``batch`` > 0: requests that the allocation will probably serve. ``fixed`` [K]: shares that the spec wrote down.
+    ``beta``, ``epsilon``: the allocator's numbers, see ``spec.choice.Allocator``.
     """
 
     utility: Utility
@@ -47,6 +48,8 @@ class Problem:
     live: NDArray[np.bool_]
     batch: float
     fixed: FloatArray | None = None
+    beta: float = 0.5
+    epsilon: float = 0.1
 
 
 class Allocator(Protocol):
@@ -56,11 +59,28 @@ class Allocator(Protocol):
         """[K] weights: at least 0, sum 1, 0 for arms without traffic. ``p_best`` [K] is for those who use it."""
 
 
-def rank(utility: Utility, live: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """P(best) among the live arms and their expected loss in units of the objective, [K]; 0 for the others."""
+def rank(
+    utility: Utility,
+    live: NDArray[np.bool_],
+    feasible: FloatArray | None = None,
+    control: int | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """P(best) among the live arms and their expected loss in units of the objective, [K]; 0 for the others.
+
+    ``feasible`` [K] in [0, 1]: the chance that each arm keeps the constraints, None: 1. Then P is that of being
+    feasible and the best that is, the loss against such arms, and the chance that no arm is feasible goes to the
+    ``control``, or to the others in proportion where it has no traffic.
+    """
     p_best, loss = np.zeros(live.size), np.zeros(live.size)
     alive = np.flatnonzero(live)
-    if alive.size:
-        best = best_arm(utility.family, utility.params[alive])
-        p_best[alive], loss[alive] = best.p, best.loss * utility.unit
+    if not alive.size:
+        return p_best, loss
+    best = best_arm(utility.family, utility.params[alive], None if feasible is None else feasible[alive])
+    p_best[alive], loss[alive] = best.p, best.loss * utility.unit
+    if best.none > 0.0:
+        if control is not None and live[control]:
+            p_best[control] += best.none
+        else:
+            total = p_best.sum()
+            p_best[alive] = p_best[alive] / total if total > 0.0 else 1.0 / alive.size
     return p_best, loss

@@ -14,7 +14,7 @@ import pytest
 from bandit.allocators import ALLOCATORS
 from bandit.allocators.base import Problem, Utility, rank
 from bandit.kernels.best_arm import BETA, STUDENT_T, best_arm
-from bandit.kernels.ucb import kl_ucb_index
+from bandit.kernels.divergence import bernoulli_gap
 from bandit.ledger import FloatArray
 from bandit.posteriors.gaussian import Gaussian
 from bandit.reading import MetricSums, Sums

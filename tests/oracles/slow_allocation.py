@@ -82,18 +82,47 @@ def kl_ucb(mean: float, n: float, level: float) -> float:
     return _root(lambda q: n * kl(mean, q) - level, mean, 1.0)
 
 
-def fluid(means: Sequence[float], pulls: Sequence[float], level: float, batch: float) -> list[float]:
+def count(rule: str, mean: float, variance: float, index: float, t: float) -> float:
+    """Bisection on n: the count at which the index of an arm has come down to ``index``."""
+    level, gap = math.log(t), index - mean
+
+    def short(n: float) -> float:
+        if rule == "ucb1":
+            return gap - math.sqrt(2 * level / n)
+        if rule == "ucb_v":
+            return gap - math.sqrt(2 * variance * 1.2 * level / n) - 3.6 * level / n
+        if rule == "ucb1_tuned":
+            return gap - math.sqrt(level / n * min(0.25, variance + math.sqrt(2 * level / n)))
+        return n * kl(mean, index) - (level if rule == "kl" else max(math.log(t / n), 0.0))
+
+    return _root(short, 1e-9, 1e15)
+
+
+def fluid(
+    rule: str,
+    means: Sequence[float],
+    variances: Sequence[float] | None,
+    pulls: Sequence[float],
+    t: float,
+    batch: float,
+) -> list[float]:
     """Bisection on the common index."""
+    spread = variances or [m * (1 - m) for m in means]
 
     def poured(c: float) -> list[float]:
         return [
-            max(level / kl(m, c) - n, 0.0) if c > m and kl(m, c) > 0 else math.inf
-            for m, n in zip(means, pulls, strict=True)
+            max(count(rule, m, v, c, t) - n, 0.0) if c > m else math.inf
+            for m, v, n in zip(means, spread, pulls, strict=True)
         ]
 
-    level_c = _root(lambda c: batch - sum(poured(c)), max(means), 1.0)
+    level_c = _root(lambda c: batch - sum(poured(c)), max(means), 1.0 if rule.startswith("kl") else 50.0)
     shares = poured(level_c)
     return [share / sum(shares) for share in shares]
+
+
+def normal_upper(tail: float) -> float:
+    """z above which a standard normal is with chance ``tail``."""
+    return float(stats.norm.isf(tail))
 
 
 def project(p: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[float]:

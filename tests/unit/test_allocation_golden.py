@@ -13,7 +13,6 @@ from scipy import stats
 from bandit.kernels.best_arm import BETA, GAMMA, LOGNORMAL, NORMAL, STUDENT_T, best_arm
 from bandit.kernels.quantile import quantiles
 from bandit.kernels.simplex import project_kl
-from bandit.kernels.ucb import fluid_weights, kl_ucb_index
 from bandit.ledger import FloatArray
 from bandit.posteriors.bernoulli import Bernoulli
 from bandit.posteriors.gaussian import Gaussian, nig, squares
@@ -116,41 +115,6 @@ def test_quantiles_of_a_sharp_rate_are_exact() -> None:
 
 def test_a_point_has_one_quantile() -> None:
     assert quantiles(STUDENT_T, np.array([[3.0, 0.0, 5.0]]), (0.01, 0.99)).tolist() == [[3.0, 3.0]]
-
-
-def test_kl_ucb() -> None:
-    for row in golden("ucb_indices.json")["klucb_bernoulli"]:
-        index = kl_ucb_index(row["successes"] / row["n"], float(row["n"]), float(row["f"]))
-        assert index == pytest.approx(float(row["index"]), abs=1e-10), row
-        assert index == pytest.approx(
-            slow_allocation.kl_ucb(row["successes"] / row["n"], row["n"], float(row["f"])), abs=1e-9
-        )
-
-
-def test_kl_lcb_is_its_mirror() -> None:
-    for row in golden("ucb_indices.json")["kllcb_bernoulli"]:
-        index = 1 - kl_ucb_index(1 - row["successes"] / row["n"], float(row["n"]), float(row["f"]))
-        assert index == pytest.approx(float(row["index"]), rel=0, abs=1e-10), row
-
-
-@pytest.mark.parametrize("mean", [0.0, 1e-12, 0.3, 1 - 1e-12, 1.0])
-@pytest.mark.parametrize("n", [1e-9, 1.0, 1e12])
-def test_kl_ucb_stays_between_the_mean_and_one(mean: float, n: float) -> None:
-    index = kl_ucb_index(mean, n, 30.0)
-    assert mean <= index <= 1.0
-
-
-def test_fluid_weights() -> None:
-    for row in golden("ucb_indices.json")["fluid_ucb"]:
-        if row["kind"] != "kl":
-            continue
-        w = np.empty(len(row["means"]))
-        pulls, level = np.array(row["n"], np.float64), float(np.log(row["t"]))
-        index = fluid_weights(np.array(row["means"]), pulls, level, float(row["batch"]), w)
-        assert index == pytest.approx(float(row["level"]), rel=0, abs=1e-10)
-        assert w == pytest.approx([float(each) for each in row["weights"]], rel=0, abs=1e-10)
-        twin = slow_allocation.fluid(row["means"], row["n"], level, row["batch"])
-        assert w == pytest.approx(twin, rel=0, abs=1e-7)
 
 
 @pytest.mark.parametrize("case", golden("projection.json")["cases"], ids=lambda case: str(case["name"]))

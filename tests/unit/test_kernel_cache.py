@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from bandit.kernels import best_arm, jit, quantile, simplex, ucb
+from bandit.kernels import best_arm, fluid, jit, quantile, simplex
 
 ONE = """
 from bandit.kernels.jit import kernel
@@ -138,7 +138,7 @@ def test_constants_are_part_of_the_stamp() -> None:
 def test_warming_leaves_nothing_to_compile() -> None:
     """Every kernel that the learner's functions meet has its types after ``warm_all``."""
     jit.warm_all()
-    kernels: list[Any] = [best_arm.compare, quantile._invert, simplex.project_kl, ucb.fluid_weights]
+    kernels: list[Any] = [best_arm.compare, quantile._invert, simplex.project_kl, fluid.pour]
     before = [len(each.signatures) for each in kernels]
     assert min(before) >= 1
     rows = np.array([[3.0, 4.0], [5.0, 6.0]])
@@ -148,5 +148,6 @@ def test_warming_leaves_nothing_to_compile() -> None:
     best_arm.best_arm(best_arm.NORMAL, rows[:, ::-1])
     quantile.quantiles(best_arm.BETA, rows, (0.1, 0.2))
     simplex.project_kl(np.array([0.4, 0.6]), np.zeros(2), np.ones(2), np.empty(2))
-    ucb.fluid_weights(np.array([0.4, 0.6]), np.ones(2), 2.0, 5.0, np.empty(2))
+    half = np.array([0.4, 0.6])
+    fluid.pour(3, half, half, np.ones(2), 3.0, 5.0, np.empty(2))
     assert [len(each.signatures) for each in kernels] == before
