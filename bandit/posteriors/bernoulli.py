@@ -1,4 +1,4 @@
-"""Rate of a binary metric: Beta(a0 + s, b0 + n - s), the conjugate posterior of Bernoulli trials."""
+"""Rate of a binary metric: Beta(a0 + s, b0 + n - s), the conjugate posterior of Bernoulli trials (Bayes 1763)."""
 
 from __future__ import annotations
 
@@ -6,37 +6,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bandit.kernels.best_arm import BETA
-from bandit.kernels.quantile import quantiles
 from bandit.ledger import FloatArray
-from bandit.posteriors.base import beliefs
+from bandit.posteriors.arms import BetaMeans
+from bandit.posteriors.base import Stated
 from bandit.reading import MetricSums
 from bandit.spec.model import Metric, Prior
 
 
-class Bernoulli:
-    """Parameters (a, b) [K, 2]. Prior of strength M and mean m: a0 = m M, b0 = (1 - m) M; without one Beta(1, 1)."""
+class Bernoulli(BetaMeans):
+    """Parameters (a, b) [K, 2].
 
-    family = BETA
+    A prior of the spec with mean m and strength M: a0 = m M, b0 = (1 - m) M. Without one each arm is believed to be
+    like all arms together, with one outcome of the rarer sort: m = (S + 1) / (N + 2) of all arms and
+    M = 1 / min(m, 1 - m). That is Beta(1, 1) before any reward and at m = 1/2. Where rates are small Beta(1, 1) has
+    mean 1/2 still, and an arm with few rewards looks far too good until n is much more than 1 / rate.
+    """
 
     def parameters(self, metric: Metric, sums: MetricSums, priors: Sequence[Prior | None] = ()) -> FloatArray:
         """See Posterior. b counts failures n - s, never exposures."""
         n, s1, _ = sums.value
-        mean, strength = beliefs(metric, priors, 0.5, 2.0, n.size)
-        a = mean * strength + np.maximum(s1, 0.0)
-        return np.stack([a, (1.0 - mean) * strength + np.maximum(n - s1, 0.0)], axis=1)
-
-    def moments(self, params: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """See Posterior."""
-        a, b = params.T
-        total = a + b
-        return a / total, np.sqrt(a / total * (b / total) / (total + 1.0))
-
-    def interval(self, params: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
-        """See Posterior."""
-        low, high = quantiles(self.family, params, (0.5 - 0.5 * level, 0.5 + 0.5 * level)).T
-        return low, high
-
-    def mirrored(self, params: FloatArray) -> FloatArray:
-        """See Posterior."""
-        return params[:, ::-1].copy()
+        total = float(n.sum())
+        rate = (min(max(float(s1.sum()), 0.0), total) + 1.0) / (total + 2.0)
+        rarer = min(rate, 1.0 - rate)
+        said = Stated(metric, priors, n.size)
+        a0 = np.where(said.given, said.mean * said.strength, rate / rarer)
+        b0 = np.where(said.given, (1.0 - said.mean) * said.strength, (1.0 - rate) / rarer)
+        return np.stack([a0 + np.maximum(s1, 0.0), b0 + np.maximum(n - s1, 0.0)], axis=1)

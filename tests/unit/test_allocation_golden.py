@@ -166,7 +166,9 @@ def metric(**changes: Any) -> Metric:
 
 def test_failures_are_not_exposures() -> None:
     """95 of 100 under a uniform prior: 96 / 102, not 96 / 197."""
-    params = Bernoulli().parameters(metric(), of(np.array([100.0]), np.array([95.0]), np.array([95.0])))
+    params = Bernoulli().parameters(
+        metric(prior={"mean": 0.5, "strength": 2}), of(np.array([100.0]), np.array([95.0]), np.array([95.0]))
+    )
     assert Bernoulli().moments(params)[0][0] == pytest.approx(0.941176470588, abs=1e-9)
 
 
