@@ -33,6 +33,7 @@ little quicker, and wrong early, so it is silent before 50 bad events and 355 sk
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bandit.guardrails.evidence import Material, badness_of, filled, in_unit, metric_of, outcomes, unfolded
 from bandit.kernels import watch
@@ -99,4 +100,17 @@ def _ratio(spec: ExperimentSpec, metric: Metric, table: PeriodTable, now_ms: int
     found.count = np.maximum(n, m)
     found.arrived = np.maximum(table.n[:, :, top], table.n[:, :, under])
     found.top, found.bottom = found.bad * above.scale[1], found.below * below.scale[1]
+    if len(table.number):
+        known = _known(above, table.centre[:, top]) & _known(below, table.centre[:, under])
+        theta = table.centre[:, top] / np.where(known, table.centre[:, under], 1.0)
+        found.centre = np.where(known, theta, 0.0)
+        found.shown_centre = found.centre * above.scale[1] / below.scale[1]
     return found
+
+
+def _known(metric: Metric, centre: FloatArray) -> NDArray[np.bool_]:
+    """[E] Was the control's mean learned, not the prior's, when the period began?"""
+    low, high = metric.scale
+    prior = 0.5 if metric.prior is None else (metric.prior.mean - low) / (high - low)
+    known: NDArray[np.bool_] = (centre > 0.0) & (centre != prior)
+    return known

@@ -83,7 +83,7 @@ def _outward(shape: int, limit: float, a: float, b: float, p: float, q: float) -
 
 
 @kernel
-def _log_mass_above(a: float, b: float, p: float, q: float) -> float:
+def log_mass_above(a: float, b: float, p: float, q: float) -> float:
     """ln of the integral of x^(a-1) (1-x)^(b-1) over [p, 1], divided by p^a q^b; a, b > 0, p + q = 1.
 
     In logit x the integrand is log-concave with its peak at x = a/(a+b); below p the integral starts downhill.
@@ -123,7 +123,7 @@ def _log_rate(hit: float, miss: float, p: float, q: float, strengths: NDArray[np
     values = np.empty(strengths.size)
     for i in range(strengths.size):
         a, b = strengths[i] * p, strengths[i] * q
-        values[i] = _log_mass_above(a + hit, b + miss, p, q) - _log_mass_above(a, b, p, q)
+        values[i] = log_mass_above(a + hit, b + miss, p, q) - log_mass_above(a, b, p, q)
     return log_mean_exp(values)
 
 
@@ -187,8 +187,8 @@ def log_binomial_tails(count: float, n: float, p: float) -> tuple[float, float]:
     if count > n:
         return -math.inf, 0.0
     q = 1.0 - p
-    above = _log_mass_above(count, n - count + 1.0, p, q)
-    below = _log_mass_above(n - count + 1.0, count, q, p)
+    above = log_mass_above(count, n - count + 1.0, p, q)
+    below = log_mass_above(n - count + 1.0, count, q, p)
     top = max(above, below)
     whole = top + math.log(math.exp(above - top) + math.exp(below - top))
     return below - whole, above - whole

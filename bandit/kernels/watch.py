@@ -73,7 +73,7 @@ PARAMS = 4
     BELOW_SQUARE_0,
     TOP_0,
     BOTTOM_0,
-    CENTRE,  # the control's badness, fixed before the period
+    CENTRE,  # the control's badness, fixed before the period; its ratio in RATIO_HARM, 0 when unknown
     SHOWN_CENTRE,  # the same in the unit of TOP / BOTTOM
     EDGES,  # QUANTILE_HARM: from here on outcomes above each of J edges, of the arm, then of the control
 ) = range(27)
@@ -85,7 +85,7 @@ AFTER = BLOCK + SCORES
 MOMENTS = AFTER
 # DETECTOR: states, what Page's sum is of the run that is shown, all outcomes of arm and control.
 PAGE, EVERY, EVERY_0 = AFTER + STATES, AFTER + STATES + 1, AFTER + STATES + 2
-# RESPONSE: a second block for the inverse margin; RATIO_HARM, RESPONSE: the control's sums so far.
+# RESPONSE: a second block for the inverse margin, and the control's sums so far.
 SECOND = AFTER
 CONTROL_TOP, CONTROL_BOTTOM = SECOND + SCORES, SECOND + SCORES + 1
 # QUANTILE_HARM: the control's outcomes so far, and those above each edge.
@@ -209,34 +209,25 @@ def _add_moments(sums: NDArray[np.float64], row: NDArray[np.float64], r: float) 
 def _add_ratio(r: float, sums: NDArray[np.float64], row: NDArray[np.float64]) -> None:
     """Linearised N / r - theta D of the arm against N - theta D of the control, shifted and scaled into [0, 1].
 
-    theta is the control's ratio in earlier periods; without one the period only counts towards it.
+    theta is the row's CENTRE, the control's ratio as it was known before the period; 0 when it was not.
     """
-    if sums[CONTROL_BOTTOM] > 0.0 and sums[CONTROL_TOP] > 0.0:
-        theta = sums[CONTROL_TOP] / sums[CONTROL_BOTTOM]
-        whole = theta + max(1.0, 1.0 / r)
-        n1, n0 = row[COUNT], row[COUNT_0]
-        bad1 = (row[BAD] / r - theta * row[BELOW] + n1 * theta) / whole
-        bad0 = (row[BAD_0] - theta * row[BELOW_0] + n0 * theta) / whole
-        square1 = _linear_square(
-            row[BAD] / r, row[SQUARE] / (r * r), row[CUBE] / r, row[BELOW], row[BELOW_SQUARE], n1, theta
-        )
-        square0 = _linear_square(
-            row[BAD_0], row[SQUARE_0], row[CUBE_0], row[BELOW_0], row[BELOW_SQUARE_0], n0, theta
-        )
-        add_scores(
-            sums[BLOCK:AFTER],
-            n1,
-            bad1,
-            square1 / (whole * whole),
-            n0,
-            bad0,
-            square0 / (whole * whole),
-            theta / whole,
-            1.0,
-        )
-        _show(sums, row, n1, n0)
-    sums[CONTROL_TOP] += row[BAD_0]
-    sums[CONTROL_BOTTOM] += row[BELOW_0]
+    theta = row[CENTRE]
+    if theta <= 0.0:
+        return
+    whole = theta + max(1.0, 1.0 / r)
+    n1, n0 = row[COUNT], row[COUNT_0]
+    bad1 = (row[BAD] / r - theta * row[BELOW] + n1 * theta) / whole
+    bad0 = (row[BAD_0] - theta * row[BELOW_0] + n0 * theta) / whole
+    square1 = _linear_square(
+        row[BAD] / r, row[SQUARE] / (r * r), row[CUBE] / r, row[BELOW], row[BELOW_SQUARE], n1, theta
+    )
+    square0 = _linear_square(
+        row[BAD_0], row[SQUARE_0], row[CUBE_0], row[BELOW_0], row[BELOW_SQUARE_0], n0, theta
+    )
+    square1 /= whole * whole
+    square0 /= whole * whole
+    add_scores(sums[BLOCK:AFTER], n1, bad1, square1, n0, bad0, square0, theta / whole, 1.0)
+    _show(sums, row, n1, n0)
 
 
 @kernel

@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bandit.guardrails import harm
-from bandit.guardrails.base import Pair
-from bandit.guardrails.evidence import Outcomes
-from bandit.guardrails.rate_limit import STRENGTHS
-from bandit.kernels.confseq import log_mean_exp, log_overlap_e, log_rate_above, log_rate_below
+from bandit.kernels import overlap
+from bandit.kernels.confseq import (
+    log_count_above,
+    log_count_below,
+    log_mean_exp,
+    log_overlap_e,
+    log_rate_above,
+    log_rate_below,
+)
+from bandit.kernels.overlap import ODDS, ODDS_SAFE, SCORES, TOTAL, TOTAL_SAFE
+from bandit.kernels.signals import TILTS, add_tilts, tilts_log_e
+from bandit.kernels.weigh import EVENT_STRENGTHS, STRENGTHS
 from bandit.ledger import FloatArray
-from bandit.spec.model import Guardrail
 
 NEARLY_ONE = 1 + 1e-9
 
@@ -23,28 +29,22 @@ NEARLY_ONE = 1 + 1e-9
 def sums(
     n1: int, n0: int, bad1: FloatArray, bad0: FloatArray, margin: float, centre: float, value: float = 1.0
 ) -> FloatArray:
-    """[E, USED] of one period for each pair of counts; bad outcomes have badness ``value``, the others none."""
-    rows = len(bad1)
-    outcomes = Outcomes(
-        number=np.arange(rows),
-        share=np.full((rows, 2), 0.5),
-        centre=np.full(rows, centre),
-        mature=np.ones(rows, np.bool_),
-        n=np.tile([float(n0), float(n1)], (rows, 1)),
-        bad=np.stack([bad0, bad1], axis=1) * value,
-        square=np.stack([bad0, bad1], axis=1) * value * value,
-        arrived=np.tile([float(n0), float(n1)], (rows, 1)),
-        silent=None,
-    )
-    return harm.steps(Guardrail(name="g", kind="harm", metric="unsafe", margin=margin), outcomes, Pair(1, 0))
+    """[E, SCORES] of one period for each pair of counts; bad outcomes have badness ``value``, the others none."""
+    rows = np.zeros((len(bad1), SCORES))
+    for row, x1, x0 in zip(rows, bad1 * value, bad0 * value, strict=True):
+        overlap.add_scores(row, float(n1), x1, x1 * value, float(n0), x0, x0 * value, centre, margin)
+    return rows
 
 
 def parts(row: FloatArray) -> dict[str, float]:
     """e-values of harm and of safety, and of their halves alone."""
-    values = dict(zip(("harm", "safe"), map(math.exp, harm.log_e(row)), strict=True))
-    for name, total, odds in (("harm", harm.TOTAL, harm.ODDS), ("safe", harm.TOTAL_SAFE, harm.ODDS_SAFE)):
-        for index, rho in enumerate(harm.RHOS):
-            log_e = log_overlap_e(float(row[total]), float(row[total + 1]), rho, harm.LEAST)
+    values = dict(zip(("harm", "safe"), map(math.exp, overlap.scores_log_e(row)), strict=True))
+    for name, total, odds in (
+        ("harm", TOTAL, slice(ODDS, ODDS_SAFE)),
+        ("safe", TOTAL_SAFE, slice(ODDS_SAFE, SCORES)),
+    ):
+        for index, rho in enumerate(overlap.RHOS):
+            log_e = log_overlap_e(float(row[total]), float(row[total + 1]), rho, overlap.LEAST)
             values[f"{name} overlap {index}"] = math.exp(log_e)
         values[f"{name} odds"] = math.exp(log_mean_exp(row[odds]))
     return values
@@ -75,7 +75,7 @@ def test_harm_of_two_periods_with_another_share_baseline_and_centre() -> None:
         rows.append(sums(n1, n0, flat1, flat0, 1.0, centre))
         chances.append(stats.binom.pmf(flat1, n1, rate) * stats.binom.pmf(flat0, n0, rate))
     mean = sum(
-        p * q * math.exp(harm.log_e(left + right)[0])
+        p * q * math.exp(overlap.scores_log_e(left + right)[0])
         for p, left in zip(chances[0], rows[0], strict=True)
         for q, right in zip(chances[1], rows[1], strict=True)
     )
@@ -106,3 +106,45 @@ def test_rate_that_keeps_the_limit_and_moves(n: int) -> None:
         p * math.exp(log_rate_above(float(s), float(n), 0.01, STRENGTHS)) for s, p in enumerate(chance)
     )
     assert mean <= NEARLY_ONE
+
+
+@pytest.mark.parametrize("expected", [0.01, 1.0, 30.0])
+def test_events_at_the_limit(expected: float) -> None:
+    # A mixture of likelihood ratios at the very limit: exactly 1, far counts included.
+    counts = np.arange(int(300 * expected) + 80)
+    log_chance = stats.poisson.logpmf(counts, expected)
+    for log_e in (log_count_above, log_count_below):
+        for strengths in (EVENT_STRENGTHS[:1], EVENT_STRENGTHS):
+            mean = math.fsum(
+                math.exp(log_p + log_e(float(s), expected, strengths))
+                for s, log_p in zip(counts, log_chance, strict=True)
+            )
+            assert mean == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_counts_that_spread_less_than_poisson_are_bounded_too(n: int) -> None:
+    # Sums of 0s and 1s, as cut counts are; and rates below the limit.
+    counts = np.arange(n + 1)
+    for rate in (0.05, 0.3):
+        chance = stats.binom.pmf(counts, n, rate)
+        for limit in (rate, 1.5 * rate):
+            mean = sum(
+                p * math.exp(log_count_above(float(s), n * limit, EVENT_STRENGTHS))
+                for s, p in zip(counts, chance, strict=True)
+            )
+            assert mean <= NEARLY_ONE
+
+
+def test_traffic_that_follows_shares_that_move() -> None:
+    first, second = (12, 0.1), (9, 0.6)
+    mean = 0.0
+    for k1 in range(first[0] + 1):
+        for k2 in range(second[0] + 1):
+            tilts = np.zeros(TILTS.size)
+            add_tilts(tilts, float(k1), float(first[0]), first[1])
+            add_tilts(tilts, float(k2), float(second[0]), second[1])
+            mean += (
+                stats.binom.pmf(k1, *first) * stats.binom.pmf(k2, *second) * math.exp(tilts_log_e(tilts)[0])
+            )
+    assert mean == pytest.approx(1.0, abs=1e-9)

@@ -13,12 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bandit.guardrails import harm
-from bandit.guardrails.base import Pair
-from bandit.guardrails.breaker import REACH, RUNS
-from bandit.guardrails.evidence import Outcomes
-from bandit.guardrails.judge import thresholds
-from bandit.guardrails.rate_limit import STRENGTHS
+from bandit.guardrails.levels import thresholds
+from bandit.kernels import overlap
 from bandit.kernels.confseq import (
     log_harm_e,
     log_normal_e,
@@ -28,8 +24,10 @@ from bandit.kernels.confseq import (
     tuned_rho,
 )
 from bandit.kernels.jit import kernel
+from bandit.kernels.overlap import ODDS, ODDS_SAFE, RATIOS, SCORES, TOTAL, TOTAL_SAFE, add_scores
+from bandit.kernels.signals import REACH, RUNS
+from bandit.kernels.weigh import STRENGTHS
 from bandit.ledger import FloatArray, Int64Array
-from bandit.spec.model import Guardrail
 from tests.guardrail_periods import guarded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -38,6 +36,37 @@ Numbers = FloatArray | Int64Array
 RAMP = np.linspace(0.01, 0.5, 200)
 RISING = np.linspace(0.05, 0.20, 200)
 HARM, OVERLAP = 0, 1
+
+
+@kernel
+def running(
+    n1: FloatArray,
+    bad1: FloatArray,
+    square1: FloatArray,
+    n0: FloatArray,
+    bad0: FloatArray,
+    square0: FloatArray,
+    centre: FloatArray,
+    margin: float,
+) -> FloatArray:
+    """[R, T, SCORES] a block of scores after each period, by the shipped kernel."""
+    sums = np.zeros((*n1.shape, SCORES))
+    for run in range(n1.shape[0]):
+        scores = np.zeros(SCORES)
+        for look in range(n1.shape[1]):
+            add_scores(
+                scores,
+                n1[run, look],
+                bad1[run, look],
+                square1[run, look],
+                n0[run, look],
+                bad0[run, look],
+                square0[run, look],
+                centre[run, look],
+                margin,
+            )
+            sums[run, look] = scores
+    return sums
 
 
 @dataclass(frozen=True)
@@ -65,21 +94,9 @@ class World:
         return cls(wide, centre, n1.astype(np.float64), bad1, square1, n0.astype(np.float64), bad0, square0)
 
     def sums(self, margin: float = 1.0) -> FloatArray:
-        """[R, T, USED] the sums of the harm guardrail after each period."""
-        guardrail = Guardrail(name="g", kind="harm", metric="unsafe", margin=margin)
-        runs, periods = self.n1.shape
-        rows = Outcomes(
-            number=np.arange(runs * periods),
-            share=np.stack([1 - self.share.ravel(), self.share.ravel()], axis=1),
-            centre=self.centre.ravel(),
-            mature=np.ones(runs * periods, np.bool_),
-            n=np.stack([self.n0.ravel(), self.n1.ravel()], axis=1),
-            bad=np.stack([self.bad0.ravel(), self.bad1.ravel()], axis=1),
-            square=np.stack([self.square0.ravel(), self.square1.ravel()], axis=1),
-            arrived=np.stack([self.n0.ravel(), self.n1.ravel()], axis=1),
-            silent=None,
-        )
-        return np.cumsum(harm.steps(guardrail, rows, Pair(1, 0)).reshape(runs, periods, harm.USED), axis=1)
+        """[R, T, SCORES] the scores of the harm guardrail after each period."""
+        centre = np.broadcast_to(self.centre, self.n1.shape).copy()
+        return running(self.n1, self.bad1, self.square1, self.n0, self.bad0, self.square0, centre, margin)
 
     def canary(self, look: Int64Array) -> FloatArray:
         """Outcomes of the canary up to the given look of each run that has one."""
@@ -108,11 +125,11 @@ def first_look(
 ) -> Int64Array:
     """[R] first look at which ln E reaches the threshold, else -1; ``at``: column of S, followed by V."""
     looks = np.full(sums.shape[0], -1)
-    odds = harm.ODDS.start if at == harm.TOTAL else harm.ODDS_SAFE.start
+    odds = ODDS if at == TOTAL else ODDS_SAFE
     for run in range(sums.shape[0]):
         for look in range(sums.shape[1]):
             total, variance = sums[run, look, at], sums[run, look, at + 1]
-            ratios = sums[run, look, odds : odds + harm.RATIOS.size].copy()
+            ratios = sums[run, look, odds : odds + RATIOS.size].copy()
             # No mean of likelihood ratios is above the greatest of them; most looks need no more than that.
             if max(total, 0.0) ** 2 < 2 * threshold * variance and ratios.max() < threshold:
                 continue
@@ -126,8 +143,8 @@ def first_look(
     return looks
 
 
-def alarms(sums: FloatArray, alpha: float, part: int = HARM, at: int = harm.TOTAL) -> Int64Array:
-    return first_look(sums, -math.log(alpha), harm.RHOS, harm.LEAST, part, at)
+def alarms(sums: FloatArray, alpha: float, part: int = HARM, at: int = TOTAL) -> Int64Array:
+    return first_look(sums, -math.log(alpha), overlap.RHOS, overlap.LEAST, part, at)
 
 
 @kernel
@@ -177,12 +194,12 @@ def test_harm_on_a_falling_baseline_is_found() -> None:
 def test_the_tolerated_margin_itself_is_no_harm() -> None:
     sums = binary(3, 300, 500, RAMP, RISING, ratio=1.2).sums(margin=1.2)
     assert share_of(alarms(sums, 0.05)) <= 0.05
-    assert share_of(alarms(sums, 0.05, at=harm.TOTAL_SAFE)) <= 0.05
+    assert share_of(alarms(sums, 0.05, at=TOTAL_SAFE)) <= 0.05
 
 
 def test_a_safe_arm_passes() -> None:
     sums = binary(4, 100, 500, np.full(200, 0.3), np.full(200, 0.1)).sums(margin=1.2)
-    assert share_of(alarms(sums, 0.05, at=harm.TOTAL_SAFE)) >= 0.95
+    assert share_of(alarms(sums, 0.05, at=TOTAL_SAFE)) >= 0.95
 
 
 def test_peeking_at_every_batch_is_free() -> None:
@@ -202,7 +219,7 @@ def test_a_doubled_bad_share_is_found_as_soon_as_planned(share: float, batch: in
     looks = alarms(world.sums(), alpha)
     assert share_of(looks) >= 0.99
     v1, v0 = worse * (1 - worse), base * (1 - base)
-    rho, planned = harm.RHOS[2], 1000.0
+    rho, planned = overlap.RHOS[2], 1000.0
     for _ in range(20):
         variance = planned * ((1 - share) ** 2 * v1 + share * (1 - share) * v0)
         gain = -math.log(alpha) + 0.5 * math.log1p(variance / rho)

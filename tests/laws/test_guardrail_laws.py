@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit.guardrails.base import Folded, Outcome, Verdict
-from bandit.guardrails.breaker import REACH
-from bandit.guardrails.judge import accumulate, thresholds
+from bandit.guardrails.judge import accumulate
+from bandit.guardrails.levels import thresholds
+from bandit.kernels.signals import REACH
 from bandit.ledger import ONE, Period, fold_block
 from bandit.spec.model import ExperimentSpec
 from tests.builders import NOW
@@ -69,7 +70,7 @@ def test_judging_folded_periods_equals_judging_all_of_them(seed: int) -> None:
     straight = judged(ALL, periods, arms=arms, now_ms=now)
     assert {verdict.outcome for verdict in straight.values()} >= {Outcome.FAIL, Outcome.INCONCLUSIVE}
 
-    first, folded = fold(ALL, periods[:9], Folded.empty(len(ALL.guardrails), 3), since)
+    first, folded = fold(ALL, periods[:9], Folded.empty_of(ALL), since)
     assert_same(judged(ALL, [first, *periods[9:]], arms=arms, folded=folded, now_ms=now), straight)
     # A period in between is left as it is, then a second fold takes the block and more.
     second, folded = fold(ALL, periods[10:14], folded, since)
@@ -88,13 +89,13 @@ def test_a_breaker_sees_no_further_back_than_its_reach_folded_or_not() -> None:
     assert judged(spec, [*old, *new[:5]])["small", "g0"].outcome is Outcome.FAIL
     verdict = judged(spec, [*old, *new])["small", "g0"]
     assert (verdict.outcome, verdict.n) == (Outcome.INCONCLUSIVE, REACH)
-    block, folded = fold(spec, [*old, *new[:20]], Folded.empty(1, 3), 0)
+    block, folded = fold(spec, [*old, *new[:20]], Folded.empty_of(spec), 0)
     assert judged(spec, [block, *new[20:]], folded=folded)["small", "g0"] == verdict
 
 
 def test_a_later_start_of_the_arm_voids_what_was_folded() -> None:
     periods = random_periods(ALL, 8, 30)
-    block, folded = fold(ALL, periods[:20], Folded.empty(len(ALL.guardrails), 3), 1)
+    block, folded = fold(ALL, periods[:20], Folded.empty_of(ALL), 1)
     arms = standings(ALL, since=25)
     afresh = judged(ALL, periods, arms=arms)
     assert_same(judged(ALL, [block, *periods[20:]], arms=arms, folded=folded), afresh)
@@ -105,12 +106,12 @@ def test_a_later_start_of_the_arm_voids_what_was_folded() -> None:
 def test_an_open_period_is_not_folded() -> None:
     periods = random_periods(ALL, 9, 3, open_last=True)
     with pytest.raises(ValueError, match="open period"):
-        accumulate(ALL, Folded.empty(len(ALL.guardrails), 3), stacked(ALL, periods), np.zeros(3, np.int64))
+        accumulate(ALL, Folded.empty_of(ALL), stacked(ALL, periods), np.zeros(3, np.int64))
 
 
 def test_a_block_in_the_fold_is_not_counted_twice() -> None:
     periods = random_periods(ALL, 10, 12)
-    empty = Folded.empty(len(ALL.guardrails), 3)
+    empty = Folded.empty_of(ALL)
     block, folded = fold(ALL, periods[:6], empty, 0)
     since = np.zeros(3, np.int64)
     with_block = accumulate(ALL, folded, stacked(ALL, [block, *periods[6:]]), since)
