@@ -32,7 +32,7 @@ STREAM_KINDS = (ChannelKind.VALUE, ChannelKind.LOG, ChannelKind.LEVEL)
 NEAREST = 1e-3
 """A frozen rate is taken no closer to 0 or 1 than this, so that no period outweighs all others."""
 LEAST_IN_STRATUM = 10.0
-"""Neighbouring periods are merged until the control and an arm have so many values each, or none are left."""
+"""Of the periods in which both the control and an arm have values, neighbours are merged until both have so many."""
 STRATA = 5
 
 
@@ -106,6 +106,7 @@ def compare(
     share = np.divide(n, total[:, None], out=np.zeros_like(n), where=total[:, None] > 0.0)
     part = (even * weight)[:, None]
     links = (part * share).T @ n
+    links = 0.5 * (links + links.T)  # the same bits on both sides
     np.fill_diagonal(links, 0.0)
     pull = (part * (s1 - share * s1.sum(axis=1)[:, None])).sum(axis=0)
     mean = np.divide(s1, n, out=np.zeros_like(s1), where=n > 0.0)
@@ -161,13 +162,12 @@ def _strata(n: FloatArray, s1: FloatArray, weight: FloatArray, control: int) -> 
         return out
     traffic = n.sum(axis=1)
     for arm in range(n.shape[1]):
-        starts = _merge(np.minimum(n[:, arm], n[:, control]))
-        if not starts.size:
+        rows = np.flatnonzero((n[:, arm] > 0.0) & (n[:, control] > 0.0))
+        if not rows.size:
             continue
         columns = (n[:, arm], n[:, control], s1[:, arm], s1[:, control], traffic * weight)
-        one, zero, x, y, w = (np.add.reduceat(each, starts) for each in columns)
-        both = (one > 0.0) & (zero > 0.0)
-        one, zero, x, y, w = one[both], zero[both], x[both], y[both], w[both]
+        starts = _merge(np.minimum(n[rows, arm], n[rows, control]))
+        one, zero, x, y, w = (np.add.reduceat(each[rows], starts) for each in columns)
         out[:, arm] = w.sum(), w @ (x / one), w @ (y / zero), w @ (w / one), w @ (w / zero)
     return out
 
@@ -175,6 +175,5 @@ def _strata(n: FloatArray, s1: FloatArray, weight: FloatArray, control: int) -> 
 def _merge(fewest: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
     """First rows of the strata: each ends as soon as it holds LEAST_IN_STRATUM; the last takes what is left."""
     reached = np.floor(np.cumsum(fewest) / LEAST_IN_STRATUM)
-    starts = np.flatnonzero(np.diff(np.concatenate([[0.0], reached]))) + 1
-    strata = np.concatenate([[0], starts[:-1]]) if starts.size else np.zeros(1 if fewest.any() else 0)
-    return strata.astype(np.intp)
+    ends = np.flatnonzero(np.diff(np.concatenate([[0.0], reached]))) + 1
+    return np.concatenate([[0], ends[:-1]]).astype(np.intp)

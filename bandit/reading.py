@@ -16,9 +16,14 @@ from bandit.spec.metric import Metric, MetricKind
 from bandit.spec.model import ExperimentSpec
 
 LEAST_DELAYS = 20.0
-"""Rewards of mature periods, all arms together, from which on the delay curve is believed."""
-SHARED_DELAYS = 20.0
+"""Delays up to a part of the window, all arms together, from which on the delay curve is believed there."""
+SHARED_DELAYS = 2.0
 """An arm's own delay curve is believed as if so many of its rewards had followed the curve of all arms."""
+SLOWEST = 0.99
+"""Most of F(2 u) / F(u) - 1: above, delays would seem to have no end."""
+UNSEEN = 10.0
+"""So many delays more may all turn out long, as far as the error of an extrapolated curve is concerned."""
+BENT = 0.05
 STEPS = 8
 """Points at which the ages of a period's decisions are taken."""
 
@@ -74,6 +79,14 @@ class Cells(NamedTuple):
     weight: FloatArray
 
 
+class DelayCurve(NamedTuple):
+    """``part`` [K, 1 + P]: share of an arm's rewards that come by each of (0, *EARLY_PARTS) of the window; ``error``
+    [K]: relative standard error of its level, 0 once rewards of whole windows are known."""
+
+    part: FloatArray
+    error: FloatArray
+
+
 def read(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> Reading:
     """Read the periods of one epoch, added up with the weights of ``decay``.
 
@@ -122,7 +135,7 @@ def counted(
     spec: ExperimentSpec,
     channel: Channel,
     now_ms: int,
-    curves: dict[int, FloatArray] | None = None,
+    curves: dict[int, DelayCurve] | None = None,
 ) -> Cells:
     """A channel as learners count it.
 
@@ -130,7 +143,8 @@ def counted(
     periods a success comes early and a silence only with the end of the window. Those periods are left out; or, where
     the metric weighs pending decisions and its delay curve F is known (``curves``), an exposure of age a counts as
     F(a) exposures: n = sum F(age), s1 = c n + sum over rewards (x - c). The rate s1 / n is then right in the mean
-    whatever the delays of an arm are (Chapelle 2014; Vernade, Cappe and Perchet 2017).
+    whatever the delays of an arm are (Chapelle 2014; Vernade, Cappe and Perchet 2017). While F is extrapolated, those
+    rows count as little as its error allows.
     """
     index = channel.metric
     metric = spec.metrics[index]
@@ -153,11 +167,15 @@ def counted(
         return Cells(n + missing, s1 + missing * silent, s2 + missing * silent**2, weight)
     early = spec.columns[Channel(ChannelKind.EARLY, index, place=len(EARLY_PARTS) - 1)]
     part = np.where(mature[:, None], 1.0, _arrived_part(table, metric, curve, now_ms))
-    total = np.maximum(table.assigned * part, table.n[:, :, early])
+    unlike = table.n[:, :, early]
+    total = np.maximum(table.assigned * part, unlike)
+    # s successes over an uncertain F are worth 1 / (1 / s + error^2) successes over a known one.
+    young = np.where(mature[:, None], 0.0, unlike).sum(axis=0)
+    worth = np.where(mature[:, None], 1.0, 1.0 / (1.0 + young * curve.error**2))
     return Cells(
-        total,
-        np.clip(silent * total + s1 - silent * n, 0.0, total),
-        np.clip(silent**2 * total + s2 - silent**2 * n, 0.0, total),
+        worth * total,
+        worth * np.clip(silent * total + s1 - silent * n, 0.0, total),
+        worth * np.clip(silent**2 * total + s2 - silent**2 * n, 0.0, total),
         ones,
     )
 
@@ -199,7 +217,7 @@ def _pair(
     channel: Channel,
     joint: Cells,
     now_ms: int,
-    curves: dict[int, FloatArray] | None,
+    curves: dict[int, DelayCurve] | None,
 ) -> Cells:
     """Cross-moments with silence: a silent value of 0 adds nothing to them, another one c adds c times the other
     metric's mean, and c d where both are silent. Rows that one of the metrics may not read are left out."""
@@ -223,37 +241,68 @@ def _mean(cells: Cells) -> FloatArray:
     return mean
 
 
-def delay_curves(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> dict[int, FloatArray]:
-    """[K, 1 + P] by metric: share of an arm's rewards that came by each of (0, *EARLY_PARTS) of the window.
+def delay_curves(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> dict[int, DelayCurve]:
+    """[K, 1 + P] by metric: share of an arm's rewards that come by each of (0, *EARLY_PARTS) of the window.
 
-    From mature periods only, so that no late reward is missed; each arm's curve is drawn to that of all arms by
-    SHARED_DELAYS. Metrics that do not weigh pending decisions, or know too few delays yet, are left out.
+    Delays are seen right-truncated: a period of age a shows only those below a. So from the longest down,
+    F(u) / F(2 u) = 1 - (delays in (u, 2 u]) / (delays up to 2 u) over the periods older than 2 u (Lynden-Bell 1971;
+    Kalbfleisch and Lawless 1991); each arm's ratio is drawn to that of all arms by SHARED_DELAYS. Where no period is
+    old enough yet, F goes on as an exponential law that has the last ratio: x = F(2 u) / F(u) - 1, F(2 u) = 1 - x^2.
+    Metrics that do not weigh pending decisions, or know too few delays yet, are left out.
     """
-    curves: dict[int, FloatArray] = {}
+    curves: dict[int, DelayCurve] = {}
     for index, metric in enumerate(spec.metrics):
         if not metric.weighs_pending:
             continue
-        at = spec.columns
-        columns = [at[Channel(ChannelKind.EARLY, index, place=each)] for each in range(len(EARLY_PARTS))]
-        if columns[-1] >= table.n.shape[2]:
-            continue
-        mature = table.mature(metric.attribution_window, now_ms)
-        n = table.n[mature][:, :, columns[-1]].sum(axis=0)
-        early = table.s1[mature][:, :, columns].sum(axis=0)
-        if n.sum() < LEAST_DELAYS:
-            continue
-        shared = early.sum(axis=0) / n.sum()
-        own = (early + SHARED_DELAYS * shared) / (n + SHARED_DELAYS)[:, None]
-        own[:, -1] = 1.0
-        curves[index] = np.concatenate([np.zeros((len(n), 1)), np.minimum(own, 1.0)], axis=1)
+        columns = [
+            spec.columns[Channel(ChannelKind.EARLY, index, place=each)] for each in range(len(EARLY_PARTS))
+        ]
+        end = np.where(table.end_ms > 0, table.end_ms, now_ms)
+        age = (now_ms - end) / (1000.0 * metric.attribution_window)
+        old = (age[:, None] >= np.array(EARLY_PARTS)) & (table.end_ms > 0)[:, None]
+        curve = _curve(table.s1[:, :, columns], old.astype(np.float64))
+        if curve is not None:
+            curves[index] = curve
     return curves
 
 
-def _arrived_part(table: PeriodTable, metric: Metric, curve: FloatArray, now_ms: int) -> FloatArray:
-    """[E, K] mean of F(age) over the decisions of a period, spread evenly over it."""
+def _curve(early: FloatArray, old: FloatArray) -> DelayCurve | None:
+    """From counts [E, K, P] of delays up to each part, and [E, P] 1.0 where a period is that old."""
+    parts = np.array(EARLY_PARTS)
+    up_to = np.einsum("ekp,ep->kp", early, old)
+    shorter = np.concatenate([np.zeros_like(early[:, :, :1]), early[:, :, :-1]], axis=2)
+    between = up_to - np.einsum("ekp,ep->kp", shorter, old)
+    enough = np.flatnonzero(up_to.sum(axis=0) >= LEAST_DELAYS)
+    if not enough.size or enough[-1] == 0:
+        return None
+    top = int(enough[-1])
+    shared = between.sum(axis=0) / np.maximum(up_to.sum(axis=0), 1.0)
+    ratio = 1.0 - (between + SHARED_DELAYS * shared) / (up_to + SHARED_DELAYS)
+    curve = np.ones((early.shape[1], 1 + len(parts)))
+    error = np.zeros(early.shape[1])
+    curve[:, 0] = 0.0
+    if top < len(parts) - 1:
+        last = np.maximum(ratio[:, top], 1e-9)
+        rest = np.clip(1.0 / last - 1.0, 0.0, SLOWEST)
+        curve[:, 1 + top :] = 1.0 - rest[:, None] ** (parts[top:] / parts[top - 1])
+        seen = up_to[:, top] + SHARED_DELAYS
+        # Few delays that happen to be short look like an end: what the next few may show is error too.
+        doubt = np.sqrt(last * (1.0 - last) / seen) / last**2 + UNSEEN / seen
+        error = 2.0 * np.minimum(rest + doubt, 1.0) * doubt / curve[:, 1 + top]
+    for at in range(top - 1, -1, -1):
+        curve[:, 1 + at] = curve[:, 2 + at] * ratio[:, at + 1]
+    return DelayCurve(curve, error)
+
+
+def _arrived_part(table: PeriodTable, metric: Metric, curve: DelayCurve, now_ms: int) -> FloatArray:
+    """[E, K] mean of F(age) over the decisions of a period, spread evenly over it.
+
+    Between the parts, 1 - F + BENT falls as an exponential does.
+    """
     end = np.where(table.end_ms > 0, np.minimum(table.end_ms, now_ms), now_ms)
     middles = (np.arange(STEPS) + 0.5) / STEPS
     decided = table.start_ms[:, None] + (end - table.start_ms)[:, None] * middles
     age = np.maximum(now_ms - decided, 0.0) / (1000.0 * metric.attribution_window)
     knots = np.array((0.0, *EARLY_PARTS))
-    return np.stack([np.interp(age, knots, own).mean(axis=1) for own in curve], axis=1)
+    logs = np.log(1.0 - curve.part + BENT)
+    return np.stack([(1.0 + BENT - np.exp(np.interp(age, knots, own))).mean(axis=1) for own in logs], axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 from bandit.kernels.best_arm import NORMAL
 from bandit.kernels.quantile import quantiles
 from bandit.ledger import FloatArray, PeriodTable, decay_weights
-from bandit.reading import Reading, Sums, delay_curves, read
+from bandit.reading import DelayCurve, Reading, Sums, delay_curves, read
 from bandit.spec.channels import Channel, ChannelKind
 from bandit.spec.model import ExperimentSpec
 
@@ -26,7 +26,7 @@ class Evidence:
     rows: PeriodTable
     weight: FloatArray
     reading: Reading
-    curves: dict[int, FloatArray]
+    curves: dict[int, DelayCurve]
     now_ms: int
 
 

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from bandit.baselines.base import Belief, Evidence, Normal, correlation, mean, variance
+from bandit.baselines.base import Belief, Evidence, Normal, correlation, mean
 from bandit.facts import Comparison, Stream, compare, evenness, kept, streams
 from bandit.kernels.contrast import differences
 from bandit.ledger import ONE, FloatArray
@@ -63,7 +63,6 @@ def differences_of(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArr
     """
     spec, metric = evidence.spec, evidence.spec.metrics[index]
     found = {each.channel: each for each in streams(spec) if each.channel.metric == index}
-    arms = len(spec.arms)
     if metric.kind is MetricKind.RATING:
         levels = [each for each in found.values() if each.channel.kind is ChannelKind.LEVEL]
         facts = [gather(evidence, each) for each in levels]
@@ -80,9 +79,9 @@ def differences_of(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArr
     guess = 1.0 if metric.kind is MetricKind.BERNOULLI else VARIANCE_GUESS
     unit = max((PRIOR_FREEDOM * guess + made.spread) / (PRIOR_FREEDOM + made.freedom), LEAST_VARIANCE)
     total = float(sums.n.sum())
-    of_one = max(float(sums.n @ variance(sums)) / total, LEAST_VARIANCE) if total > 0.0 else VARIANCE_GUESS
-    if not total:
-        return np.zeros(arms), np.full(arms, 0.5 * prior_variance(metric, of_one))
+    # Of all values together: arms whose own values never vary may well differ from each other.
+    level, square = float(sums.s1.sum()) / max(total, 1.0), float(sums.s2.sum()) / max(total, 1.0)
+    of_one = max(square - level * level, LEAST_VARIANCE) if total > 0.0 else VARIANCE_GUESS
     return estimate(spec, metric, made.links, made.pull, unit, sums.n, of_one)
 
 

@@ -74,11 +74,9 @@ def _differences(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArray
     delta = np.where(seen, (own - other) / safe, 0.0)
     prior = 0.5 * prior_variance(metric, of_one)
     control = spec.control_index
-    parts = np.where(seen, of_one * spread / safe**2, np.inf)
-    shared = np.where(seen, of_one * spread_control / safe**2, np.inf)
-    # A normal prior of mean 0 on each arm's difference: precisions add.
-    whole = parts + shared
-    pulled = np.where(seen, prior * 2.0 / (prior * 2.0 + np.where(seen, whole, 1.0)), 0.0)
+    parts, shared = of_one * spread / safe**2, of_one * spread_control / safe**2
+    # A normal prior of mean 0 on each difference: it shrinks the difference and its variance alike.
+    pulled = np.where(seen, 2.0 * prior / (2.0 * prior + parts + shared), 0.0)
     delta = pulled * delta
     out = np.where(seen, pulled * parts, prior)
     rivals = seen & (np.arange(len(seen)) != control)

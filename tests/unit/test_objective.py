@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,12 @@ import pytest
 
 from bandit.allocate import propose
 from bandit.allocators.base import Utility, rank
+from bandit.baselines import BASELINES
 from bandit.kernels.best_arm import BETA, NORMAL, STUDENT_T, best_arm
 from bandit.objective import utility
 from bandit.reading import Reading
 from tests.builders import spec
+from tests.evidence import evidence_from
 
 ARMS = 3
 
@@ -22,21 +26,25 @@ def reading(rate: list[float], cost: list[float], n: float = 400.0) -> Reading:
     mean = np.stack([rate, np.array(cost) / 2], axis=1)
     square = np.stack([rate, (np.array(cost) / 2) ** 2 + 0.1**2], axis=1)
     count = np.full((ARMS, 2), n)
-    return Reading(count[:, 0], count, count * mean, count * square)
+    cross = count[:, :1] * mean[:, :1] * mean[:, 1:]  # as if the two had nothing to do with each other
+    counts = np.concatenate([count, count[:, :1]], axis=1)
+    sums = np.concatenate([count * mean, cross], axis=1)
+    return Reading(count[:, 0], counts, sums, np.concatenate([count * square, cross], axis=1))
 
 
 READ = reading([0.5, 0.55, 0.6], [1.0, 0.8, 1.2])
 
 
 def value(objective: list[dict[str, Any]], read: Reading = READ) -> Utility:
-    return utility(spec(objective=objective), read)
+    made = spec(objective=objective, baseline="stationary")
+    return utility(made, read, BASELINES["stationary"].beliefs(evidence_from(made, read)))
 
 
 def test_one_binary_term_keeps_its_family() -> None:
     got = value([{"metric": "satisfied"}])
     assert got.family == BETA
-    assert got.params == pytest.approx(np.array([[201.0, 201.0], [221.0, 181.0], [241.0, 161.0]]))
-    assert got.mean == pytest.approx([201 / 402, 221 / 402, 241 / 402])
+    assert got.params == pytest.approx(np.array([[201.0, 201.0], [221.0, 181.0], [241.0, 161.0]]), abs=1.0)
+    assert got.mean == pytest.approx([201 / 402, 221 / 402, 241 / 402], abs=1e-3)
     assert got.unit_mean == pytest.approx(got.mean)
     assert got.observations.tolist() == [400.0] * ARMS
 
@@ -61,17 +69,72 @@ def test_a_scale_stretches_the_utility_and_not_who_is_best() -> None:
     assert rank(scaled, live)[1] == pytest.approx(2 * rank(plain, live)[1])
 
 
-def test_several_terms_add_means_and_variances() -> None:
-    got = value(
-        [{"metric": "satisfied", "weight": 3.0}, {"metric": "cost", "weight": 1.0, "scale": [0.0, 4.0]}]
+def test_several_terms_add_means_and_covariances() -> None:
+    """Where not all requests answered both terms, a normal with what the common requests say of the covariance."""
+    objective = [
+        {"metric": "satisfied", "weight": 3.0},
+        {"metric": "cost", "weight": 1.0, "scale": [0.0, 4.0]},
+    ]
+    rate, cost = value(objective[:1]), value(objective[1:])
+    for shift in (0.0, 8.0, -8.0):  # of the sum of products, so of the correlation
+        read = reading([0.5, 0.55, 0.6], [1.0, 0.8, 1.2])
+        read.n[:, 2] -= 100.0
+        read.s1[:, 2] = 300.0 * read.s1[:, 0] * read.s1[:, 1] / 400.0**2 + shift
+        got = value(objective, read)
+        assert got.family == NORMAL
+        assert got.mean == pytest.approx(rate.mean + cost.mean)
+        # A cost is minimised, so values that rise together make utilities that fall together.
+        spread = sum(0.25 - (x - 0.5) ** 2 for x in (0.5, 0.55, 0.6)) / 3
+        rho = -(shift / 300.0) / np.sqrt(spread * 0.1**2)
+        both = 2 * rho * (300 / 400) * rate.sd * cost.sd
+        assert got.sd == pytest.approx(np.sqrt(rate.sd**2 + cost.sd**2 + both), rel=1e-9)
+        assert got.params == pytest.approx(np.stack([got.mean, got.sd], axis=1))
+        # A cost in [0, 2] reaches utilities from 1/2 to 1 on that scale.
+        assert got.unit_mean == pytest.approx((got.mean - 0.5) / 3.5)
+
+
+def test_terms_that_every_request_answered_are_one_real_number_per_request() -> None:
+    """Sums of 0.6 u + 0.4 v request by request, against those that the cross-moments give."""
+    made = spec(
+        objective=[{"metric": "satisfied", "weight": 0.6}, {"metric": "cost", "weight": 0.4}],
+        baseline="stationary",
     )
-    assert got.family == NORMAL
-    rate, cost = value([{"metric": "satisfied"}]), value([{"metric": "cost", "scale": [0.0, 4.0]}])
-    assert got.mean == pytest.approx(3 * rate.mean + cost.mean)
-    assert got.sd == pytest.approx(np.sqrt(9 * rate.sd**2 + cost.sd**2))
-    assert got.params == pytest.approx(np.stack([got.mean, got.sd], axis=1))
-    # A cost in [0, 2] reaches utilities from 1/2 to 1 on that scale.
-    assert got.unit_mean == pytest.approx((got.mean - 0.5) / 3.5)
+    chance = np.random.default_rng(3)
+    satisfied = (chance.random((ARMS, 500)) < 0.3).astype(np.float64)
+    cost = np.clip(0.5 + 0.2 * satisfied + 0.1 * chance.standard_normal((ARMS, 500)), 0.0, 1.0)
+    columns = [(satisfied, satisfied**2), (cost, cost**2), (satisfied * cost, (satisfied * cost) ** 2)]
+    s1, s2 = (np.stack([pair[at].sum(axis=1) for pair in columns], axis=1) for at in (0, 1))
+    read = Reading(np.full(ARMS, 500.0), np.full((ARMS, 3), 500.0), s1, s2)
+    got = utility(made, read, BASELINES["stationary"].beliefs(evidence_from(made, read)))
+    whole = 0.6 * satisfied + 0.4 * (1.0 - cost)
+    assert got.family == STUDENT_T
+    assert got.mean == pytest.approx(whole.mean(axis=1), abs=1e-3)
+    assert got.sd == pytest.approx(whole.std(axis=1) / np.sqrt(500), rel=0.02)
+    apart = np.sqrt((0.6 * satisfied.std(axis=1)) ** 2 + (0.4 * cost.std(axis=1)) ** 2) / np.sqrt(500)
+    assert (np.abs(apart / got.sd - 1.0) > 0.08).all(), "independence would say something else"
+
+
+def test_the_composite_of_the_golden_sums() -> None:
+    """w's and w'Cw of 200 requests, and the variance of one request with and without the covariance."""
+    row = json.loads((Path(__file__).parents[1] / "golden" / "posteriors.json").read_text())["composite"]
+    made = spec(
+        metrics=[
+            {"name": "a", "kind": "gaussian", "direction": "maximize", "range": [0, 1]},
+            {"name": "b", "kind": "gaussian", "direction": "minimize", "range": [0, 1]},
+        ],
+        objective=[{"metric": "a", "weight": 0.6}, {"metric": "b", "weight": 0.4}],
+        baseline="stationary",
+    )
+    n = float(row["n"])
+    s1 = np.array([float(row["sums"][0]), float(row["sums"][1]), float(row["cross"][0][1])])
+    s2 = np.array([float(row["cross"][0][0]), float(row["cross"][1][1]), 0.0])
+    read = Reading(np.full(ARMS, n), np.full((ARMS, 3), n), np.tile(s1, (ARMS, 1)), np.tile(s2, (ARMS, 1)))
+    got = utility(made, read, BASELINES["stationary"].beliefs(evidence_from(made, read)))
+    # 0.6 a + 0.4 (1 - b) is 0.6 a - 0.4 b, moved by 0.4.
+    assert got.mean == pytest.approx([float(row["composite_sum"]) / n + 0.4] * ARMS, abs=1e-12)
+    assert got.variance == pytest.approx([float(row["per_obs_var_with_cov"])] * ARMS, abs=1e-12)
+    exact = float(row["per_obs_var_with_cov"]) / n
+    assert got.sd == pytest.approx([np.sqrt(exact)] * ARMS, rel=0.01)
 
 
 def test_the_fewest_observations_of_the_terms_count() -> None:
@@ -83,9 +146,9 @@ def test_the_fewest_observations_of_the_terms_count() -> None:
 
 def test_expected_loss_is_that_of_draws() -> None:
     """Draws from the two posteriors themselves, so that the normal of their sum is tried too."""
-    made = spec(objective=[{"metric": "satisfied", "weight": 3.0}, {"metric": "cost"}])
+    made = spec(objective=[{"metric": "satisfied", "weight": 3.0}, {"metric": "cost"}], baseline="stationary")
     live = np.ones(ARMS, np.bool_)
-    got = propose(made, READ, live, [None] * ARMS, None, 0.0, 100.0)
+    got = propose(made, evidence_from(made, READ), live, [None] * ARMS, None, 0.0, 100.0)
     chance = np.random.default_rng(5)
     rate = value([{"metric": "satisfied"}]).params
     cost = value([{"metric": "cost"}]).params
