@@ -29,12 +29,12 @@ class Tables:
     """M metrics, J of them remembered per decision, D derived channels of one metric.
 
     ``counted`` [M]: has rewards of its own (a ratio has none). ``join`` [M]: index among the remembered, else -1;
-    ``remembered`` [J] the metric of each, ``aggregate`` [J] by ``AGGREGATES``. Derived channels of metric m are at
-    ``start[m]:start[m + 1]`` of ``column``, ``kind``, ``threshold`` [D]; ``logs`` [M, 4] are the arguments of
-    ``kernels.values.log_channel``. ``silent`` [M]: q of the value of silence, or -1. ``early_ms`` [M, parts]: ages at
-    which the delay curve is known, where it is counted (``early`` [M]). ``window_ms`` [M]: attribution windows. Pairs
-    of remembered metric j are at ``pair_start[j]:pair_start[j + 1]`` of ``pair_other`` (remembered index) and
-    ``pair_column``.
+    ``remembered`` [J] the metric of each, ``aggregate`` [J] by ``AGGREGATES``, ``offset`` [J] the lowest value over the
+    width of the scale. Derived channels of metric m are at ``start[m]:start[m + 1]`` of ``column``, ``kind``,
+    ``threshold`` [D]; ``logs`` [M, 4] are the arguments of ``kernels.values.log_channel``. ``silent`` [M]: q of the
+    value of silence, or -1. ``early_ms`` [M, parts]: ages at which the delay curve is known, where it is counted
+    (``early`` [M]). ``window_ms`` [M]: attribution windows. Pairs of remembered metric j are at
+    ``pair_start[j]:pair_start[j + 1]`` of ``pair_other`` (remembered index) and ``pair_column``.
     """
 
     layout: Layout
@@ -42,6 +42,7 @@ class Tables:
     join: Int64Array
     remembered: Int64Array
     aggregate: Int64Array
+    offset: Int64Array
     start: Int64Array
     column: Int64Array
     kind: Int64Array
@@ -117,6 +118,7 @@ def _tables(key: _Same) -> Tables:
         join=join,
         remembered=np.array(remembered, np.int64),
         aggregate=np.array([AGGREGATES[metrics[index].aggregate] for index in remembered], np.int64),
+        offset=np.array([_offset(metrics[index]) for index in remembered], np.int64),
         start=_starts([metric for metric, _ in derived], len(metrics)),
         column=np.array([column for _, column in derived], np.int64),
         kind=np.array([channels[column].kind for _, column in derived], np.int64),
@@ -154,6 +156,11 @@ def _silent(metric: Metric) -> int:
         return NO_VALUE
     low, high = metric.scale
     return quantise(min(max(metric.default_when_silent, low), high), low, high)
+
+
+def _offset(metric: Metric) -> int:
+    low, high = metric.scale
+    return min(max(round(low / (high - low) * ONE), -(1 << 50)), 1 << 50)
 
 
 def _log_arguments(metric: Metric) -> tuple[int, int, int, int]:

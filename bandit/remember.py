@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bandit.counting import AGGREGATES, Tables
 from bandit.kernels.values import fold_values
-from bandit.ledger import Int64Array
+from bandit.ledger import ONE, Int64Array
 from bandit.log import OUTCOME_CONFLICT, OUTCOME_DUPLICATE, OUTCOME_REJECTED, REPORT
 from bandit.seen import AMENDED, PAGE_BITS, PAGE_SLOTS, PageKey, Seen, ValuePage
 
@@ -63,9 +63,9 @@ def fold_remembered(
         key = keys[at // width][at % width]
         kept = seen.values.setdefault(key, ValuePage.empty())
         kept.newest_ms = max(kept.newest_ms, int(newest[at]))
-    _pass_repeats(
-        rows, slot, np.flatnonzero(tables.aggregate[join] == AGGREGATES["sum"]), keys, group, join, seen
-    )
+    for at in np.flatnonzero((tables.aggregate[join] == AGGREGATES["sum"]) & (rows.op == REPORT)).tolist():
+        events = seen.values[keys[group[at]][join[at]]].events.setdefault(int(slot[at]), {})
+        _sum_up(rows, at, events, int(tables.offset[join[at]]))
 
     shape = (len(keys), width, PAGE_SLOTS)
     base, parts = np.zeros(shape, np.uint32), np.zeros(shape, np.int8)
@@ -110,25 +110,18 @@ def _grouped(issuer: Int64Array, page: Int64Array) -> tuple[Int64Array, Int64Arr
     return order[new], group
 
 
-def _pass_repeats(
-    rows: Rows,
-    slot: Int64Array,
-    summed: Int64Array,
-    keys: list[list[PageKey]],
-    group: Int64Array,
-    join: Int64Array,
-    seen: Seen,
-) -> None:
-    """Give rewards of a sum whose event was added before their outcome, so that only new ones are added."""
-    for at in summed.tolist():
-        if rows.op[at] != REPORT:
-            continue
-        events = seen.values[keys[group[at]][join[at]]].events.setdefault(int(slot[at]), {})
-        event, q = int(rows.event[at]), int(rows.q[at])
-        before = events.get(event)
-        if before is not None:
-            rows.outcome[at] = OUTCOME_DUPLICATE if before == q else OUTCOME_CONFLICT
-        elif len(events) >= MOST_EVENTS:
-            rows.outcome[at] = OUTCOME_REJECTED
-        else:
-            events[event] = q
+def _sum_up(rows: Rows, at: int, events: dict[int, int], offset: int) -> None:
+    """Put the sum so far in the place of a reward's q, or give it its outcome when its event was added before.
+
+    The sum of k scaled values is their sum of q and k - 1 times ``offset``, the scaled distance from ``low`` to 0;
+    beyond the metric's scale it counts as the end of the scale. So it is the same in any order.
+    """
+    event, q = int(rows.event[at]), int(rows.q[at])
+    before = events.get(event)
+    if before is not None:
+        rows.outcome[at] = OUTCOME_DUPLICATE if before == q else OUTCOME_CONFLICT
+    elif len(events) >= MOST_EVENTS:
+        rows.outcome[at] = OUTCOME_REJECTED
+    else:
+        events[event] = q
+        rows.q[at] = min(max(sum(events.values()) + (len(events) - 1) * offset, 0), ONE)

@@ -182,9 +182,10 @@ def fold_values(  # noqa: C901 - one pass in a row; as parts it would pass thirt
     ``outcome``. State [P, J, 256]: ``base`` 1 + what the reports come to (0: none), ``code``, ``over``, ``orders`` the
     newest amendment, ``parts`` the delay that counts. Tables as in ``bandit.counting``.
 
-    Reports come to the first, the largest, or the sum (never above ONE); for ``last``, and for every correction and
-    retraction, the highest (order, op, q) stands, whatever came when. The value that results replaces the one
-    before in all channels; a pair counts while both its values are there.
+    Reports come to the first, the largest, or the sum (``q`` is the sum so far there); for ``last``, and for every
+    correction and retraction, the highest (order, op, q) stands, whatever came when. The value that results replaces
+    the one before in all channels; a pair counts while both its values are there. The delay of a value is that of the
+    reward that made it unlike silence.
     """
     for i in range(group.size):
         if outcome[i] != 0:
@@ -194,9 +195,7 @@ def fold_values(  # noqa: C901 - one pass in a row; as parts it would pass thirt
         if op[i] == REPORT and aggregate[j] != LAST:
             held = np.int64(base[g, j, s]) - 1
             result = OUTCOME_APPLIED
-            if aggregate[j] == SUM:
-                base[g, j, s] = min(max(held, 0) + q[i], ONE) + 1
-            elif held < 0 or (aggregate[j] == MAX and q[i] > held):
+            if aggregate[j] == SUM or held < 0 or (aggregate[j] == MAX and q[i] > held):
                 base[g, j, s] = q[i] + 1
             elif q[i] == held:
                 result = OUTCOME_DUPLICATE
@@ -225,9 +224,11 @@ def fold_values(  # noqa: C901 - one pass in a row; as parts it would pass thirt
             old = parts[g, j, s]
             add(sums, place[i] + metric, before, -1)
             add_derived(sums, place[i], metric, before, old, -1, start, column, kind, threshold, logs, silent)
+        if after < 0 or after == silent[metric]:
+            parts[g, j, s] = 0
+        elif before < 0 or before == silent[metric]:
+            parts[g, j, s] = part[i]
         if after >= 0:
-            if after != silent[metric] and (before < 0 or before == silent[metric]):
-                parts[g, j, s] = part[i]
             new = parts[g, j, s]
             add(sums, place[i] + metric, after, 1)
             add_derived(sums, place[i], metric, after, new, 1, start, column, kind, threshold, logs, silent)

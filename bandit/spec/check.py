@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bandit.spec.check_choice import choice_findings
+from bandit.spec.check_counting import counting_findings
 from bandit.spec.check_guardrails import guardrail_findings
 from bandit.spec.check_metrics import metric_findings
 from bandit.spec.finding import ANY, Finding, Loc, listed, unknown
@@ -44,6 +45,7 @@ def findings(spec: ExperimentSpec) -> Iterator[Finding]:
     yield from choice_findings(spec)
     yield from _cohorts(spec)
     yield from guardrail_findings(spec)
+    yield from counting_findings(spec)
 
 
 def _control(arms: Sequence[Arm]) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bandit.spec.effects import effect_of
+from bandit.spec.channels import channels_of, remembers
+from bandit.spec.effects import begins_anew, effect_of
 from bandit.spec.finding import Loc, dotted
 from bandit.spec.metric import Metric
 from bandit.spec.model import ExperimentSpec
@@ -45,14 +46,17 @@ def diff(old: ExperimentSpec | None, new: ExperimentSpec) -> tuple[Change, ...]:
 
     What a file writes out at its default is no change.
     """
-    return tuple(
-        Change(dotted(loc), before, after, effect_of(loc, before, after, old, new))
-        for loc, before, after in (_created(new) if old is None else _changed(old, new))
-    )
+    changes: list[Change] = []
+    for loc, before, after in _created(new) if old is None else _changed(old, new):
+        words = effect_of(loc, before, after, old, new)
+        if old is not None and _counts_anew(loc, old, new):
+            words = begins_anew(words)
+        changes.append(Change(dotted(loc), before, after, words))
+    return tuple(changes)
 
 
 def new_epoch(old: ExperimentSpec, new: ExperimentSpec) -> bool:
-    """Whether statistics must not cross the change: other arms, builds, metrics, cohorts or units."""
+    """Whether statistics must not cross the change: other arms, builds, metrics, cohorts, units or channels."""
     return _meaning(old) != _meaning(new)
 
 
@@ -67,7 +71,47 @@ def _meaning(spec: ExperimentSpec) -> tuple[object, ...]:
         [_counted(metric) for metric in spec.metrics],
         spec.cohorts,
         spec.unit,
+        _sums(spec),
     )
+
+
+def _sums(spec: ExperimentSpec) -> tuple[object, ...]:
+    """What is added up: channels, which values are remembered, and what the delay of a reward is measured against."""
+    return (
+        channels_of(spec),
+        remembers(spec),
+        [
+            (metric.attribution_window, metric.default_when_silent) if metric.weighs_pending else None
+            for metric in spec.metrics
+        ],
+    )
+
+
+# Parts whose change may alter what is added up: the sections' items, or single fields of them.
+_ADDED_UP = {
+    "metrics": ("pending", "default_when_silent", "attribution_window", "corrections"),
+    "objective": (),
+    "guardrails": None,
+}
+
+
+def _counts_anew(loc: Loc, old: ExperimentSpec, new: ExperimentSpec) -> bool:
+    """Would the changed item alone alter what is added up?"""
+    section = str(loc[0])
+    if section not in _ADDED_UP or len(loc) < 2:
+        return False
+    fields = _ADDED_UP[section]
+    if len(loc) > 2 and fields is not None and loc[2] not in fields:
+        return False
+    was, now = (
+        {getattr(item, _LISTS[section]): item for item in getattr(spec, section)} for spec in (old, new)
+    )
+    mixed = {**was, loc[1]: now.get(loc[1])}
+    items = tuple(item for item in mixed.values() if item is not None)
+    try:
+        return _sums(old.model_copy(update={section: items})) != _sums(old)
+    except ValueError:  # it speaks of a metric that is new, which says so itself
+        return False
 
 
 def _counted(metric: Metric) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from bandit.spec.model import PPM, Arm, Direction, ExperimentSpec
 
 EPOCH = "starts a new epoch, statistics begin anew"
 RESTART = "guardrails begin their evidence anew"
+_KEPT = "weights may shift at once, statistics are kept"
 
 
 class _Edit(NamedTuple):
@@ -33,6 +34,11 @@ def effect_of(
         pattern = pattern[:-1]
     words = _EFFECTS[pattern](_Edit(loc, before, after, old, new))
     return words if old is not None else words.removesuffix(f"; {EPOCH}").removesuffix(f"; {RESTART}")
+
+
+def begins_anew(words: str) -> str:
+    """The fragment of a change that, with other things, makes rewards count in other sums."""
+    return words if EPOCH in words else f"{words.removesuffix(f'; {_KEPT}')}; {EPOCH}"
 
 
 def _per_cent(share: float) -> str:
@@ -126,7 +132,7 @@ def _term(edit: _Edit) -> str:
         if weight is None
         else f"{_per_cent(weight / sum(weights.values()))} of what is maximised"
     )
-    return what if edit.old is None else f"{what}; weights may shift at once, statistics are kept"
+    return what if edit.old is None else f"{what}; {_KEPT}"
 
 
 def _constraint(edit: _Edit) -> str:
@@ -214,6 +220,9 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
     ("metrics", ANY, "denominator"): _always(f"another ratio; {EPOCH}"),
     ("metrics", ANY, "aggregate"): lambda edit: (
         f"of several rewards of one decision, {_AGGREGATES[edit.after]}; {EPOCH}"
+    ),
+    ("metrics", ANY, "corrections"): lambda edit: (
+        f"its rewards can be corrected and retracted{'' if edit.after else ' only where they are remembered anyway'}"
     ),
     ("metrics", ANY, "pending"): _pending,
     ("metrics", ANY, "plausible_lift"): _lift,

@@ -187,7 +187,7 @@ class ExperimentSpec(Frozen):
 
     @cached_property
     def remembered(self) -> frozenset[int]:
-        """Indexes of the metrics whose values are kept per decision, so that they can be joined, aggregated, corrected."""
+        """Indexes of the metrics whose values are kept per decision; see ``spec.channels``."""
         return remembers(self)
 
     @property

@@ -28,7 +28,7 @@ def pack_values(key: PageKey, page: ValuePage) -> bytes:
     if page.parts is not None:
         flags |= _PARTS
         parts.append(page.parts.tobytes())
-    rows = [(slot, event, q) for slot, events in page.events.items() for event, q in events.items()]
+    rows = sorted((slot, event, q) for slot, events in page.events.items() for event, q in events.items())
     if rows:
         flags |= _EVENTS
         parts += [_COUNT.pack(len(rows)), np.array(rows, _EVENT).tobytes()]

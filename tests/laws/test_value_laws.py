@@ -37,20 +37,21 @@ METRICS: list[dict[str, Any]] = [
     {"name": "answered", "kind": "bernoulli", "direction": "maximize", "default_when_silent": 0},
     {"name": "price", "kind": "ratio", "direction": "minimize", "range": [0, 50], "numerator": "cost",
      "denominator": "stars"},
+    {"name": "profit", "kind": "gaussian", "direction": "maximize", "range": [-1, 3], "aggregate": "sum"},
 ]  # fmt: skip
-CLICKED, COST, SPEND, STARS, LATENCY, SIZE, ANSWERED, PRICE = range(8)
+CLICKED, COST, SPEND, STARS, LATENCY, SIZE, ANSWERED, PRICE, PROFIT = range(9)
 GUARDRAILS = [
     {"name": "slow", "kind": "quantile_limit", "metric": "latency", "quantile": 0.9, "limit": 4.0},
     {"name": "dear", "kind": "harm", "metric": "cost", "method": "asymptotic"},
 ]
-SPEC = {
+SPEC: dict[str, Any] = {
     "metrics": METRICS,
     "objective": [{"metric": "clicked"}, {"metric": "cost"}, {"metric": "spend"}],
     "guardrails": GUARDRAILS,
 }
 EXPERIMENT, FIRST = running(**SPEC)
 TABLES = tables_of(EXPERIMENT.spec)
-COUNTED = [CLICKED, COST, SPEND, STARS, LATENCY, SIZE, ANSWERED]
+COUNTED = [CLICKED, COST, SPEND, STARS, LATENCY, SIZE, ANSWERED, PROFIT]
 LEVELS = [quantise(level, 1, 5) for level in (1, 2, 3, 4, 5)]
 
 
@@ -153,7 +154,7 @@ def messages(draw: st.DrawFn, *, one_report: bool = False) -> Told:
     if one_report and op == REPORT and metric in (CLICKED, LATENCY, SIZE, ANSWERED):
         q = ONE if metric in (CLICKED, ANSWERED) else 12345
     event = 0
-    if op == REPORT and metric == SPEND:
+    if op == REPORT and metric in (SPEND, PROFIT):
         event = draw(st.sampled_from([5, 6, (1 << 64) - 1]))
         q = {5: ONE // 2, 6: 1, (1 << 64) - 1: ONE // 2 + 7}[event]
     delay = 1000 if one_report else draw(st.sampled_from([0, 1, 800, 60_000, 3_600_000, 3_700_000]))
@@ -169,7 +170,7 @@ def oracle_of(told: Sequence[Told]) -> ValueOracle:
 
 def test_the_spec_has_channels_of_every_kind() -> None:
     assert {channel.kind for channel in channels_of(EXPERIMENT.spec)} == set(ChannelKind)
-    assert EXPERIMENT.spec.remembered == {CLICKED, COST, SPEND, STARS}
+    assert EXPERIMENT.spec.remembered == {CLICKED, COST, SPEND, STARS, PROFIT}
 
 
 @settings(max_examples=150, deadline=None)
@@ -198,7 +199,7 @@ def test_any_order_any_split_every_message_twice(told: list[Told], chance: rando
     assert shuffled.stored() == once.stored()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(messages(), max_size=40), st.randoms(use_true_random=False), st.integers(1, 10))
 def test_a_crash_between_folds_changes_nothing(told: list[Told], chance: random.Random, cut: int) -> None:
     """What was stored is all that is left; a fold that was not stored is folded again."""

@@ -36,8 +36,8 @@ class History:
     value: int | None = None
     delay_ms: int = 0
 
-    def now(self, aggregate: str) -> int | None:
-        """The value that counts."""
+    def now(self, aggregate: str, offset: int) -> int | None:
+        """The value that counts; ``offset``: the scaled lowest value, k - 1 of which are missing in a sum of k."""
         ranked = [(told.order, told.op, told.q) for told in self.amendments]
         if aggregate == "last":
             ranked += [(told.order, told.op, told.q) for told in self.reports]
@@ -50,7 +50,7 @@ class History:
             first_of_each: dict[int, int] = {}
             for told in self.reports:
                 first_of_each.setdefault(told.event, told.q)
-            return min(sum(first_of_each.values()), ONE)
+            return min(max(sum(first_of_each.values()) + (len(first_of_each) - 1) * offset, 0), ONE)
         values = [told.q for told in self.reports]
         return max(values) if aggregate == "max" else values[0]
 
@@ -67,10 +67,12 @@ class ValueOracle:
     def tell(self, told: Told, place: tuple[int, int, int, int]) -> None:
         """``place``: allocation, cohort, arm, bucket of the decision."""
         metric = self.spec.metrics[told.metric]
+        low, high = metric.scale
+        offset = round(low * ONE / (high - low))
         self.places[told.decision] = place
         history = self.told[told.decision, told.metric]
         (history.reports if told.op == REPORT else history.amendments).append(told)
-        before, history.value = history.value, history.now(metric.aggregate)
+        before, history.value = history.value, history.now(metric.aggregate, offset)
         if metric.default_when_silent is not None and before != history.value:
             silent = quantise(metric.default_when_silent, *metric.scale)
             if history.value not in (None, silent) and before in (None, silent):

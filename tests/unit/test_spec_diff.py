@@ -60,17 +60,27 @@ CASES: list[tuple[str, str, tuple[str, object, object, str]]] = [
     (
         "attribution_window: 24h",
         "attribution_window: 2h",
-        ("metrics.satisfied.attribution_window", "1d", "2h", "a reward counts up to 2h after its decision"),
+        (
+            "metrics.satisfied.attribution_window",
+            "1d",
+            "2h",
+            f"a reward counts up to 2h after its decision{EPOCH}",
+        ),
     ),
     (
         "default_when_silent: 0",
         "default_when_silent: 1",
-        ("metrics.satisfied.default_when_silent", 0, 1, "a decision without a reward counts as 1"),
+        ("metrics.satisfied.default_when_silent", 0, 1, f"a decision without a reward counts as 1{EPOCH}"),
     ),
     (
         "    default_when_silent: 0\n",
         "",
-        ("metrics.satisfied.default_when_silent", 0, None, "a decision without a reward counts as missing"),
+        (
+            "metrics.satisfied.default_when_silent",
+            0,
+            None,
+            f"a decision without a reward counts as missing{EPOCH}",
+        ),
     ),
     (
         "strength: 10",
