@@ -33,7 +33,18 @@ _NEEDED: dict[tuple[str, str], str] = {
     ("event_rate", "limit"): "events per decision are compared with it: add one, for example 0.2",
 }
 _IDENTITY = (
-    *("kind", "metric", "limit", "quantile", "between", "margin", "margin_of", "method", "tail", "run_length"),
+    *(
+        "kind",
+        "metric",
+        "limit",
+        "quantile",
+        "between",
+        "margin",
+        "margin_of",
+        "method",
+        "tail",
+        "run_length",
+    ),
     *("after", "cohorts"),
 )
 _MOST_SUMS = 30_000
@@ -207,22 +218,22 @@ def _edges(index: int, guardrail: Guardrail, metric: Metric, reads: tuple[Loc, .
             "minimized: name such a metric, or write kind: harm",
             (*reads,),
         )
+        return
     if guardrail.between is None:
         return
     begin, end = guardrail.between
     read = (*reads, (*at, "between"), (*at, "margin"))
-    if begin <= max(low, 0.0) or end * guardrail.margin > high:
+    if begin <= low or end * guardrail.margin > high:
         yield Finding(
             (*at, "between"),
             f"[{begin:g}, {end:g}] times margin {guardrail.margin:g} is not inside {metric.name}'s scale "
-            f"[{low:g}, {high:g}], above 0; write a narrower one, or a wider range",
+            f"[{low:g}, {high:g}]; write a narrower one, or a wider range",
             read,
         )
     elif len(guardrail.edges()[0]) > MOST_EDGES:
         yield Finding(
             (*at, "between"),
-            f"[{begin:g}, {end:g}] takes {len(guardrail.edges()[0])} steps of the margin {guardrail.margin:g}, "
-            f"at most {MOST_EDGES} are counted; write a narrower one, or a larger margin",
+            f"[{begin:g}, {end:g}] takes more than {MOST_EDGES} steps of the margin {guardrail.margin:g}; write a narrower one, or a larger margin",
             read,
         )
 

@@ -101,6 +101,10 @@ class Guardrail(Frozen):
     @field_validator("between")
     @classmethod
     def _check_between(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] <= 0.0:
+            raise ValueError(
+                f"[{value[0]:g}, {value[1]:g}] begins at or below 0; its steps are ratios: begin above 0"
+            )
         return None if value is None else increasing(value)
 
     def edges(self) -> tuple[tuple[float, ...], int]:
@@ -115,5 +119,6 @@ class Guardrail(Frozen):
             min(int((MOST_EDGES - 2) / (span + 1.0)), math.ceil(math.log(base) / math.log(FINEST) * 2)), 1
         )
         steps = parts if self.margin > 1.0 else 0
-        count = math.ceil(span * parts - 1e-9) + 1 + steps
+        # More are refused by the rules of specs; they are not written out before that.
+        count = min(math.ceil(span * parts - 1e-9) + 1 + steps, MOST_EDGES + 1)
         return tuple(low * base ** (j / parts) for j in range(count)), steps

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from bandit.spec.choice import AllocatorKind
+from bandit.spec.guardrail import WARNINGS
 from bandit.spec.model import MAX_ARMS, PPM, ExperimentSpec
 from bandit.spec.parse import parse_mapping
 
@@ -105,29 +106,37 @@ def ratio(draw: st.DrawFn, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def guardrails(draw: st.DrawFn, kinds: dict[str, str]) -> list[dict[str, Any]]:
     """Guardrails of these metrics (name to kind), no two alike."""
     found: list[dict[str, Any]] = []
+    own = sorted(metric for metric, kind in kinds.items() if kind != "ratio")
+    binary = [metric for metric, kind in kinds.items() if kind == "bernoulli"]
+    limits = ["rate_limit", "breaker"] if binary else []
     for name in draw(st.lists(NAMES, unique=True, max_size=4)):
-        binary = [metric for metric, kind in kinds.items() if kind == "bernoulli"]
-        kind = draw(st.sampled_from(["harm", "rate_limit", "breaker"] if binary else ["harm"]))
+        kind = draw(
+            st.sampled_from(["harm", "became_worse", "response_rate", "drift", "sample_ratio", *limits])
+        )
         guardrail: dict[str, Any] = {"name": name, "kind": kind}
-        guardrail["metric"] = draw(st.sampled_from(sorted(kinds) if kind == "harm" else binary))
+        if kind != "sample_ratio":
+            guardrail["metric"] = draw(st.sampled_from(binary if kind in limits else own))
         # Values that differ by the number of guardrails before, so that no two check the same.
         step = 1 + len(found)
-        if kind == "harm":
+        if kind in ("harm", "became_worse", "response_rate"):
             guardrail["margin"] = 1.0 + step / draw(st.integers(5, 1000))
-        else:
+        elif kind in limits:
             guardrail["limit"] = step / draw(st.integers(7, 1000))
         if kind == "breaker":
             guardrail |= draw(optional(tail=st.floats(1e-300, 0.001)))
-        guardrail |= draw(
-            optional(action=st.sampled_from(["rollback", "hold"]), priority=st.floats(1e-6, 1000))
-        )
+        if kind == "became_worse":
+            guardrail |= draw(optional(run_length=st.floats(100, 1e12)))
+        actions = ["hold", "flag"] if kind in WARNINGS else ["rollback", "hold", "flag"]
+        if kind in WARNINGS or draw(st.booleans()):
+            guardrail["action"] = draw(st.sampled_from(actions))
+        guardrail |= draw(optional(priority=st.floats(1e-6, 1000)))
         if not any(_same(guardrail, other) for other in found):
             found.append(guardrail)
     return found
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    keys = ("kind", "metric", "limit", "margin", "tail")
+    keys = ("kind", "metric", "limit", "margin", "tail", "run_length")
     return [one.get(key) for key in keys] == [other.get(key) for key in keys]
 
 

@@ -217,22 +217,51 @@ KINDS: dict[str, Callable[[Dice], dict[str, Any]]] = {
 
 def guardrails(dice: Dice, watched: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
-    bernoulli = [metric["name"] for metric in watched if metric["kind"] == "bernoulli"]
     for index, name in enumerate(dice.words("-", 0, 4)):
         # Different margins and limits, so that no two check the same.
         odd = (index + dice.uniform(0.1, 0.9)) / 5
-        guardrail: dict[str, Any] = {"name": name, "priority": dice.positive(1000)}
-        kind = dice.choice(("rate_limit", "breaker", "harm")) if bernoulli else "harm"
-        if kind == "harm":
-            guardrail |= {"kind": kind, "margin": 1 + odd, "metric": dice.choice(watched)["name"]}
-        else:
-            guardrail |= {"kind": kind, "limit": odd, "metric": dice.choice(bernoulli)}
-        if kind == "breaker":
-            guardrail["tail"] = dice.positive(0.001)
+        guardrail = {"name": name, "priority": dice.positive(1000)} | watch(dice, dice.choice(watched), odd)
         if dice.coin():
-            guardrail["action"] = "hold"
-        found.append(guardrail)
+            guardrail["action"] = dice.choice(("hold", "flag"))
+        # Two of a kind without numbers of their own would check the same.
+        key = guardrail["kind"], guardrail.get("metric"), guardrail.get("margin"), guardrail.get("limit")
+        if all(
+            key != (each["kind"], each.get("metric"), each.get("margin"), each.get("limit")) for each in found
+        ):
+            found.append(guardrail)
     return found
+
+
+def watch(dice: Dice, metric: dict[str, Any], odd: float) -> dict[str, Any]:
+    """A guardrail of this metric; ``odd`` in (0, 1) makes it its own."""
+    known: dict[str, dict[str, Any]] = {
+        "harm": {"margin": 1 + odd, "method": dice.choice(("exact", "asymptotic"))},
+        "became_worse": {"margin": 1 + odd, "run_length": dice.uniform(100, 1e9)},
+        "response_rate": {"margin": 1 + odd, "action": "flag"},
+        "drift": {"action": "hold"},
+        "silence": {"after": "100ms", "action": "flag"},
+    }
+    kind, (low, high) = metric["kind"], metric.get("range", (0.0, 1.0))
+    high = metric.get("winsorize") or high
+    if kind == "bernoulli":
+        known |= {"rate_limit": {"limit": odd}, "breaker": {"limit": odd, "tail": dice.positive(0.001)}}
+    elif kind not in ("rating", "ratio") and low < low + odd * (high - low) < high:
+        known["quantile_limit"] = {"limit": low + odd * (high - low), "quantile": dice.uniform(0.01, 0.99)}
+    if kind == "poisson":
+        known["event_rate"] = {"limit": odd}
+    if kind in ("poisson", "exponential", "revenue") and metric["direction"] == "minimize":
+        inside = {
+            "between": [high / 40, high / 10],
+            "margin": 1.2 + odd,
+            "quantile": dice.uniform(0.01, 0.99),
+        }
+        known["quantile_harm"] = inside
+    if low >= 0 and kind not in ("rating", "ratio"):
+        known["harm"]["margin_of"] = dice.choice(("badness", "mean"))
+    if kind == "ratio":
+        return {"kind": "sample_ratio", "action": "flag"}
+    chosen = dice.choice(tuple(known))
+    return {"kind": chosen, "metric": metric["name"], **known[chosen]}
 
 
 def fixed_weights(dice: Dice, slots: list[dict[str, Any]]) -> dict[str, float]:
