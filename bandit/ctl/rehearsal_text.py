@@ -9,7 +9,7 @@ from rich.text import Text
 from bandit.ctl.rehearsing import Rehearsed
 from bandit.ctl.text import count, plain, span
 from bandit.simulate.tally import Part, Spread
-from bandit.spec.model import ExperimentSpec
+from bandit.spec.model import PPM, ExperimentSpec
 from bandit.spec.quantity import format_duration
 
 
@@ -22,21 +22,19 @@ def rehearsal_view(spec: ExperimentSpec, found: Rehearsed) -> RenderableType:
         f"an hour, a look each {span(found.plan.period_s)}",
         "dim",
     )
-    parts: list[RenderableType] = [head, *_lines(found), Text(), _arms(found)]
+    parts: list[RenderableType] = [head, *_lines(spec, found), Text(), _arms(found)]
     if tally.guards:
         parts += [Text(), _guards(found)]
     parts += [Text(f"note: {plain(sentence)}", "yellow") for sentence in found.advice]
-    del spec
     return Group(*parts, Text())
 
 
-def _lines(found: Rehearsed) -> list[Text]:
+def _lines(spec: ExperimentSpec, found: Rehearsed) -> list[Text]:
     tally = found.tally
-    saved = (
-        f", {100 * (1 - tally.regret / tally.equal_regret):.0f} % less than equal shares"
-        if tally.equal_regret > 0
-        else ""
-    )
+    saved = ""
+    if tally.equal_regret > 0.0:
+        part = 100.0 * (1.0 - tally.regret / tally.equal_regret)
+        saved = f", {abs(part):.0f} % {'less' if part >= 0 else 'more'} than equal shares"
     lines = [
         Text(
             f"regret against {plain(tally.best)}: {tally.regret:.4g} +- {tally.regret_se:.2g} a release, "
@@ -49,7 +47,10 @@ def _lines(found: Rehearsed) -> list[Text]:
             f", for good after {tally.top_requests.median:,.0f} requests ({span(tally.top_seconds.median)}), "
             f"9 of 10 by {tally.top_requests.p90:,.0f}"
         )
+    cap = spec.bounds_ppm(found.plan.best)[1] / PPM
     lines.append(Text(top))
+    if cap <= 0.5 and tally.best != spec.arms[spec.control_index].name:
+        lines.append(Text(f"its cap of {100 * cap:.3g} % keeps {plain(tally.best)} from the top", "yellow"))
     false = Text(f"false rollbacks: {_part(tally.false_rollbacks)}")
     if tally.false_rollbacks.low > found.plan.spec.alpha:
         false.append(f", more than alpha {found.plan.spec.alpha:g}", "bold red")
@@ -104,7 +105,10 @@ def _number(spread: Spread | None, name: str) -> str:
 
 def _part(part: Part) -> str:
     """``2.1 % (1.3 to 3.2)``: a share of runs with its interval."""
-    return f"{100 * part.share:.3g} % ({100 * part.low:.2g} to {100 * part.high:.2g})"
+    low, high = (
+        f"{100 * end:.3g}" if end == 1.0 or end < 0.1 else f"{100 * end:.0f}" for end in (part.low, part.high)
+    )
+    return f"{100 * part.share:.3g} % ({low} to {high})"
 
 
 def _table(*heads: str) -> Table:

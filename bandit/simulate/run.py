@@ -26,8 +26,9 @@ class Run:
     """What happened: E periods, K arms, GD guardrails.
 
     ``shares`` [E, K]. ``served`` [E, K] requests. ``regret``: sum over requests of what the best feasible arm pays
-    more, in units of the objective. ``fell`` [GD, K]: period after which the guardrail acted on the arm, NEVER when it
-    did not; ``rolled_back`` [K] likewise, whichever guardrail it was, rollbacks alone.
+    more, in units of the objective; what a harmful arm pays more than that is no gain. ``fell`` [GD, K]: period after
+    which the guardrail acted on the arm, NEVER when it did not; ``rolled_back`` [K] likewise, whichever guardrail it
+    was, rollbacks alone.
     """
 
     shares: FloatArray
@@ -54,7 +55,7 @@ def rehearse(plan: Plan, outcomes: Outcomes, rng: Generator) -> Run:
         drawn = outcomes.period(period, shares, rng)
         book.add(drawn, shares, standing.centres)
         utility = plan.utility[period]
-        regret += float((drawn.assigned * (utility[:, plan.best, None] - utility)).sum())
+        regret += float((drawn.assigned * np.maximum(utility[:, plan.best, None] - utility, 0.0)).sum())
         for fall in look(spec, standing, book, plan.requests_per_period).falls:
             fell[names[fall.guardrail], fall.arm] = period
             if fall.kind is Kind.ROLL_BACK:

@@ -193,7 +193,7 @@ def _on_top(shares: FloatArray, best: int) -> NDArray[np.int64]:
 
 
 def _equal_regret(plan: Plan) -> float:
-    lost = plan.arm_utility[plan.best] - plan.arm_utility
+    lost = np.maximum(plan.arm_utility[plan.best] - plan.arm_utility, 0.0)
     return float(lost.mean()) * plan.requests_per_period * plan.periods
 
 
