@@ -24,7 +24,7 @@ def periods(
     centre: float = 0.5,
     cohort: Any = None,
 ) -> PeriodTable:
-    """Closed periods of one second from [E, K, C] sums in scaled units; missing channels are empty, ``s2`` is ``s1``."""
+    """Closed periods of a second from [E, K, C] sums in scaled units; ``s2`` is ``s1``, missing channels are empty."""
     n, s1 = np.asarray(n, np.float64), np.asarray(s1, np.float64)
     s2 = s1 if s2 is None else np.asarray(s2, np.float64)
     width = len(spec.columns)
@@ -55,7 +55,7 @@ def periods(
 def evidence_from(spec: ExperimentSpec, reading: Reading) -> Evidence:
     """A reading as one period."""
     rows = periods(spec, reading.n[None], reading.s1[None], reading.s2[None], reading.assigned[None])
-    return Evidence(spec, rows, np.ones(1), reading, {}, SECOND)
+    return Evidence(spec, rows, np.ones(1), reading, {}, SECOND, np.ones(len(spec.metrics)))
 
 
 def beliefs_from(spec: ExperimentSpec, rows: PeriodTable, now_ms: int) -> tuple[Belief, ...]:

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
+from bandit.clusters import design_effects
 from bandit.kernels.best_arm import NORMAL
 from bandit.kernels.quantile import quantiles
-from bandit.ledger import FloatArray, PeriodTable, decay_weights
+from bandit.ledger import FloatArray, Int64Array, PeriodTable, decay_weights
 from bandit.reading import DelayCurve, Reading, Sums, delay_curves, read
 from bandit.spec.channels import Channel, ChannelKind
 from bandit.spec.model import ExperimentSpec
@@ -20,7 +21,8 @@ LEAST_SD = 1e-12
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What beliefs are made of: ``rows``, a row per period and cohort, the weight of each [E] in [0, 1] after decay,
-    their ``reading``, the delay curves by metric, and the time up to which the log is folded."""
+    their ``reading``, the delay curves by metric, and the time up to which the log is folded. ``effects`` [M]: design
+    effects of units with many values; the values of the reading are divided by them."""
 
     spec: ExperimentSpec
     rows: PeriodTable
@@ -28,13 +30,35 @@ class Evidence:
     reading: Reading
     curves: dict[int, DelayCurve]
     now_ms: int
+    effects: FloatArray
 
 
-def evidence_of(spec: ExperimentSpec, rows: PeriodTable, now_ms: int) -> Evidence:
-    """The evidence in ``rows``, as ``ledger.split_table`` gives them, at a time up to which the log is folded."""
+def evidence_of(
+    spec: ExperimentSpec, rows: PeriodTable, now_ms: int, clusters: Int64Array | None = None
+) -> Evidence:
+    """The evidence in ``rows``, as ``ledger.split_table`` gives them, at a time up to which the log is folded;
+    ``clusters`` as ``ledger.cluster_totals`` gives them."""
     weight = decay_weights(rows, spec.decay.half_life if spec.decay else None, now_ms)
     curves = delay_curves(rows, spec, now_ms)
-    return Evidence(spec, rows, weight, read(rows, spec, now_ms), curves, now_ms)
+    effects = design_effects(spec, clusters, rows)
+    return Evidence(
+        spec, rows, weight, thinned(spec, read(rows, spec, now_ms), effects), curves, now_ms, effects
+    )
+
+
+def thinned(spec: ExperimentSpec, reading: Reading, effects: FloatArray) -> Reading:
+    """The reading as if each metric had that many times fewer values."""
+    if (effects == 1.0).all():
+        return reading
+    apart = np.array(
+        [
+            np.sqrt(effects[each.metric] * effects[each.other])
+            if each.kind is ChannelKind.PAIR
+            else effects[each.metric]
+            for each in spec.columns
+        ]
+    )
+    return Reading(reading.assigned, reading.n / apart, reading.s1 / apart, reading.s2 / apart)
 
 
 class Rule(Protocol):

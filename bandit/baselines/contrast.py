@@ -63,6 +63,7 @@ def differences_of(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArr
     """
     spec, metric = evidence.spec, evidence.spec.metrics[index]
     found = {each.channel: each for each in streams(spec) if each.channel.metric == index}
+    effect = float(evidence.effects[index])
     if metric.kind is MetricKind.RATING:
         levels = [each for each in found.values() if each.channel.kind is ChannelKind.LEVEL]
         facts = [gather(evidence, each) for each in levels]
@@ -71,7 +72,7 @@ def differences_of(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArr
         value = evidence.reading.channel(index)
         counts = evidence.reading.s1[:, [spec.columns[each.channel] for each in levels]]
         unit = _unit_variance(0.0, 0.0) if not counts.any() else _of_scores(counts, worth)
-        return estimate(spec, metric, facts[0].links, pull, unit, value.n, unit)
+        return estimate(spec, metric, facts[0].links, pull, unit * effect, value.n, unit)
     kind = ChannelKind.LOG if metric.kind is MetricKind.LOGNORMAL else ChannelKind.VALUE
     stream = next(each for each in found.values() if each.channel.kind is kind)
     made = gather(evidence, stream)
@@ -82,7 +83,7 @@ def differences_of(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArr
     # Of all values together: arms whose own values never vary may well differ from each other.
     level, square = float(sums.s1.sum()) / max(total, 1.0), float(sums.s2.sum()) / max(total, 1.0)
     of_one = max(square - level * level, LEAST_VARIANCE) if total > 0.0 else VARIANCE_GUESS
-    return estimate(spec, metric, made.links, made.pull, unit, sums.n, of_one)
+    return estimate(spec, metric, made.links, made.pull, unit * effect, sums.n, of_one)
 
 
 def gather(evidence: Evidence, stream: Stream, *, strata: bool = False) -> Comparison:

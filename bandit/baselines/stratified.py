@@ -74,7 +74,8 @@ def _differences(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArray
     delta = np.where(seen, (own - other) / safe, 0.0)
     prior = 0.5 * prior_variance(metric, of_one)
     control = spec.control_index
-    parts, shared = of_one * spread / safe**2, of_one * spread_control / safe**2
+    whole = of_one * float(evidence.effects[index])
+    parts, shared = whole * spread / safe**2, whole * spread_control / safe**2
     # A normal prior of mean 0 on each difference: it shrinks the difference and its variance alike.
     pulled = np.where(seen, 2.0 * prior / (2.0 * prior + parts + shared), 0.0)
     delta = pulled * delta

@@ -206,7 +206,7 @@ def test_decay_forgets_differences_and_never_the_level() -> None:
 
 
 def test_a_prior_of_an_arm_is_counted_once() -> None:
-    """A warm start is a period that the spec tells: no value at all gives it back, and reading twice changes nothing."""
+    """A warm start is a period that the spec tells: it is there before any value, and reading twice changes nothing."""
     arms = [
         {"name": "a0", "control": True, "prior": {"m": {"mean": 0.1, "strength": 200}}},
         {"name": "a1", "prior": {"m": {"mean": 0.3, "strength": 200}}},
