@@ -43,7 +43,7 @@ PAYS = 0.4
 
 
 def _rating(chance: np.random.Generator, mean: float, size: int) -> FloatArray:
-    return 1.0 + chance.binomial(4, (mean - 1.0) / 4.0, size)
+    return np.asarray(1.0 + chance.binomial(4, (mean - 1.0) / 4.0, size), np.float64)
 
 
 DRAWS: dict[MetricKind, Draw] = {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bandit.ledger import FloatArray
-from bandit.posteriors.arms import LEAST_SD, NormalMeans
+from bandit.posteriors.arms import NormalMeans
 from bandit.posteriors.base import Stated
 from bandit.reading import MetricSums
 from bandit.spec.model import Metric, Prior
@@ -53,4 +53,4 @@ def dirichlet_mean(alpha: FloatArray, worth: FloatArray) -> FloatArray:
     total = alpha.sum(axis=1)
     mean = alpha @ worth / total
     around = (alpha * (worth[None, :] - mean[:, None]) ** 2).sum(axis=1) / total
-    return np.stack([mean, np.maximum(np.sqrt(around / (total + 1.0)), LEAST_SD)], axis=1)
+    return np.stack([mean, np.sqrt(around / (total + 1.0))], axis=1)

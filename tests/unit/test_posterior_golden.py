@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandit.kernels.best_arm import best_arm
 from bandit.posteriors import POSTERIORS, SECOND
 from bandit.posteriors.bernoulli import Bernoulli
 from bandit.posteriors.exponential import Exponential
@@ -118,6 +119,29 @@ def test_a_learnt_mean_is_the_mean_of_the_values(kind: MetricKind) -> None:
     assert low + (high - low) * mean == pytest.approx(truth, rel=0.02)
 
 
+def test_two_values_far_apart_make_no_mean_above_the_range() -> None:
+    """ln x from -5 to 6: the matched normal alone would have a mean of thousands of ranges."""
+    made = experiment(MetricKind.LOGNORMAL, 2)
+    values = {"m": np.array([[0.007, 400.0, 0.007], [3.0, 5.0, 4.0]])}
+    sums = sums_of(made, added(made, values))
+    for rule in (POSTERIORS[MetricKind.LOGNORMAL], SECOND[MetricKind.REVENUE]):
+        mean, sd = rule.moments(rule.parameters(made.metrics[0], sums))
+        assert (mean <= 1.1).all()
+        assert (sd < 30.0).all()
+
+
+def test_a_winner_of_seven_samples_is_not_certain() -> None:
+    """Five arms of sd 0.3 and seven rewards each: .99 leads .49, and P(best) says how far that goes."""
+    means, sd, n = np.array([0.25, 0.06, 0.12, 0.49, 0.99]), 0.3, np.full(5, 7.0)
+    metric = measure(MetricKind.GAUSSIAN, range=[-2, 3])
+    x = (means + 2.0) / 5.0
+    rule = POSTERIORS[MetricKind.GAUSSIAN]
+    sums = MetricSums(Sums(n, n * x, n * (x * x + (sd / 5.0) ** 2)))
+    best = best_arm(rule.family, rule.parameters(metric, sums))
+    assert 0.97 < best.p[4] < 0.9999
+    assert best.p[3] > 1e-4
+
+
 def test_small_rates_are_not_believed_to_be_a_half() -> None:
     """An arm with few requests among many of rate 0.001 is believed to be like them, and still worth a try."""
     n, s = np.array([1e6, 1e6, 20.0]), np.array([1000.0, 1100.0, 0.0])
@@ -203,7 +227,7 @@ def test_a_ratio_is_sum_over_sum() -> None:
     """Never the mean of ratios, which is far off where short answers have many tokens a word."""
     made = experiment(MetricKind.RATIO, 2)
     chance = np.random.default_rng(6)
-    below = 1.0 + chance.poisson(3.0, (2, 3000))
+    below = np.asarray(1.0 + chance.poisson(3.0, (2, 3000)), np.float64)
     above = np.round(below * np.array([[2.0], [2.2]]) + chance.poisson(3.0, (2, 3000)))
     sums = sums_of(made, added(made, {"above": above, "below": below}))
     params = Ratio().parameters(made.metrics[-1], sums)
