@@ -171,4 +171,4 @@ def _log_arguments(metric: Metric) -> tuple[int, int, int, int]:
         return -1, 0, 0, 1  # nothing has a logarithm
     start = int(Fraction(low) / Fraction(high) * whole)
     base = int(log2_fixed(max(start, ONE)))
-    return start, (whole - start) >> 30, base, max((60 << LOG2_BITS) - base, 1)
+    return start, -((start - whole) >> 30), base, max((60 << LOG2_BITS) - base, 1)
