@@ -110,7 +110,7 @@ def _effect_row(arm: str, effect: report_pb2.Effect, *, narrow: bool) -> list[An
 
 def _means(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]:
     heads = ["METRIC", "ARM", ">MEAN", ">CONTROL'S", ">REWARDS"]
-    table = _table(*heads, *([] if narrow else [">N_EFF", ">ANSWERED"]), ">PLAIN, BIASED")
+    table = _table(*heads, *([] if narrow else [">N_EFF", ">COVERED", ">ANSWERED"]), ">PLAIN, BIASED")
     for metric in report.metrics:
         title = plain(metric.metric)
         for arm in metric.arms:
@@ -124,6 +124,7 @@ def _means(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]:
             if not narrow:
                 row += [
                     f"{arm.n_effective:,.0f}",
+                    f"{arm.covered * 100:.0f} %",
                     f"{arm.answered * 100:.0f} %" if arm.HasField("answered") else "-",
                 ]
             biased = number(arm.plain_mean_biased) if arm.HasField("plain_mean_biased") else "-"

@@ -21,18 +21,20 @@ class StratifiedMean(NamedTuple):
     """Sum of W_e xbar_e over strata e that arm and control share, W_e the part of their traffic; in the metric's unit.
 
     ``control``: the control's, over the same strata with the same weights. ``n_effective`` 1 / sum W_e^2 / n_e: as many
-    values at constant shares would be as precise. NaN where nothing is shared yet.
+    values at constant shares would be as precise. ``covered``: the part of all values that lies in these strata; the
+    rest is of periods in which one of the two has none. NaN and 0 where nothing is shared yet.
     """
 
     mean: float
     control: float
     n_effective: float
+    covered: float
 
 
 def strata(spec: ExperimentSpec, rows: PeriodTable, now_ms: int) -> dict[int, FloatArray]:
     """By metric: [5, K] sums over strata of every cohort (see ``facts``), folded periods included, nothing decayed.
 
-    Neighbouring periods are merged until both arms have values, so that no stratum's weight is lost without a word.
+    Neighbouring periods are merged into strata that hold enough values; what no stratum holds is told as ``covered``.
     """
     return {
         stream.channel.metric: _added(spec, rows, stream, now_ms)
@@ -51,23 +53,31 @@ def _added(spec: ExperimentSpec, rows: PeriodTable, stream: Stream, now_ms: int)
     return total
 
 
-def stratified(spec: ExperimentSpec, index: int, arm: int, sums: dict[int, FloatArray]) -> StratifiedMean:
-    """The mean of a metric of an arm from :func:`strata`; a ratio is the ratio of its two means."""
+def stratified(
+    spec: ExperimentSpec, index: int, arm: int, sums: dict[int, FloatArray], n: FloatArray
+) -> StratifiedMean:
+    """The mean of a metric of an arm from :func:`strata`; a ratio is the ratio of its two means. ``n`` [M, K]: values
+    of each metric and arm so far."""
     metric = spec.metrics[index]
     if metric.kind is not MetricKind.RATIO:
-        return _one(metric, sums[index][:, arm])
+        return _one(metric, sums[index][:, arm], float(n[index].sum()))
     above, below = parts_of(spec, index)
-    over, under = (_one(spec.metrics[each], sums[each][:, arm]) for each in (above, below))
-    return StratifiedMean(_part(over.mean, under.mean), _part(over.control, under.control), under.n_effective)
+    over, under = (
+        _one(spec.metrics[each], sums[each][:, arm], float(n[each].sum())) for each in (above, below)
+    )
+    means = (_part(over.mean, under.mean), _part(over.control, under.control))
+    return StratifiedMean(*means, under.n_effective, under.covered)
 
 
-def _one(metric: Metric, sums: FloatArray) -> StratifiedMean:
+def _one(metric: Metric, sums: FloatArray, values: float) -> StratifiedMean:
     weight = float(sums[WEIGHT])
     if weight <= 0.0:
-        return StratifiedMean(math.nan, math.nan, 0.0)
+        return StratifiedMean(math.nan, math.nan, 0.0, 0.0)
     low, high = metric.scale
     own, control = (low + (high - low) * float(sums[each]) / weight for each in (OWN, CONTROL))
-    return StratifiedMean(own, control, weight**2 / float(sums[SPREAD]))
+    return StratifiedMean(
+        own, control, weight**2 / float(sums[SPREAD]), min(weight / max(values, weight), 1.0)
+    )
 
 
 def _part(over: float, under: float) -> float:

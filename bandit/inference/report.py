@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bandit.facts import stream_width, streams
 from bandit.inference.effects import Interval, Outcome, aipw, interval, near
 from bandit.inference.means import StratifiedMean, strata, stratified
@@ -130,7 +132,7 @@ def _metric(
                 arm=arm,
                 n=round(n),
                 answered=n / float(decisions[arm]) if decisions[arm] > 0.0 else math.nan,
-                mean=stratified(spec, index, arm, means),
+                mean=stratified(spec, index, arm, means, _counted(spec, totals)),
                 plain=_plain(spec, metric, index, arm, totals),
                 effect=effects[arm],
             )
@@ -148,6 +150,13 @@ def _effects(spec: ExperimentSpec, outcome: Outcome, terms: Terms, totals: Total
         n, n_control = (round(float(totals.ripe[0, counting, each])) for each in (arm, control))
         effects[arm] = Effect(found, *aipw(pair), n, n_control)
     return effects
+
+
+def _counted(spec: ExperimentSpec, totals: Totals) -> FloatArray:
+    """[M, K] values of each metric as means count them: silence too, once it is known, where it has a value."""
+    silent = [metric.default_when_silent is not None for metric in spec.metrics]
+    counted: FloatArray = np.where(np.array(silent)[:, None], totals.ripe[0], totals.arrived[0])
+    return counted
 
 
 def _counting(spec: ExperimentSpec, index: int) -> int:

@@ -227,6 +227,7 @@ class ArmMetric(_message.Message):
     N_EFFECTIVE_FIELD_NUMBER: _builtins.int
     PLAIN_MEAN_BIASED_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
+    COVERED_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     n: _builtins.int
     """Rewards so far, and the part of the arm's decisions that has one."""
@@ -238,6 +239,8 @@ class ArmMetric(_message.Message):
     """As many rewards at constant shares would make the mean as precise."""
     plain_mean_biased: _builtins.float
     """Mean of all rewards. Biased: adaptive allocation; not comparable between arms."""
+    covered: _builtins.float
+    """Part of all rewards that the two means stand on; in the rest of the periods one of the two arms has none."""
     @_builtins.property
     def effect(self) -> Global___Effect:
         """Not set for the control."""
@@ -253,10 +256,11 @@ class ArmMetric(_message.Message):
         n_effective: _builtins.float = ...,
         plain_mean_biased: _builtins.float | None = ...,
         effect: Global___Effect | None = ...,
+        covered: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_mean", b"_mean", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "control_mean", b"control_mean", "effect", b"effect", "mean", b"mean", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_mean", b"_mean", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "arm", b"arm", "control_mean", b"control_mean", "effect", b"effect", "mean", b"mean", "n", b"n", "n_effective", b"n_effective", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_mean", b"_mean", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "arm", b"arm", "control_mean", b"control_mean", "covered", b"covered", "effect", b"effect", "mean", b"mean", "n", b"n", "n_effective", b"n_effective", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answered: _TypeAlias = _typing.Literal["answered"]  # noqa: Y015
     _WhichOneofArgType__answered: _TypeAlias = _typing.Literal["_answered", b"_answered"]  # noqa: Y015

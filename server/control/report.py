@@ -96,7 +96,9 @@ def _metric(spec: ExperimentSpec, each: MetricReport) -> report_pb2.MetricReport
 
 
 def _arm_metric(spec: ExperimentSpec, metric: Metric, each: ArmMetric) -> report_pb2.ArmMetric:
-    message = report_pb2.ArmMetric(arm=spec.arms[each.arm].name, n=each.n, n_effective=each.mean.n_effective)
+    message = report_pb2.ArmMetric(
+        arm=spec.arms[each.arm].name, n=each.n, n_effective=each.mean.n_effective, covered=each.mean.covered
+    )
     known(
         message,
         answered=each.answered,

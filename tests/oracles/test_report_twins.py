@@ -12,6 +12,7 @@ import pytest
 
 from bandit.inference.effects import Outcome, aipw, pair_of
 from bandit.inference.terms import PHI, PHI2, A, N, S, V, pair_terms
+from bandit.ledger import FloatArray
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -71,13 +72,16 @@ def test_a_sum_of_two_metrics_equals_the_sum_counted_as_one() -> None:
     y = 0.5 * (x + y)
     centres, weights = (0.4, 0.6), (2.0, -0.7)
 
-    def terms(value: np.ndarray[Any, Any], centre: float) -> np.ndarray[Any, Any]:
-        n = np.bincount(given, minlength=2).astype(float)
-        s, q = np.bincount(given, value, 2), np.bincount(given, value**2, 2)
-        return pair_terms(n, s - n * centre, q - 2 * centre * s + n * centre**2, share, [(1, 0)])[0]
+    n = np.bincount(given, minlength=2).astype(np.float64)
 
-    n = np.bincount(given, minlength=2).astype(float)
-    products = np.bincount(given, (x - centres[0]) * (y - centres[1]), 2)
+    def terms(value: FloatArray, centre: float) -> FloatArray:
+        s, q = (np.bincount(given, each, 2).astype(np.float64) for each in (value, value**2))
+        found: FloatArray = pair_terms(
+            n, s - n * centre, q - 2 * centre * s + n * centre**2, share, [(1, 0)]
+        )[0]
+        return found
+
+    products = np.bincount(given, (x - centres[0]) * (y - centres[1]), 2).astype(np.float64)
     cross = pair_terms(n, np.zeros(2), products, share, [(1, 0)])[0][[A, V, PHI2]]
     parts = np.stack([terms(x, centres[0]), terms(y, centres[1])])
     found = pair_of(Outcome(dict(enumerate(weights)), "exact"), parts, {(0, 1): cross})
