@@ -53,8 +53,8 @@ def fit(sums: LinearSums, *, ridge: float = RIDGE, a0: float = A0, b0: float = 1
     """The posterior of each arm; ``ridge`` = lambda > 0 and the noise prior a0, b0 > 0. Finite for any sums."""
     features = sums.xy.shape[1]
     a_matrix = ridge * np.eye(features) + sums.xx
-    inverse: FloatArray = np.linalg.inv(a_matrix)
-    theta: FloatArray = np.linalg.solve(a_matrix, sums.xy[:, :, None])[:, :, 0]
+    inverse = np.asarray(np.linalg.inv(a_matrix), np.float64)
+    theta = np.asarray(np.linalg.solve(a_matrix, sums.xy[:, :, None])[:, :, 0], np.float64)
     explained = np.einsum("kd,kde,ke->k", theta, a_matrix, theta)
     residual = np.maximum(sums.yy - explained, 0.0)
     _, log_det = np.linalg.slogdet(a_matrix / ridge)
