@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.allocators import ALLOCATORS
-from bandit.allocators.base import Problem, rank
+from bandit.allocators.base import Problem, Utility, rank
 from bandit.baselines import BASELINES
 from bandit.baselines.base import Belief, Evidence
+from bandit.constraints import Feasibility, feasibility
 from bandit.ledger import FloatArray
 from bandit.objective import utility
+from bandit.pacing import cost_of, pacing, priced, spending
 from bandit.rollout.bounds import bounded, boxes
-from bandit.spec.model import ExperimentSpec
+from bandit.spec.model import PPM, ExperimentSpec
 
 LEVEL = 0.95
 
@@ -26,7 +28,9 @@ class Proposal:
 
     ``weights`` are the allocator's, before bounds. ``p_best`` and ``expected_loss`` (units of the objective) are among
     live arms, for allocation and not as evidence. ``mean``, ``low``, ``high`` [K, M]: posterior mean and central 95 %
-    interval in the metric's own unit.
+    interval in the metric's own unit. ``feasible`` [K]: chance of keeping all constraints, None without any, 0 for arms
+    that are left out; then ``p_best`` is of being feasible and the best that is. ``price`` of a unit of the budget's
+    metric in units of the objective, see ``bandit.pacing``; 0 without a budget.
     """
 
     shares_ppm: tuple[int, ...]
@@ -38,6 +42,8 @@ class Proposal:
     mean: FloatArray
     low: FloatArray
     high: FloatArray
+    feasible: FloatArray | None = None
+    price: float = 0.0
 
 
 def propose(
@@ -53,10 +59,21 @@ def propose(
     ``batch``: requests that the allocation will probably serve."""
     beliefs = BASELINES[spec.baseline].beliefs(evidence)
     value = utility(spec, evidence.reading, beliefs)
-    p_best, loss = rank(value, live)
-    problem = Problem(value, evidence.reading.assigned, live, batch, _fixed(spec, live))
-    weights = ALLOCATORS[spec.allocator.kind].weights(problem, p_best)
+    kept = feasibility(spec, beliefs, live)
     low_ppm, high_ppm = boxes(spec, [bool(each) for each in live], hold_ppm, previous_ppm, elapsed_s)
+    pulls, price = evidence.reading.assigned, 0.0
+    if spec.budget is not None:
+        cost = cost_of(spec, evidence, beliefs)
+        free = value
+
+        def shares(price: float) -> FloatArray:
+            weights, _, _ = _weigh(spec, priced(free, cost, price, live), live, kept, pulls, batch)
+            return np.array(bounded(weights, low_ppm, high_ppm)) / PPM
+
+        width = cost.range[1] - cost.range[0]
+        price = pacing(spending(spec, evidence, cost).allowed, cost.mean, shares, value.span / width)
+        value = priced(value, cost, price, live)
+    weights, p_best, loss = _weigh(spec, value, live, kept, pulls, batch)
     mean, low, high = _metrics(spec, beliefs)
     return Proposal(
         shares_ppm=bounded(weights, low_ppm, high_ppm),
@@ -68,7 +85,25 @@ def propose(
         mean=mean,
         low=low,
         high=high,
+        feasible=None if kept is None else kept.q,
+        price=price,
     )
+
+
+def _weigh(
+    spec: ExperimentSpec,
+    value: Utility,
+    live: NDArray[np.bool_],
+    kept: Feasibility | None,
+    pulls: FloatArray,
+    batch: float,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(weights, P(best), expected loss) [K] of a utility, before bounds."""
+    admitted = live if kept is None else kept.admitted
+    p_best, loss = rank(value, live, None if kept is None else kept.q, spec.control_index)
+    rule = spec.allocator
+    problem = Problem(value, pulls, admitted, batch, _fixed(spec, live), rule.beta, rule.epsilon)
+    return ALLOCATORS[rule.kind].weights(problem, p_best), p_best, loss
 
 
 def _fixed(spec: ExperimentSpec, live: NDArray[np.bool_]) -> FloatArray | None:

@@ -49,10 +49,10 @@ def upper(family: int, arm: FloatArray, information: float, tail: float, normal:
     each = np.ones(3)
     step = abs(arm[1]) / math.sqrt(information)
     if family in (NORMAL, LOGNORMAL, LOGNORMAL_DOWN):
-        return arm[0] + step * normal
+        return float(arm[0] + step * normal)
     if family == STUDENT_T:
         each[0], each[1], each[2] = 0.0, 1.0, min(max(arm[2] * information, 1.0), 1e12)
-        return arm[0] + step * _invert(family, each, tail)
+        return float(arm[0] + step * _invert(family, each, tail))
     for i in range(2):
         each[i] = min(max(arm[i] * information, LEAST_SHAPE), MOST_SHAPE)
     return _invert(family, each, tail)
@@ -86,9 +86,9 @@ def _invert(family: int, arm: FloatArray, tail: float) -> float:
         if not low < after < high:
             after = 0.5 * (low + high)
         if abs(after - z) <= 1e-14 * (end - edges[panel]) or not low < after < high:
-            return after
+            return float(after)
         z = after
-    return z
+    return float(z)
 
 
 @kernel
@@ -122,7 +122,7 @@ def _density(
     half = 1e-9 * (1.0 + abs(z))
     share_nodes(family, z, half, place, density)
     densities(family, arm, peak, z, half, place, density)
-    return density[NODES // 2] / half
+    return float(density[NODES // 2] / half)
 
 
 @kernel

@@ -74,7 +74,7 @@ def _tuned(variance: float, gap: float) -> float:
         if not 0.0 < after < y * (1.0 - 4e-16):
             break
         y = after
-    return y
+    return float(y)
 
 
 @kernel

@@ -1,7 +1,7 @@
-"""How far an arm may be from the best: P(within a margin of it), the value remaining, P(below a limit); independent arms.
+"""How far an arm may be from the best: P(within a margin of it), the value remaining; and P(below a limit).
 
     within_k(d)  = P(x_k >= max_j x_j - d) = int f_k(x) prod_{j != k} F_j(x + d) dx,   d >= 0; d = 0 is P(best)
-    remaining(l) = the v with within_b(v) = l, b the arm of the highest P(best)         (Scott 2010, sec. 5; 2015, sec. 3)
+    remaining(l) = the v with within_b(v) = l, b the arm of the highest P(best)         (Scott 2010; 2015, sec. 3)
     below_k(c)   = F_k(c)
 
 By the same panels as ``best_arm``. Nothing is drawn; the margin is in units of x, as is the value remaining.
@@ -217,7 +217,7 @@ def _cdf(
             low = middle
         else:
             high = middle
-    return (before[low] + _mass(family, arm, edges[low], z, place, density)) / before[count - 1]
+    return float((before[low] + _mass(family, arm, edges[low], z, place, density)) / before[count - 1])
 
 
 @kernel

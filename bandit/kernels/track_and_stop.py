@@ -1,4 +1,4 @@
-"""How many requests tell the best arm: characteristic time, best proportions, a stopping statistic; it allocates nothing.
+"""How many requests tell the best arm: characteristic time, best proportions, a stopping rule; it allocates nothing.
 
 With one-parameter arms of means m, b the best, and for a < b the cost of telling a from b at proportion x = w_a / w_b
 
@@ -57,6 +57,19 @@ def _proportion(kind: int, variance: float, best: float, mean: float, y: float) 
 
 
 @kernel
+def _balance(kind: int, means: FloatArray, variance: float, top: int, y: float) -> float:
+    """sum_a kl(m_b, m_x) / kl(m_a, m_x) at the common cost y, rising in y; 1 at the best proportions."""
+    total = 0.0
+    for k in range(means.size):
+        if k != top:
+            x = _proportion(kind, variance, means[top], means[k], y)
+            gap = means[top] - means[k]
+            first = _kl(kind, variance, means[top], -gap * x / (1.0 + x))
+            total += first / _kl(kind, variance, means[k], gap / (1.0 + x))
+    return total
+
+
+@kernel
 def characteristic_time(kind: int, means: FloatArray, variance: float, w: FloatArray) -> float:
     """T* for ``means`` [K] (higher is better), the best proportions into ``w`` [K]; inf where two arms are the best.
 
@@ -79,15 +92,7 @@ def characteristic_time(kind: int, means: FloatArray, variance: float, w: FloatA
         middle = 0.5 * (low + high)
         if not low < middle < high:
             break
-        total = 0.0
-        for k in range(arms):
-            if k != top:
-                x = _proportion(kind, variance, best, means[k], middle)
-                gap = best - means[k]
-                total += _kl(kind, variance, best, -gap * x / (1.0 + x)) / _kl(
-                    kind, variance, means[k], gap / (1.0 + x)
-                )
-        if total > 1.0:
+        if _balance(kind, means, variance, top, middle) > 1.0:
             high = middle
         else:
             low = middle

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bandit.spec.choice import Allocator, Constraint
 from bandit.spec.finding import ANY, Finding, Loc, unknown
-from bandit.spec.metric import Direction
+from bandit.spec.metric import Direction, MetricKind
 from bandit.spec.model import ExperimentSpec
 
 _OWNERS = {"beta": "top_two", "epsilon": "epsilon_greedy"}
@@ -93,6 +93,12 @@ def _budget(spec: ExperimentSpec) -> Iterator[Finding]:
         yield Finding(
             loc,
             f"{metric.name} is maximised, so it is nothing that is spent; name a metric with direction: minimize",
+            reads,
+        )
+    elif metric.kind is MetricKind.RATIO:
+        yield Finding(
+            loc,
+            f"{metric.name} is a ratio, which no request spends; name the metric above its line",
             reads,
         )
     elif metric.scale[0] < 0:

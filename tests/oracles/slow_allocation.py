@@ -41,6 +41,23 @@ def expected_loss(distributions: Sequence[stats.rv_continuous]) -> list[float]:
     return [loss(k) for k in range(len(distributions))]
 
 
+def within(distributions: Sequence[stats.rv_continuous], margin: float) -> list[float]:
+    """int f_k(x) prod_{j != k} F_j(x + margin) dx, cut at the quantiles of the arm and of the others moved down."""
+
+    def chance(k: int) -> float:
+        arm = distributions[k]
+        moved = [_cuts([each], np.asarray) - margin for each in _without(distributions, k)]
+        cuts = np.unique(np.concatenate([_cuts([arm], np.asarray), *moved]))
+
+        def density(x: Array) -> Array:
+            out: Array = arm.pdf(x) * _product(_without(distributions, k), x + margin)
+            return out
+
+        return _integral(density, float(arm.ppf(1e-14)), float(arm.isf(1e-14)), cuts)
+
+    return [chance(k) for k in range(len(distributions))]
+
+
 def _without(distributions: Sequence[stats.rv_continuous], k: int) -> list[stats.rv_continuous]:
     return [each for i, each in enumerate(distributions) if i != k]
 
