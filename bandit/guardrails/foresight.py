@@ -16,7 +16,7 @@ from bandit.ledger import FloatArray
 
 FARTHEST = 1e9
 TYPICAL_STRENGTH = 100.0
-DOUBLINGS, HALVINGS = 24, 5
+STEP, STEPS, HALVINGS = 1.25, 30, 3
 _NONE = np.zeros((0, watch.EDGES))
 
 
@@ -25,7 +25,7 @@ def rewards_more(
 ) -> tuple[float, float]:
     """(rewards more, outcomes that still wait for their windows); CANNOT_TELL where the evidence points nowhere.
 
-    A formula says where evidence will be enough; where it says "now" and it is not, the sums themselves are scaled.
+    A formula says where evidence will be enough; the sums, scaled to that, say whether it is so.
     """
     n = float(answers[weigh.N])
     if code == watch.BREAKER:
@@ -92,16 +92,16 @@ def _of_scores(code: int, params: FloatArray, sums: FloatArray, n: float, levels
 def _checked(
     code: int, params: FloatArray, sums: FloatArray, n: float, needed: float, which: int, level: float
 ) -> float:
-    """``needed - n``, or where that is about nothing, what scaling the sums says."""
-    if needed > 1.1 * n:
-        return needed - n
-    low, high = 1.0, 1.25
-    for _ in range(DOUBLINGS):
+    """``needed - n``, more where the sums scaled to that are not enough yet."""
+    low, high = 1.0, max(needed / n, STEP)
+    for _ in range(STEPS):
         if _evidence(code, params, sums * high, which) >= level:
             break
-        low, high = high, 2.0 * high
+        low, high = high, STEP * high
     else:
         return CANNOT_TELL
+    if high <= 2.0 * low:
+        return max(n * (high - 1.0), 1.0)
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
         if _evidence(code, params, sums * middle, which) >= level:

@@ -233,7 +233,8 @@ def _edges(index: int, guardrail: Guardrail, metric: Metric, reads: tuple[Loc, .
     elif len(guardrail.edges()[0]) > MOST_EDGES:
         yield Finding(
             (*at, "between"),
-            f"[{begin:g}, {end:g}] takes more than {MOST_EDGES} steps of the margin {guardrail.margin:g}; write a narrower one, or a larger margin",
+            f"[{begin:g}, {end:g}] takes more than {MOST_EDGES} steps of the margin {guardrail.margin:g}; "
+            "write a narrower one, or a larger margin",
             read,
         )
 
