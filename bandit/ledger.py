@@ -219,7 +219,7 @@ def _stack(
     for row, each in enumerate(facts):
         if each is not None:
             kept[row] = each
-    centres = len(periods[0].centres) if periods else 0
+    centres = len(periods[0].centres) if periods else layout.channels
     return PeriodTable(
         number=np.array([p.number for p in periods], np.int64),
         last=np.array([p.last for p in periods], np.int64),
