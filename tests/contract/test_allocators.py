@@ -175,7 +175,7 @@ def test_fixed_weights_of_a_dead_arm_go_to_the_control() -> None:
         allocator={"kind": "fixed", "weights": {"control": 0.5, "small": 0.3, "large": 0.2}},
         bounds={"floor": 0.0},
     )
-    zero = np.zeros((3, 2))
+    zero = np.zeros((3, len(made.columns)))
     reading = Reading(np.zeros(3), zero, zero, zero)
     for live, shares in (
         ([True, True, True], (500_000, 300_000, 200_000)),
@@ -198,8 +198,9 @@ def test_random_experiments_stay_within_bounds(name: str) -> None:
             allocator=written,
             bounds={"floor": floor, "cap": cap, "control_floor": 0.1, "ramp_per_minute": chance.choice([0.06, 1])},
         )  # fmt: skip
-        n = np.floor(10 ** chance.uniform(-1, 12, (3, 2)))
-        x = chance.choice([0.0, 1.0, 1e-12, chance.random()], (3, 2))
+        n = np.floor(10 ** chance.uniform(-1, 12, (3, 3)))
+        n[:, 2] = n[:, :2].min(axis=1)  # the pair of both metrics
+        x = chance.choice([0.0, 1.0, 1e-12, chance.random()], (3, 3))
         reading = Reading(n.max(axis=1) * 1.5, n, n * x, n * x * x)
         live = np.array([True, chance.random() > 0.2, chance.random() > 0.2])
         held = [None, *(None if chance.random() > 0.3 else int(chance.integers(PPM)) for _ in range(2))]
