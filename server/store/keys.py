@@ -81,7 +81,6 @@ class ExperimentKeys:
             self.requested,
             self.lease,
             self.status,
-            self.report,
             self.log,
             self.writer,
             self.periods,
@@ -89,6 +88,7 @@ class ExperimentKeys:
             self.exposed,
             self.foreign,
             self.folded,
+            self.report,
         ]
         return fixed + [self.bucket(each) for each in buckets]
 

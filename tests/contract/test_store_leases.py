@@ -83,10 +83,16 @@ def test_a_commit_needs_the_lease_that_it_names(kept: Kept) -> None:
         with pytest.raises(Stale):
             store.commit(following(now, fence=fence, audit=record(now)))
         assert not store.put_status(name, b"forged", fence)
-    assert (stored(store, name), store.status(name)) == (now, None)
+        assert not store.put_report(name, b"forged", fence)
+    assert (stored(store, name), store.status(name), store.report(name)) == (now, None, None)
     assert store.commit(following(now, fence=new)) == now.generation + 1
     assert store.put_status(name, b"\x00right\xff", new)
     assert store.status(name) == b"\x00right\xff"
+    assert store.put_report(name, b"\xffwhat it shows\x00", new)
+    assert store.report(name) == b"\xffwhat it shows\x00"
+    assert store.status(name) == b"\x00right\xff"
+    store.delete(name, stored(store, name).generation)
+    assert store.report(name) is None
 
 
 def test_a_create_cannot_be_fenced(store: Store) -> None:

@@ -174,6 +174,15 @@ class Experiments(egrpc.ExperimentServiceServicer):
             "Status", request, context, lambda: epb.GetStatusResponse(status=self._status(request.name))
         )
 
+    def GetReport(self, request: Any, context: Any) -> Any:  # noqa: N802
+        def work() -> epb.GetReportResponse:
+            report = self.ground.find(request.name).report
+            if report is None:
+                raise errors.NotAllowed("no report yet; ask again")
+            return epb.GetReportResponse(report=report)
+
+        return self.ground.serve("Report", request, context, work)
+
     def WatchStatus(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         last = None
         self.ground.serve("Watch", request, context, lambda: None)

@@ -23,6 +23,7 @@ from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import Transition
 from bandit.v1 import experiment_pb2 as pb
+from bandit.v1 import report_pb2
 
 CODES: tuple[tuple[type[errors.BanditError], grpc.StatusCode], ...] = (
     (errors.InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT),
@@ -48,6 +49,7 @@ class Held:
     ends: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     verdicts: list[pb.Verdict] = field(default_factory=list)
+    report: report_pb2.Report | None = None
 
     @property
     def table(self) -> Table:
