@@ -11,9 +11,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from bandit.spec.parse import parse_yaml
+from bandit.spec.parse import parse_mapping, parse_yaml
 from bandit.spec.render import render_yaml, to_mapping
 from bandit.spec.schema import DIALECT, json_schema
+from tests.dice import mapping_of
 
 SPECS = Path(__file__).resolve().parents[1] / "fixtures" / "specs"
 GOOD: dict[str, Any] = yaml.safe_load((SPECS / "support-answers.yaml").read_text())
@@ -79,6 +80,18 @@ def test_it_refuses_the_bad_example() -> None:
         (("budget",), {"metric": "cost_usd", "per_day": 0}),
         (("cohorts",), {"attribute": "plan"}),
         (("guardrial",), []),
+        (("metrics", 0), {"name": "satisfied", "kind": "poisson", "direction": "maximize"}),
+        (("metrics", 0), {"name": "satisfied", "kind": "rating", "direction": "maximize"}),
+        (("metrics", 0), {"name": "satisfied", "kind": "rating", "direction": "maximize", "levels": [1]}),
+        (("metrics", 0), {"name": "satisfied", "kind": "ratio", "direction": "maximize", "range": [0, 1]}),
+        (("metrics", 0, "levels"), [1, 2]),
+        (("metrics", 0, "scores"), [1, 2]),
+        (("metrics", 0, "numerator"), "cost_usd"),
+        (("metrics", 0, "aggregate"), "mean"),
+        (("metrics", 0, "pending"), True),
+        (("metrics", 0, "plausible_lift"), 0),
+        (("arms", 1, "prior"), {"satisfied": {"strength": 3}}),
+        (("arms", 1, "prior"), {"satisfied": 0.5}),
     ],
 )
 def test_it_refuses_one_mistake(path: tuple[str | int, ...], value: object) -> None:
@@ -88,6 +101,18 @@ def test_it_refuses_one_mistake(path: tuple[str | int, ...], value: object) -> N
         holder = holder[key]
     holder[path[-1]] = value
     assert not VALIDATOR.is_valid(mapping)
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_it_takes_whatever_the_parser_takes(block: int) -> None:
+    for seed in range(block * 50, block * 50 + 50):
+        mapping = mapping_of(seed)
+        for form in (
+            mapping,
+            to_mapping(parse_mapping(mapping)),
+            yaml.safe_load(render_yaml(parse_mapping(mapping))),
+        ):
+            assert [error.message for error in VALIDATOR.iter_errors(form)] == [], seed
 
 
 def test_every_field_is_described() -> None:
