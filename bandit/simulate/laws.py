@@ -176,6 +176,19 @@ def fault(metric: Metric, law: Law) -> str:
     return ""
 
 
+def counted_mean(metric: Metric, law: Law, mean: float) -> float:
+    """What the mean of a decision is on the ledger's scale, given that of a value: where silence has a value, the
+    decisions that never answer, or not within the attribution window, count as that."""
+    if metric.default_when_silent is None:
+        return mean
+    low, high = metric.scale
+    silent = (min(metric.default_when_silent, high) - low) / (high - low)
+    arrived = law.answered
+    if law.delay_s:
+        arrived *= -math.expm1(-metric.attribution_window / law.delay_s)
+    return silent + (mean - silent) * arrived
+
+
 def draw(metric: Metric, law: Law, means: FloatArray, rng: Generator) -> FloatArray:
     """Values in [0, 1] of the ledger's scale, one for each of ``means`` (the law's mean at the moment, by decision)."""
     n = means.size

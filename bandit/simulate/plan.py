@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bandit.ledger import FloatArray
 from bandit.simulate.harms import Truth, harmful_from
-from bandit.simulate.laws import Law, atoms
+from bandit.simulate.laws import Law, atoms, counted_mean
 from bandit.simulate.world import WorldFile, cohorts_of, parts_of_traffic, resolved
 from bandit.spec.model import Direction, ExperimentSpec, MetricKind
 
@@ -22,9 +22,10 @@ class Plan:
     """E periods, G cohorts, K arms, M metrics, GD guardrails.
 
     ``laws`` [G][K][M], None for ratios. ``means`` [E, G, K, M]: means that values are drawn with, metric's unit.
-    ``truth`` [E, G, K, M]: true means on the ledger's scale, ratios on their own. ``parts`` [G] of the traffic.
-    ``utility`` [E, G, K]: of one request, in units of the objective. ``harmful`` [GD, K]: first period from which the
-    guardrail's promise is broken, E when never. ``best``: the feasible arm with the highest utility over the horizon.
+    ``truth`` [E, G, K, M]: true means of a decision as it counts, on the ledger's scale; ratios on their own.
+    ``parts`` [G] of the traffic. ``utility`` [E, G, K]: of one request, in units of the objective. ``harmful``
+    [GD, K]: first period from which the guardrail's promise is broken, E when never. ``best``: the feasible arm with
+    the highest utility over the horizon.
     """
 
     spec: ExperimentSpec
@@ -90,7 +91,7 @@ def plan(spec: ExperimentSpec, world: WorldFile, looks: int) -> Plan:
             mean = law.mean * law.factor((e + 0.5) * period_s, world.horizon)
             key = (m, law, mean)
             if key not in known:
-                known[key] = atoms(metrics[m], law, mean).mean
+                known[key] = counted_mean(metrics[m], law, atoms(metrics[m], law, mean).mean)
             means[e, g, k, m], truth[e, g, k, m] = mean, known[key]
     _ratios(spec, truth)
     parts = np.array(parts_of_traffic(world, spec))

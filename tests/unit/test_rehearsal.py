@@ -121,6 +121,14 @@ def test_rewards_come_as_late_as_their_delays_and_never_after_the_window() -> No
     assert early[-2:].tolist() == pytest.approx([(1 - math.exp(-1.5)) / whole, 1.0], abs=0.02)
 
 
+def test_what_comes_after_the_window_counts_as_silence() -> None:
+    metrics = [{**LIKED, "attribution_window": "20s", "default_when_silent": 0}, UNSAFE]
+    law = {"mean": 0.5, "delay": "10s", "answered": 0.8}
+    made = plan(spec_of(metrics=metrics), world_of(10, 1, {"a": {"liked": law}}), 1)
+    assert made.truth[0, 0, 0, 0] == pytest.approx(0.5 * 0.8 * (1 - math.exp(-2)))
+    assert made.arm_utility[0] == made.truth[0, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("metric", "law"),
     [

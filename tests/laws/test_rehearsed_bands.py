@@ -1,0 +1,148 @@
+"""The design's bands through the whole chain: draws, ledger table, reading, beliefs, allocator, bounds, guardrails.
+
+Seeded, at a size for CI; benchmarks/stats has the same setups at full size beside the design's own figures. Bands are
+the design's; where a usual way goes wrong it runs beside ours, to show that the world is hard.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bandit.baselines import BASELINES
+from bandit.baselines.base import evidence_of
+from bandit.simulate.look import Book
+from bandit.simulate.outcomes import Outcomes
+from bandit.simulate.plan import plan
+from bandit.simulate.tally import tally
+from tests.rehearsals import LIKED, UNSAFE, runs_of, spec_of, world_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+RISING = {"drift": {"shape": "rising", "by": 3.0}}
+
+
+def on_top(baseline: str, runs: int, **parts: Any) -> tuple[float, float]:
+    """(share of runs that end with the best arm on top, mean regret): 96 batches of 1,000, a level from 5 to 20 %."""
+    spec = spec_of(
+        3, metrics=[LIKED], baseline=baseline, bounds={"floor": 0.05, "control_floor": 0.05}, **parts
+    )
+    laws = {
+        "a": {"liked": {"mean": 0.05, **RISING}},
+        "b": {"liked": {"times": 1.08}},
+        "c": {"liked": {"times": 1.03}},
+    }
+    made, found = runs_of(spec, world_of(1000, 96, laws), 96, runs)
+    top = [run.shares[-1].argmax() == made.best for run in found]
+    return float(np.mean(top)), float(np.mean([run.regret for run in found]))
+
+
+def test_a_rising_level_does_not_hide_the_best_arm() -> None:
+    """Pitfall 2. The design: fixed effects 0.97, pooled means with decay 0.35."""
+    top, regret = on_top("contrast", 100)
+    assert top >= 0.93
+    assert regret <= 210
+    decayed, _ = on_top("stationary", 60, decay={"half_life": "166s"})  # tau of 24 batches
+    assert decayed <= 0.7
+
+
+def test_pending_decisions_are_weighed_by_their_age() -> None:
+    """Pitfall 12. The better arm converts ten times as slowly; the design: 72 weighed, 147 matured only."""
+    lost = {}
+    for pending in ("weigh", "wait"):
+        metric = {**LIKED, "attribution_window": "300s", "default_when_silent": 0, "pending": pending}
+        spec = spec_of(metrics=[metric], baseline="stationary", bounds={"floor": 0.02, "control_floor": 0.02})
+        laws = {
+            "a": {"liked": {"mean": 0.10, "delay": "10s"}},
+            "b": {"liked": {"mean": 0.11, "delay": "100s"}},
+        }
+        made, found = runs_of(spec, world_of(500, 200, laws), 200, 40)
+        told = tally(made, found)
+        assert told.best == "b"
+        assert np.mean([run.shares[-1, 1] > 0.5 for run in found]) >= 0.9
+        lost[pending] = told.regret
+    assert lost["weigh"] <= 0.6 * lost["wait"]
+
+
+def test_doubled_errors_are_stopped_in_time() -> None:
+    """2 % against 4 % at alpha 1 %, a tenth of the traffic: within 1,500 requests of the canary in half of the runs."""
+    spec = spec_of(
+        metrics=[LIKED, UNSAFE],
+        allocator={"kind": "fixed", "weights": {"a": 0.9, "b": 0.1}},
+        guardrails=[{"name": "worse", "kind": "harm", "metric": "unsafe"}],
+        alpha=0.01,
+    )
+    laws = {"a": {"liked": {"mean": 0.5}, "unsafe": {"mean": 0.02}}, "b": {"unsafe": {"mean": 0.04}}}
+    told = tally(*runs_of(spec, world_of(500, 90, laws), 90, 40))
+    (guard,) = told.guards
+    assert guard.acted.share >= 0.9
+    assert guard.requests is not None
+    assert guard.requests.median <= 1500
+
+
+def test_a_release_of_equal_arms_is_rolled_back_with_chance_alpha_at_most() -> None:
+    """Three arms, four metrics at 0.1, 2 and 20 per cent and a cost, three cohorts, each watched; bandit weights."""
+    metrics = [{**UNSAFE, "name": name} for name in ("rare", "some", "many")]
+    cost = {
+        "name": "cost",
+        "kind": "gaussian",
+        "direction": "minimize",
+        "range": [0, 10],
+        "attribution_window": "1s",
+    }
+    spec = spec_of(
+        3,
+        metrics=[*metrics, cost],
+        objective=[{"metric": "many"}],
+        bounds={"floor": 0.02, "control_floor": 0.1},
+        cohorts={"attribute": "plan", "values": ["free", "paid", "team"]},
+        guardrails=[
+            {"name": name, "kind": "harm", "metric": name, "cohorts": "each"}
+            for name in ("rare", "some", "many", "cost")
+        ],
+        alpha=0.05,
+    )
+    laws = {
+        "a": {
+            "rare": {"mean": 0.001},
+            "some": {"mean": 0.02, "drift": {"shape": "rising", "by": 1.0}},
+            "many": {"mean": 0.2, "drift": {"shape": "daily", "by": 0.4}},
+            "cost": {"mean": 3, "sd": 1},
+        }
+    }
+    runs = 40
+    told = tally(*runs_of(spec, world_of(600, 30, laws), 30, runs))
+    assert told.false_rollbacks.count <= stats.binom.isf(1e-6, runs, spec.alpha)
+    assert told.false_rollbacks.share <= spec.alpha
+
+
+@pytest.mark.parametrize("kind", ["thompson", "top_two", "exploration", "kl_ucb", "ucb1", "bayes_ucb"])
+def test_equal_beginnings_give_equal_weights(kind: str) -> None:
+    """Pitfall 32: nobody is favoured by a place in the list."""
+    spec = spec_of(4, metrics=[LIKED], allocator={"kind": kind})
+    _, (run,) = runs_of(spec, world_of(50, 2, {"a": {"liked": {"mean": 0.5}}}), 2, 1)
+    assert np.abs(run.shares[0] - 0.25).max() <= 1e-6
+
+
+def test_a_clone_that_comes_late_shows_no_lift() -> None:
+    """Pitfall 36: the control's copy enters at the peak of a rising level. Pooled means see a lift of many sd."""
+    spec = spec_of(3, metrics=[LIKED])
+    made = plan(spec, world_of(1000, 40, {"a": {"liked": {"mean": 0.05, **RISING}}}), 40)
+    outcomes = Outcomes(made)
+    z: dict[str, list[float]] = {"contrast": [], "stationary": []}
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        book = Book.empty(spec, 40, 1, 1, made.period_s)
+        for period in range(40):
+            shares = np.array([0.5, 0.5, 0.0]) if period < 30 else np.array([0.4, 0.3, 0.3])
+            book.add(outcomes.period(period, shares, rng), shares, (0.1,))
+        evidence = evidence_of(spec, book.tables()[1], book.now_ms)
+        for name, found in z.items():
+            belief = BASELINES[name].beliefs(evidence)[0]
+            found.append((belief.mean[2] - belief.mean[0]) / np.hypot(belief.sd[2], belief.sd[0]))
+    assert abs(np.mean(z["contrast"])) <= 5 / np.sqrt(40)
+    assert np.max(np.abs(z["contrast"])) <= 5
+    assert np.min(z["stationary"]) >= 5
