@@ -94,7 +94,7 @@ def run_learner(config: Config, ready: Callable[[], None]) -> int:
 
     Until the kernels are compiled nobody learns: servers go on with the shares they have, and say so (frozen).
     """
-    from bandit.kernels.jit import warm_all
+    from bandit.kernels.jit import warm_often, warm_seldom
     from server.runtime import LearnerLoop, LoopSettings
     from server.telemetry.learning import LearnerTelemetry
 
@@ -102,11 +102,12 @@ def run_learner(config: Config, ready: Callable[[], None]) -> int:
     clock = SystemClock()
     store = RedisStore(config.store)
     began = clock.monotonic_s()
-    warm_all()
+    warm_often()
     log.info("kernels_ready", seconds=round(clock.monotonic_s() - began, 1))
     owner = f"{socket.gethostname()}/{os.getpid()}"
     settings = LoopSettings(owner, lease_ttl_s=config.lease_ttl_s, tick_s=config.tick_s)
     loop = LearnerLoop(store, clock, settings, LearnerTelemetry(clock.now_ms))
+    threading.Thread(target=warm_seldom, name="warmer", daemon=True).start()
     ready()
     loop.run(stop)
     store.close()

@@ -19,7 +19,16 @@ from bandit.guardrails.base import Folded
 from bandit.guardrails.judge import accumulate
 from bandit.inference.terms import settle as settle_terms
 from bandit.learn import Folding, fold, newest_allocation, open_periods
-from bandit.ledger import FloatArray, Ledger, PeriodTable, fold_block, split_table, table
+from bandit.ledger import (
+    FloatArray,
+    Int64Array,
+    Ledger,
+    PeriodTable,
+    cluster_totals,
+    fold_block,
+    split_table,
+    table,
+)
 from bandit.log import (
     OUTCOME_APPLIED,
     OUTCOME_CONFLICT,
@@ -139,6 +148,10 @@ class Writer:
     def rows(self) -> PeriodTable:
         """The periods of the present epoch as arrays, a row per cohort."""
         return split_table(self.state.ledger.current(), self.state.ledger.layout)
+
+    def clusters(self) -> Int64Array | None:
+        """Sums of the present epoch by hash bucket of the unit, where units keep their arm."""
+        return cluster_totals(self.state.ledger.current(), self.state.ledger.layout)
 
     def folded(self) -> Folded:
         """Accumulators of the guardrails over blocks, for the present spec."""

@@ -197,7 +197,13 @@ class LearnerLoop:
             now_ms = min(now_ms, int(writer.state.offset.partition("-")[0]))
         stored = writer.stored
         seen = look(
-            stored.experiment, stored.allocation, writer.table(), writer.rows(), writer.folded(), now_ms
+            stored.experiment,
+            stored.allocation,
+            writer.table(),
+            writer.rows(),
+            writer.folded(),
+            now_ms,
+            writer.clusters(),
         )
         if seen.transition is not None:
             self._commit(writer, seen)

@@ -22,6 +22,10 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 FOLDER = Path(__file__).parent
+SELDOM = frozenset(
+    {"bayes_ucb", "divergence", "fluid", "indices", "intervals", "margin", "mixing", "track_and_stop"}
+)
+"""Modules that only some specs need."""
 CONSTANT = (bool, int, float, np.ndarray, np.generic)
 
 _warned = False
@@ -94,9 +98,26 @@ def _files() -> bytes:
 def warm_all() -> None:
     """Compile every kernel, or load it from the cache, for the types that the learner uses; then nothing compiles
     while it serves."""
-    for path in sorted(FOLDER.glob("*.py")):
-        if path.stem not in ("__init__", "jit"):
-            importlib.import_module(f"bandit.kernels.{path.stem}").warm()
+    warm_often()
+    warm_seldom()
+
+
+def warm_often() -> None:
+    """Compile what every experiment needs, or load it from the cache."""
+    for name in names():
+        if name not in SELDOM:
+            importlib.import_module(f"bandit.kernels.{name}").warm()
+
+
+def warm_seldom() -> None:
+    """Compile the rest: rules that few specs ask for. Until then the first look of such a spec compiles them."""
+    for name in sorted(SELDOM):
+        importlib.import_module(f"bandit.kernels.{name}").warm()
+
+
+def names() -> list[str]:
+    """Names of the modules with kernels."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "jit"))
 
 
 def _warn(message: str) -> None:

@@ -14,7 +14,7 @@ from bandit.allocate import Proposal, propose
 from bandit.baselines.base import Evidence, evidence_of
 from bandit.guardrails.base import ArmStanding, Folded, Verdict
 from bandit.guardrails.judge import judge
-from bandit.ledger import PeriodTable
+from bandit.ledger import Int64Array, PeriodTable
 from bandit.ranges import PPM
 from bandit.reading import with_silence
 from bandit.rollout.rollback import Kind, decisions
@@ -49,13 +49,14 @@ def look(
     rows: PeriodTable,
     folded: Folded,
     now_ms: int,
+    clusters: Int64Array | None = None,
 ) -> Look:
     """Judge and propose. Pure; ``now_ms`` is the time up to which the log has been folded; ``table`` and ``rows`` are
-    the same periods, cohorts added up and apart."""
+    the same periods, cohorts added up and apart, ``clusters`` their ``ledger.cluster_totals``."""
     spec = experiment.spec
-    evidence = evidence_of(spec, rows, now_ms)
+    evidence = evidence_of(spec, rows, now_ms, clusters)
     arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in experiment.arms]
-    verdicts = judge(spec, table, folded, arms, now_ms)
+    verdicts = judge(spec, table, folded, arms, now_ms, rows)
     fresh = allocation.cause in FRESH_STARTS
     proposal = propose(
         spec,

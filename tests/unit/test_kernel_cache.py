@@ -135,6 +135,10 @@ def test_constants_are_part_of_the_stamp() -> None:
     assert jit.stamp(part) == before
 
 
+def test_what_is_warmed_late_exists() -> None:
+    assert set(jit.names()) > jit.SELDOM
+
+
 def test_warming_leaves_nothing_to_compile() -> None:
     """Every kernel that the learner's functions meet has its types after ``warm_all``."""
     jit.warm_all()
