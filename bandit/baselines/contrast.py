@@ -56,10 +56,11 @@ class Contrast:
         return tuple(made)
 
 
-def differences_of(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArray]:
+def differences_of(evidence: Evidence, index: int, doubt: float = 1.0) -> tuple[FloatArray, FloatArray]:
     """(difference from the control, its part of the variance) [K] of a metric with rewards of its own.
 
-    In the metric's scaled units, those of its LOG channel for a lognormal metric.
+    In the metric's scaled units, those of its LOG channel for a lognormal metric. ``doubt``: by how much wider than
+    the spec's the prior is; a large one leaves the estimate alone.
     """
     spec, metric = evidence.spec, evidence.spec.metrics[index]
     found = {each.channel: each for each in streams(spec) if each.channel.metric == index}
@@ -72,7 +73,7 @@ def differences_of(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArr
         value = evidence.reading.channel(index)
         counts = evidence.reading.s1[:, [spec.columns[each.channel] for each in levels]]
         unit = _unit_variance(0.0, 0.0) if not counts.any() else _of_scores(counts, worth)
-        return estimate(spec, metric, facts[0].links, pull, unit * effect, value.n, unit)
+        return estimate(spec, metric, facts[0].links, pull, unit * effect, value.n, unit, doubt)
     kind = ChannelKind.LOG if metric.kind is MetricKind.LOGNORMAL else ChannelKind.VALUE
     stream = next(each for each in found.values() if each.channel.kind is kind)
     made = gather(evidence, stream)
@@ -83,7 +84,7 @@ def differences_of(evidence: Evidence, index: int) -> tuple[FloatArray, FloatArr
     # Of all values together: arms whose own values never vary may well differ from each other.
     level, square = float(sums.s1.sum()) / max(total, 1.0), float(sums.s2.sum()) / max(total, 1.0)
     of_one = max(square - level * level, LEAST_VARIANCE) if total > 0.0 else VARIANCE_GUESS
-    return estimate(spec, metric, made.links, made.pull, unit * effect, sums.n, of_one)
+    return estimate(spec, metric, made.links, made.pull, unit * effect, sums.n, of_one, doubt)
 
 
 def gather(evidence: Evidence, stream: Stream, *, strata: bool = False) -> Comparison:
@@ -104,10 +105,11 @@ def estimate(
     unit: float,
     n: FloatArray,
     of_one: float,
+    doubt: float = 1.0,
 ) -> tuple[FloatArray, FloatArray]:
     """(difference, variance part) [K] from facts; ``unit`` their unit variance, ``of_one`` that of one value."""
     arms = len(pull)
-    prior = 2.0 / (arms * prior_variance(metric, of_one))
+    prior = 2.0 / (arms * prior_variance(metric, of_one) * doubt)
     joined, right = links / unit + prior, pull / unit
     said = _said_before(spec, metric)
     if said is not None:
