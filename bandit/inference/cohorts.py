@@ -93,14 +93,7 @@ def cohort_effects(spec: ExperimentSpec, rows: PeriodTable, now_ms: int) -> tupl
         n = {each: evidence[each].reading.n[:, index] for each in cohorts}
         for arm in range(len(spec.arms)):
             if arm != spec.control_index:
-                found += _of_arm(
-                    spec,
-                    index,
-                    arm,
-                    high - low,
-                    {each: evidence[each].reading.n[:, index] for each in cohorts},
-                    raw,
-                )
+                found += _of_arm(spec, index, arm, high - low, n, raw)
     return tuple(found)
 
 
