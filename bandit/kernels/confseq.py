@@ -284,21 +284,6 @@ def log_overlap_e(total: float, variance: float, rho: float, c: float) -> float:
 
 
 @kernel
-def log_harm_e(
-    total: float, variance: float, odds: NDArray[np.float64], rhos: NDArray[np.float64], c: float
-) -> float:
-    """ln of the mean of two e-processes, each a mean: of overlap scores over ``rhos`` [I], see ``log_overlap_e``, and
-    of the odds of bad events, whose logarithms for J ratios are ``odds`` [J]. Each mean costs at most ln of its size.
-    """
-    overlap = np.empty(rhos.size)
-    for i in range(rhos.size):
-        overlap[i] = log_overlap_e(total, variance, rhos[i], c)
-    left, right = log_mean_exp(overlap), log_mean_exp(odds)
-    top = max(left, right)
-    return top + math.log(0.5 * math.exp(left - top) + 0.5 * math.exp(right - top))
-
-
-@kernel
 def log_normal_e(total: float, variance: float, rho: float) -> float:
     """ln of the one-sided normal mixture 2 sqrt(rho/(V+rho)) exp(S^2/(2(V+rho))) Phi(S/sqrt(V+rho)).
 
@@ -331,4 +316,4 @@ def warm() -> None:
     rarest_run(ones, ones, ones, 0.5)
     log_count_above(1.0, 2.0, ones)
     log_count_below(1.0, 2.0, ones)
-    log_harm_e(0.0, 1.0, ones, ones, 1.0)
+    log_overlap_e(0.0, 1.0, 1.0, 1.0)

@@ -18,14 +18,19 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.kernels.confseq import log_harm_e, log_normal_e, tuned_rho
+from bandit.kernels.confseq import log_mean_exp, log_normal_e, log_overlap_e, tuned_rho
 from bandit.kernels.jit import kernel
 
 LEAST = 0.1
-# Most power when V is what 2,000 samples of the canary bring at variances from a steady cost's to a bad share of 10 %.
-RHOS = np.array([tuned_rho(2000.0 * variance, 0.01) for variance in (1e-4, 1e-3, 0.01, 0.1)])
+# Most power when V is what 2,000 samples of the canary bring at variances of a steady cost and of a bad share of 10 %.
+RHOS = np.array([tuned_rho(2000.0 * variance, 0.01) for variance in (2e-3, 0.1)])
+# Parts of the mean of e-processes: of overlap scores for each of RHOS, and of the odds, each ratio alike. Measured
+# medians of canary outcomes at alpha 1 % and shares of 1 to 50 %: 3,422 for a fifth more than 10 % (3,790 with equal
+# parts over four rhos), 210 and 2,147 for twice 10 % and twice 1 % (202, 1,830).
+PARTS = np.array([0.08, 0.72])
+PART_ODDS = 0.2
 RATIOS = np.array([1.2, 1.5, 2.0, 3.0, 6.0, 20.0])
-TYPICAL_RHO = float(RHOS[2])
+TYPICAL_RHO = float(RHOS[1])
 
 TOTAL, VARIANCE, TOTAL_SAFE, VARIANCE_SAFE, ODDS = range(5)
 ODDS_SAFE = ODDS + RATIOS.size
@@ -67,9 +72,20 @@ def add_scores(
 @kernel
 def scores_log_e(scores: NDArray[np.float64]) -> tuple[float, float]:
     """(ln E of harm, ln E of safety) of a block [SCORES]."""
-    harm = log_harm_e(scores[TOTAL], scores[VARIANCE], scores[ODDS:ODDS_SAFE], RHOS, LEAST)
-    safe = log_harm_e(scores[TOTAL_SAFE], scores[VARIANCE_SAFE], scores[ODDS_SAFE:SCORES], RHOS, LEAST)
+    harm = log_mixture(scores[TOTAL], scores[VARIANCE], scores[ODDS:ODDS_SAFE])
+    safe = log_mixture(scores[TOTAL_SAFE], scores[VARIANCE_SAFE], scores[ODDS_SAFE:SCORES])
     return harm, safe
+
+
+@kernel
+def log_mixture(total: float, variance: float, odds: NDArray[np.float64]) -> float:
+    """ln of the mean, by PARTS, of the e-processes of overlap scores, see ``log_overlap_e``, and of PART_ODDS of the
+    odds of bad events, whose logarithms are ``odds``. A mean of e-processes is one."""
+    values = np.empty(RHOS.size + 1)
+    for i in range(RHOS.size):
+        values[i] = math.log(PARTS[i]) + log_overlap_e(total, variance, RHOS[i], LEAST)
+    values[RHOS.size] = math.log(PART_ODDS) + log_mean_exp(odds)
+    return log_mean_exp(values) + math.log(RHOS.size + 1.0)
 
 
 @kernel
@@ -80,7 +96,7 @@ def reaches(scores: NDArray[np.float64], level: float) -> bool:
     most = max(total, 0.0) ** 2
     if most < 2.0 * level * variance and scores[ODDS:ODDS_SAFE].max() < level:
         return False
-    return log_harm_e(total, variance, scores[ODDS:ODDS_SAFE], RHOS, LEAST) >= level
+    return log_mixture(total, variance, scores[ODDS:ODDS_SAFE]) >= level
 
 
 @kernel

@@ -16,7 +16,6 @@ from scipy import stats
 from bandit.guardrails.levels import thresholds
 from bandit.kernels import overlap
 from bandit.kernels.confseq import (
-    log_harm_e,
     log_normal_e,
     log_overlap_e,
     log_rate_above,
@@ -134,9 +133,9 @@ def first_look(
             if max(total, 0.0) ** 2 < 2 * threshold * variance and ratios.max() < threshold:
                 continue
             if part == HARM:
-                log_e = log_harm_e(total, variance, ratios, rhos, c)
+                log_e = overlap.log_mixture(total, variance, ratios)
             else:
-                log_e = log_overlap_e(total, variance, rhos[2], c)
+                log_e = log_overlap_e(total, variance, rhos[1], c)
             if log_e >= threshold:
                 looks[run] = look
                 break
@@ -219,7 +218,7 @@ def test_a_doubled_bad_share_is_found_as_soon_as_planned(share: float, batch: in
     looks = alarms(world.sums(), alpha)
     assert share_of(looks) >= 0.99
     v1, v0 = worse * (1 - worse), base * (1 - base)
-    rho, planned = overlap.RHOS[2], 1000.0
+    rho, planned = overlap.RHOS[1], 1000.0
     for _ in range(20):
         variance = planned * ((1 - share) ** 2 * v1 + share * (1 - share) * v0)
         gain = -math.log(alpha) + 0.5 * math.log1p(variance / rho)

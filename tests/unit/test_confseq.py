@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandit.kernels import overlap
 from bandit.kernels.confseq import (
     least_count,
     log_binomial_tails,
-    log_harm_e,
     log_mean_exp,
     log_normal_e,
     log_overlap_e,
@@ -108,11 +108,13 @@ def test_a_variance_below_zero_by_rounding_counts_as_none() -> None:
     assert log_overlap_e(3.0, -1e-12, 2.0, 0.1) == log_overlap_e(3.0, 0.0, 2.0, 0.1)
 
 
-def test_harm_is_the_mean_of_its_two_parts() -> None:
-    odds, rhos = np.array([1.0, 2.0, -5.0]), np.array([0.2, 2.0])
-    overlap = log_mean_exp(np.array([log_overlap_e(4.0, 3.0, rho, 0.1) for rho in rhos]))
-    expected = math.log((math.exp(overlap) + math.exp(log_mean_exp(odds))) / 2)
-    assert log_harm_e(4.0, 3.0, odds, rhos, 0.1) == pytest.approx(expected, abs=1e-12)
+def test_harm_is_the_mean_of_its_parts() -> None:
+    odds = np.array([1.0, 2.0, -5.0, 0.0, 0.0, 0.0])
+    assert overlap.PARTS.sum() + overlap.PART_ODDS == pytest.approx(1.0)
+    each = zip(overlap.PARTS, overlap.RHOS, strict=True)
+    expected = sum(part * math.exp(log_overlap_e(4.0, 3.0, float(rho), overlap.LEAST)) for part, rho in each)
+    expected += overlap.PART_ODDS * math.exp(log_mean_exp(odds))
+    assert overlap.log_mixture(4.0, 3.0, odds) == pytest.approx(math.log(expected), abs=1e-12)
 
 
 def test_a_mean_of_huge_e_values_neither_overflows_nor_vanishes() -> None:

@@ -31,7 +31,7 @@ def test_a_control_without_failures_is_no_excuse() -> None:
     counts = {"unsafe": [(10_000, 0), (2_000, 6)]}
     verdict = judged(HARM, [period(HARM, 1, counts, shares=(5 / 6, 1 / 6))])["small", "g0"]
     assert verdict.outcome is Outcome.FAIL
-    assert verdict.log_e == pytest.approx(7.0, abs=0.2)
+    assert verdict.log_e == pytest.approx(6.1, abs=0.2)
     assert (verdict.observed, verdict.reference, verdict.n, verdict.n_control) == (0.003, 0.0, 2000, 10_000)
 
 
