@@ -38,6 +38,18 @@ from bandit.spec.model import ExperimentSpec, Guardrail
 __all__ = ["accumulate", "judge", "thresholds"]
 
 FOREVER_MS = 1 << 62
+ADDITIVE = frozenset(
+    {
+        watch.RATE,
+        watch.EVENTS,
+        watch.HARM,
+        watch.HARM_ASYMPTOTIC,
+        watch.RATIO_HARM,
+        watch.QUANTILE_HARM,
+        watch.RESPONSE,
+    }
+)
+"""Guardrails whose evidence is a function of sums over periods, so that it can be thinned."""
 
 
 def judge(
@@ -47,6 +59,7 @@ def judge(
     arms: Sequence[ArmStanding],
     now_ms: int,
     by_cohort: PeriodTable | None = None,
+    effects: FloatArray | None = None,
 ) -> tuple[Verdict, ...]:
     """One verdict per live challenger and guardrail, arm by arm in the order of the spec.
 
@@ -55,6 +68,10 @@ def judge(
     cohort gives a verdict for every declared one, and for the mean of the evidence over all of them; without
     ``by_cohort`` it looks at all of them added up. A period counts for an arm from allocation ``since`` on. The
     control is never judged; its own share of bad outcomes is told where a challenger fails a limit that it fails too.
+
+    ``effects`` [M]: design effects of units with many values (``bandit.clusters``). Where a guardrail's evidence is a
+    function of sums, n values of such a metric are the evidence of n / effect. That is right for many units and many
+    values (asymptotically), where without it the evidence grows with how often the same units come back.
     """
     control = spec.control_index
     verdicts: list[tuple[int, int, int, Verdict]] = []
@@ -64,7 +81,7 @@ def judge(
         if each.cohorts == "each" and by_cohort is not None
     }
     weighings = {
-        slot: _Weighing(spec, slot, place, folded, _rows_of(table, by_cohort, slot.cohort), now_ms)
+        slot: _Weighing(spec, slot, place, folded, _rows_of(table, by_cohort, slot.cohort), now_ms, effects)
         for place, slot in enumerate(slots(spec))
         if (slot.cohort != EVERY) == (slot.guardrail in split)
     }
@@ -124,7 +141,14 @@ class _Weighing:
     """One guardrail in one cohort, or in all, over all arms."""
 
     def __init__(
-        self, spec: ExperimentSpec, slot: Slot, place: int, folded: Folded, table: PeriodTable, now_ms: int
+        self,
+        spec: ExperimentSpec,
+        slot: Slot,
+        place: int,
+        folded: Folded,
+        table: PeriodTable,
+        now_ms: int,
+        effects: FloatArray | None = None,
     ) -> None:
         guardrail = spec.guardrails[slot.guardrail]
         test = GUARDRAILS[guardrail.kind]
@@ -133,6 +157,10 @@ class _Weighing:
         self._every: Material = test.material(spec, guardrail, table, now_ms)
         self._place = place
         self._folded = folded
+        metric = spec.metric_index(guardrail.metric) if guardrail.metric else None
+        self._effect = 1.0
+        if effects is not None and metric is not None and self._code in ADDITIVE:
+            self._effect = float(effects[metric])
 
     def sums(self, pair: Pair, since: int) -> FloatArray:
         """[COLUMNS] of all mature periods from ``since`` on, folded ones included."""
@@ -149,18 +177,23 @@ class _Weighing:
         young = every.rows(*pair, may_count if every.young else np.zeros_like(may_count))
         answers = np.zeros(weigh.ANSWERS)
         weigh.weigh(self._code, self._params, sums, young, answers)
-        more, pending = rewards_more(self._code, self._params, sums, young, answers, levels)
+        thin, fewer, strength = sums, young, answers
+        if self._effect > 1.0:
+            thin, fewer, strength = sums / self._effect, young / self._effect, np.zeros(weigh.ANSWERS)
+            weigh.weigh(self._code, self._params, thin, fewer, strength)
+        more, pending = rewards_more(self._code, self._params, thin, fewer, strength, levels)
+        more, pending = self._effect * more, self._effect * pending
         return Evidence(
             seen=bool(answers[weigh.SEEN]),
-            log_e=float(answers[weigh.LOG_E]),
-            log_e_safe=float(answers[weigh.LOG_E_SAFE]),
+            log_e=float(strength[weigh.LOG_E]),
+            log_e_safe=float(strength[weigh.LOG_E_SAFE]),
             n=float(answers[weigh.N]),
             n_control=float(answers[weigh.N_CONTROL]),
             observed=float(answers[weigh.OBSERVED]),
             reference=float(answers[weigh.REFERENCE]),
             more=more,
             pending=pending,
-            ready=bool(answers[weigh.READY]),
+            ready=bool(strength[weigh.READY]),
         )
 
 

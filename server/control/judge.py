@@ -56,7 +56,7 @@ def look(
     spec = experiment.spec
     evidence = evidence_of(spec, rows, now_ms, clusters)
     arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in experiment.arms]
-    verdicts = judge(spec, table, folded, arms, now_ms, rows)
+    verdicts = judge(spec, table, folded, arms, now_ms, rows, evidence.effects)
     fresh = allocation.cause in FRESH_STARTS
     proposal = propose(
         spec,
