@@ -117,6 +117,32 @@ def test_a_reward_that_is_not_counted(
     assert said in done.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("helpful",), "give a VALUE, or --retract to take it back"),
+        (("helpful", "1", "--retract"), "--retract takes no VALUE"),
+        (("helpful", "1", "--retract", "--correct"), "give one of --correct and --retract"),
+    ],
+)
+def test_an_amendment_is_one_thing(ctl: Command, token: str, arguments: tuple[str, ...], said: str) -> None:
+    done = ctl("reward", *arguments, "--token", token)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+
+
+def test_an_amendment_reaches_the_server_with_its_order(ctl: Command, ground: Ground, token: str) -> None:
+    ctl("reward", "helpful", "1", "--token", token, "--correct", "--sequence", "7")
+    ctl("reward", "helpful", "--token", token, "--retract")
+    ctl("reward", "helpful", "1", "--token", token)
+    correct, retract, report = (request.events[0] for request in ground.seen("Rewards"))
+    assert (correct.operation, correct.sequence, correct.value) == (rpb.REWARD_OPERATION_CORRECT, 7, 1.0)
+    assert not correct.HasField("event_time")
+    assert (retract.operation, retract.HasField("value")) == (rpb.REWARD_OPERATION_RETRACT, False)
+    assert retract.event_time.seconds > 1_700_000_000
+    assert (report.operation, report.HasField("event_time")) == (rpb.REWARD_OPERATION_UNSPECIFIED, False)
+
+
 def test_a_forged_or_cut_token_is_not_counted(ctl: Command, token: str) -> None:
     for wrong in (token[:-4], token_text(bytes(65))):
         done = ctl("reward", "helpful", "1", "--token", wrong)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bandit.errors import InvalidArgument, StoreUnavailable
-from bandit.log import REWARDS
-from bandit.reward import RECORD, RECORD_BYTES
+from bandit.log import AMENDMENTS, CORRECT, RETRACT, REWARDS
+from bandit.reward import AMENDMENT, AMENDMENT_BYTES, RECORD, RECORD_BYTES
 from bandit.rollout.transitions import update
 from bandit.token import Claims, KeyRing, sign
 from bandit.v1 import reward_service_pb2 as pb
@@ -95,6 +95,30 @@ def test_a_reward_becomes_a_record_of_its_decision(ground: Ground) -> None:
     issuer, epoch, number, issued_ms, allocation, q, cohort, arm, metric, _ = record
     assert (issuer, epoch, number, allocation) == (5, 1, 17, now.allocation.number)
     assert (issued_ms, q, cohort, arm, metric) == (ground.clock.now_ms(), 1 << 30, 0, 1, 0)
+
+
+def test_a_correction_goes_to_an_entry_of_its_own_kind(ground: Ground) -> None:
+    """The builders' two metrics are joined, so both remember their values."""
+    now = put_running(ground.store)
+    ground.keeper.poll()
+    token = ground.token(now)
+    results = ground.report(
+        event(token),
+        event(token, 0.0, operation=pb.REWARD_OPERATION_CORRECT, sequence=7),
+        event(token, None, operation=pb.REWARD_OPERATION_RETRACT, sequence=1 << 63),
+        event(token, 0.0, operation=pb.REWARD_OPERATION_CORRECT),
+        event(token, 0.0, operation=9, sequence=8),
+    )
+    assert [result.reason for result in results] == ["", "", "", "NO_ORDER", "UNKNOWN_OPERATION"]
+    entries = ground.store.store.read({"answers": "0-0"}, 100, 0)["answers"]
+    assert [(entry.kind, len(entry.payload)) for entry in entries] == [
+        (REWARDS, RECORD_BYTES),
+        (AMENDMENTS, 2 * AMENDMENT_BYTES),
+    ]
+    orders = [
+        AMENDMENT.unpack_from(entries[1].payload, at) for at in (RECORD_BYTES, AMENDMENT_BYTES + RECORD_BYTES)
+    ]
+    assert orders == [(7, 0, CORRECT), (1 << 63, 0, RETRACT)]
 
 
 def test_one_entry_for_each_experiment(ground: Ground) -> None:
