@@ -14,7 +14,7 @@ from bandit.ctl.names import ExperimentName
 @click.argument("name", type=ExperimentName())
 @click.pass_obj
 def report(invocation: Invocation, name: str) -> None:
-    """Print effects with intervals that hold at every look, the winner if any, and what they stand on."""
+    """Print what the data show: effects, the winner if any, evidence."""
     with invocation.connect() as client:
         found = client.report(name)
     if invocation.documents:

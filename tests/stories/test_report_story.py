@@ -95,10 +95,10 @@ def test_a_release_is_reported_as_it_was() -> None:
     assert report.winner.lift == pytest.approx(0.2, abs=6 * report.winner.lift_se)
     # Each decision has the share of its own version, whatever the shares were when its reward came.
     assert not report.sample_ratio.mismatch
-    for arm in report.arms:
-        assert abs(arm.mean_weight - 1.0) <= 5 * arm.mean_weight_se
+    for each in report.arms:
+        assert abs(each.mean_weight - 1.0) <= 5 * each.mean_weight_se
         # The floor of 0.02; of folded periods to the next lower power of 2.
-        assert 2.0**-6 <= arm.least_propensity <= 1.0
+        assert 2.0**-6 <= each.least_propensity <= 1.0
     assert [arm.rolled_back for arm in report.arms] == [False, False, False]
 
 
