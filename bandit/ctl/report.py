@@ -14,7 +14,7 @@ from bandit.ctl.names import ExperimentName
 @click.argument("name", type=ExperimentName())
 @click.pass_obj
 def report(invocation: Invocation, name: str) -> None:
-    """Print what the data show: effects, the winner if any, evidence."""
+    """Print effects, evidence, and the winner if any."""
     with invocation.connect() as client:
         found = client.report(name)
     if invocation.documents:
