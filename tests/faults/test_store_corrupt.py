@@ -66,6 +66,7 @@ def used(remote: RedisStore) -> Stored:
     fence = remote.acquire(name, "a", 600_000)
     assert fence is not None
     assert remote.put_status(name, b"status", fence)
+    assert remote.put_report(name, b"report", fence)
     remote.append([Append(name, REWARDS, b"x")])
     assert remote.fold(name, full_write(expected_sequence=0))
     now = stored(remote, name)

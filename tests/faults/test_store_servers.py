@@ -48,6 +48,7 @@ def calls(store: RedisStore, name: str) -> dict[str, Callable[[], object]]:
         "learner_alive": store.learner_alive,
         "put_status": lambda: store.put_status(name, b"s", fence),
         "status": lambda: store.status(name),
+        "report": lambda: store.report(name),
         "now_ms": store.now_ms,
         "append": lambda: store.append([Append(name, REWARDS, b"x")]),
         "read": lambda: store.read({name: START}, 9, 0),
