@@ -25,9 +25,9 @@ LEAST = 0.1
 # Most power when V is what 2,000 samples of the canary bring at variances of a steady cost and of a bad share of 10 %.
 RHOS = np.array([tuned_rho(2000.0 * variance, 0.01) for variance in (2e-3, 0.1)])
 # Parts of the mean of e-processes: of overlap scores for each of RHOS, and of the odds, each ratio alike. Measured
-# medians of canary outcomes at alpha 1 % and shares of 1 to 50 %: 3,422 for a fifth more than 10 % (3,790 with equal
-# parts over four rhos), 210 and 2,147 for twice 10 % and twice 1 % (202, 1,830).
-PARTS = np.array([0.08, 0.72])
+# medians of canary outcomes at alpha 1 % and shares of 1 to 50 %: 3,358 for a fifth more than 10 % (3,790 with equal
+# parts over four rhos), 209 and 2,124 for twice 10 % and twice 1 % (202, 1,830).
+PARTS = np.array([0.13, 0.67])
 PART_ODDS = 0.2
 RATIOS = np.array([1.2, 1.5, 2.0, 3.0, 6.0, 20.0])
 TYPICAL_RHO = float(RHOS[1])
