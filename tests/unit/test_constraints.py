@@ -83,9 +83,9 @@ def test_the_cheapest_that_is_good_enough() -> None:
 
 def test_within_is_measured_from_live_arms() -> None:
     kept = made(objective=COST, constraints=[{"metric": "satisfied", "within": 0.05}])
-    reading = read(kept, [0.4, 0.42, 0.6], [0.2, 0.5, 1.0], 5000.0)
+    reading = read(kept, [0.42, 0.4, 0.6], [0.5, 0.2, 1.0], 5000.0)
     proposal = decide(kept, reading, np.array([True, True, False]))
-    assert proposal.shares_ppm[0] > 990_000
+    assert proposal.shares_ppm[1] > 900_000
     assert proposal.shares_ppm[2] == 0
 
 
