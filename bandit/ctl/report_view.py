@@ -8,11 +8,13 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from bandit.ctl.cohort_view import cohort_view
 from bandit.ctl.render import WIDE, _table
-from bandit.ctl.text import age, count, number, percent, plain
+from bandit.ctl.text import age, count, number, percent, plain, signed
 from bandit.v1 import experiment_pb2, report_pb2, spec_pb2
 
 BAR = 24
+SHOWN_EFFECT = 1.05
 _FINDINGS = {
     report_pb2.Effect.FINDING_NOT_SHOWN: ("not shown", "dim"),
     report_pb2.Effect.FINDING_BETTER: ("BETTER", "green"),
@@ -32,6 +34,7 @@ def report_view(report: report_pb2.Report, now_s: float, width: int) -> Renderab
     if report.sample_ratio.mismatch:
         parts.append(Text(f"warning: {plain(report.sample_ratio.message)}", "bold red"))
     parts += [Text(), *_winner(report.winner), Text(), *_effects(report, narrow=narrow)]
+    parts += cohort_view(report, narrow=narrow)
     parts += [Text(), *_means(report, narrow=narrow)]
     parts += [Text(), *_guardrails(report, BAR // 3 if narrow else BAR)]
     parts += [Text(), *_traffic(report, narrow=narrow)]
@@ -52,7 +55,7 @@ def _winner(winner: report_pb2.Winner) -> list[RenderableType]:
     if winner.HasField("lift"):
         lines.append(
             Text(
-                f"lift of the leading challenger in units of the objective: {_signed(winner.lift)}, standard error "
+                f"lift of the leading challenger in units of the objective: {signed(winner.lift)}, standard error "
                 f"{number(winner.lift_se)}; measured after it led, so free of the winner's curse"
             )
         )
@@ -64,13 +67,15 @@ def _effects(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]
     table = _table(
         *heads, *([] if narrow else ["|METHOD", ">REWARDS", ">OF CONTROL", ">ALL TRAFFIC", ">ITS SE"])
     )
-    waiting = []
+    waiting, alike = [], []
     for metric in report.metrics:
         title = f"{plain(metric.metric)} {_ARROWS.get(metric.direction, '')}"
         for arm in metric.arms:
             if arm.HasField("effect"):
                 table.add_row(title, *_effect_row(arm.arm, arm.effect, narrow=narrow))
                 title = ""
+        if metric.design_effect > SHOWN_EFFECT:
+            alike.append(f"{plain(metric.metric)} {metric.design_effect:.1f}")
         if metric.matured < 1.0:
             waiting.append(f"{plain(metric.metric)} {metric.matured * 100:.0f} %")
     title = "objective (up)"
@@ -80,6 +85,10 @@ def _effects(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]
             title = ""
     told = "EFFECTS against the control. Each interval holds at every look, while shares and baseline move."
     lines: list[RenderableType] = [Text(told, "bold"), table]
+    if alike:
+        lines.append(
+            Text("Units come back: so many rewards are the evidence of one: " + ", ".join(alike), "dim")
+        )
     if waiting:
         lines.append(
             Text(
@@ -96,15 +105,15 @@ def _effect_row(arm: str, effect: report_pb2.Effect, *, narrow: bool) -> list[An
     known = effect.HasField("estimate")
     row: list[Any] = [
         plain(arm),
-        _signed(effect.estimate) if known else "-",
-        f"[{_signed(effect.low)}, {_signed(effect.high)}]" if effect.HasField("low") else "no rewards yet",
+        signed(effect.estimate) if known else "-",
+        f"[{signed(effect.low)}, {signed(effect.high)}]" if effect.HasField("low") else "no rewards yet",
         Text(word if known else "-", style),
     ]
     if known and not effect.HasField("low"):
         row[2] = "too few events yet"
     if not narrow:
         row += [_METHODS.get(effect.method, "-"), f"{effect.n:,}", f"{effect.n_control:,}"]
-        row += [_signed(effect.aipw), number(effect.aipw_se)] if effect.HasField("aipw") else ["-", "-"]
+        row += [signed(effect.aipw), number(effect.aipw_se)] if effect.HasField("aipw") else ["-", "-"]
     return row
 
 
@@ -191,8 +200,3 @@ def _traffic(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]
         Text("Least p: smallest share in any period. Mean weight must be 1 within 3 standard errors.", "dim"),
         Text(f"{sentence[:1].upper()}{sentence[1:]}.", "bold red" if report.sample_ratio.mismatch else "dim"),
     ]
-
-
-def _signed(value: float) -> str:
-    shown = number(value)
-    return f"+{shown}" if value > 0.0 else shown

@@ -80,3 +80,9 @@ def token_bytes(text: str) -> bytes:
         raise InvalidArgument.at(
             "--token", f"{plain(text)!r} is not base64url; give the token as `banditctl decide` printed it"
         ) from None
+
+
+def signed(value: float) -> str:
+    """A difference: with its sign, also above 0."""
+    shown = number(value)
+    return f"+{shown}" if value > 0.0 else shown

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -49,11 +49,13 @@ class Outcome:
     """``weights``: by metric index, units of the outcome per scaled unit of the metric; negative turns it around.
 
     ``trust``: ``exact`` where values fill their range, so that the exact interval is a good one; ``either`` where the
-    range may be far wider; ``asymptotic`` where the weights themselves were estimated.
+    range may be far wider; ``asymptotic`` where the weights themselves were estimated. ``effect``: design effect of its
+    values; n of them are the evidence of n / effect, which is right for many units (asymptotically).
     """
 
     weights: Mapping[int, float]
     trust: Trust
+    effect: float = 1.0
 
     @property
     def range(self) -> float:
@@ -84,6 +86,28 @@ class Interval(NamedTuple):
 
 
 def pair_of(outcome: Outcome, parts: FloatArray, crosses: Mapping[tuple[int, int], FloatArray]) -> Pair:
+    """:func:`_pair`, as if every value stood for as few as the design effect says."""
+    made, part = _pair(outcome, parts, crosses), 1.0 / outcome.effect
+    return Pair(
+        part * made.a,
+        part * made.s,
+        part * made.v,
+        part * made.n,
+        part * made.phi,
+        part * made.phi2,
+        made.complete,
+    )
+
+
+def thinned(outcome: Outcome, effects: FloatArray | None) -> Outcome:
+    """The outcome with the largest design effect [M] of the metrics that it is made of."""
+    if effects is None:
+        return outcome
+    largest = max((float(effects[index]) for index, weight in outcome.weights.items() if weight), default=1.0)
+    return replace(outcome, effect=largest)
+
+
+def _pair(outcome: Outcome, parts: FloatArray, crosses: Mapping[tuple[int, int], FloatArray]) -> Pair:
     """Terms of an outcome. ``parts`` [M, 6] or [M, 3] (then no AIPW) of the pair; ``crosses``: by metric indexes, the
     lower first, joint A, V, PHI2.
 
@@ -166,6 +190,7 @@ def interval(outcome: Outcome, pair: Pair, events: float, level: float = LEVEL) 
     """Overlap estimate and its interval. ``events``: the fewer of the two arms' (see ``report``)."""
     if pair.a <= 0.0 or outcome.range <= 0.0:
         return Interval(math.nan, -math.inf, math.inf, "none")
+    events /= outcome.effect
     alpha, trust = 1.0 - level, trust_in(outcome, pair)
     each = alpha / 2.0 if trust == "either" else alpha
     exact = asymptotic = math.inf
@@ -209,6 +234,7 @@ def log_better(outcome: Outcome, pair: Pair, events: float) -> float:
     """
     if pair.a <= 0.0 or outcome.range <= 0.0:
         return 0.0
+    events /= outcome.effect
     trust, found = trust_in(outcome, pair), []
     if trust != "asymptotic":
         found.append(log_better_e(pair.s / outcome.range, pair.v / outcome.range**2, RHOS, BOUND))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bandit.facts import stream_width, streams
-from bandit.inference.effects import Interval, Outcome, aipw, interval, near
+from bandit.inference.cohorts import CohortEffect, cohort_effects
+from bandit.inference.effects import Interval, Outcome, aipw, interval, near, thinned
 from bandit.inference.means import StratifiedMean, strata, stratified
 from bandit.inference.outcomes import (
     Totals,
@@ -65,11 +66,14 @@ class ArmMetric:
 
 @dataclass(frozen=True, slots=True)
 class MetricReport:
-    """One metric. ``matured``: part of all decisions whose attribution window is closed."""
+    """One metric. ``matured``: part of all decisions whose attribution window is closed. ``design_effect``: how many
+    rewards count as one, because units come back. ``cohorts``: effects by declared cohort."""
 
     metric: int
     matured: float
     arms: tuple[ArmMetric, ...]
+    design_effect: float = 1.0
+    cohorts: tuple[CohortEffect, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +93,25 @@ def terms_start(spec: ExperimentSpec) -> int:
     return len(streams(spec)) * stream_width(len(spec.arms))
 
 
-def report_of(spec: ExperimentSpec, rows: PeriodTable, live: Sequence[bool], now_ms: int) -> Report:
+def report_of(
+    spec: ExperimentSpec,
+    rows: PeriodTable,
+    live: Sequence[bool],
+    now_ms: int,
+    effects: FloatArray | None = None,
+) -> Report:
     """``rows``: a row per period and cohort of one epoch. ``live``: which arms may have traffic. ``now_ms``: the time
-    up to which the log has been folded."""
+    up to which the log has been folded. ``effects`` [M]: design effects of units that come back."""
     terms = terms_of(spec, rows, now_ms) + kept_of(spec, rows, terms_start(spec))
     totals = totals_of(spec, rows, now_ms)
     means = strata(spec, rows, now_ms)
     decisions = rows.assigned.sum(axis=0)
-    objective = objective_of(spec, totals)
+    objective = thinned(objective_of(spec, totals), effects)
+    apart = cohort_effects(spec, rows, now_ms)
     return Report(
         metrics=tuple(
-            _metric(spec, index, rows, terms, totals, means, now_ms) for index in range(len(spec.metrics))
+            _metric(spec, index, rows, terms, totals, means, now_ms, effects, apart)
+            for index in range(len(spec.metrics))
         ),
         objective=tuple(_effects(spec, objective, terms, totals)),
         traffic=traffic_of(terms, rows),
@@ -117,9 +129,12 @@ def _metric(
     totals: Totals,
     means: dict[int, FloatArray],
     now_ms: int,
+    design: FloatArray | None,
+    apart: Sequence[CohortEffect],
 ) -> MetricReport:
     metric = spec.metrics[index]
-    effects = _effects(spec, outcome_of(spec, index, totals), terms, totals)
+    outcome = thinned(outcome_of(spec, index, totals), design)
+    effects = _effects(spec, outcome, terms, totals)
     decisions = rows.assigned.sum(axis=0)
     every = float(decisions.sum())
     ripe = rows.mature(_window(spec, index), now_ms)
@@ -137,7 +152,13 @@ def _metric(
                 effect=effects[arm],
             )
         )
-    return MetricReport(index, float(rows.assigned[ripe].sum()) / every if every > 0.0 else 0.0, tuple(arms))
+    return MetricReport(
+        metric=index,
+        matured=float(rows.assigned[ripe].sum()) / every if every > 0.0 else 0.0,
+        arms=tuple(arms),
+        design_effect=outcome.effect,
+        cohorts=tuple(each for each in apart if each.metric == index),
+    )
 
 
 def _effects(spec: ExperimentSpec, outcome: Outcome, terms: Terms, totals: Totals) -> list[Effect | None]:
@@ -182,8 +203,8 @@ def _notes(spec: ExperimentSpec) -> tuple[str, ...]:
     notes = []
     if spec.unit.kind != "request":
         notes.append(
-            f"a {spec.unit.kind} may bring several decisions, which are alike; intervals, e-values and the winner take "
-            "decisions for independent, so trust them as far as units seldom return"
+            f"a {spec.unit.kind} may bring several decisions, which are alike; where its arm is kept, rewards are "
+            "divided by the design effect of their metric, which is right for many units"
         )
     if spec.decay is not None:
         notes.append(

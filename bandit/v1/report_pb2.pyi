@@ -189,13 +189,21 @@ class MetricReport(_message.Message):
     DIRECTION_FIELD_NUMBER: _builtins.int
     MATURED_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
+    DESIGN_EFFECT_FIELD_NUMBER: _builtins.int
+    COHORTS_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
     direction: _spec_pb2.Direction.ValueType
     matured: _builtins.float
     """Part of all decisions whose attribution window is closed: effects count only those."""
+    design_effect: _builtins.float
+    """How many rewards are the evidence of one, because units come back; 1 where they do not."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmMetric]:
         """In the order of the spec's arms."""
+
+    @_builtins.property
+    def cohorts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CohortEffect]:
+        """Of every challenger, for each declared cohort that saw it and the control."""
 
     def __init__(
         self,
@@ -204,14 +212,62 @@ class MetricReport(_message.Message):
         direction: _spec_pb2.Direction.ValueType = ...,
         matured: _builtins.float = ...,
         arms: _abc.Iterable[Global___ArmMetric] | None = ...,
+        design_effect: _builtins.float = ...,
+        cohorts: _abc.Iterable[Global___CohortEffect] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "direction", b"direction", "matured", b"matured", "metric", b"metric"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "cohorts", b"cohorts", "design_effect", b"design_effect", "direction", b"direction", "matured", b"matured", "metric", b"metric"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MetricReport: _TypeAlias = MetricReport  # noqa: Y015
+
+@_typing.final
+class CohortEffect(_message.Message):
+    """Difference of a challenger from the control in one cohort, in the metric's unit (of its logarithm if lognormal)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARM_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    SD_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    N_CONTROL_FIELD_NUMBER: _builtins.int
+    APART_FIELD_NUMBER: _builtins.int
+    arm: _builtins.str
+    cohort: _builtins.str
+    """"other": units of no declared cohort."""
+    raw: _builtins.float
+    """The cohort's own estimate."""
+    effect: _builtins.float
+    """Drawn to that of all cohorts as far as they agree, and its standard deviation."""
+    sd: _builtins.float
+    n: _builtins.int
+    n_control: _builtins.int
+    apart: _builtins.float
+    """Chance that its sign is another than that of all cohorts together."""
+    def __init__(
+        self,
+        *,
+        arm: _builtins.str = ...,
+        cohort: _builtins.str = ...,
+        raw: _builtins.float = ...,
+        effect: _builtins.float = ...,
+        sd: _builtins.float = ...,
+        n: _builtins.int = ...,
+        n_control: _builtins.int = ...,
+        apart: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apart", b"apart", "arm", b"arm", "cohort", b"cohort", "effect", b"effect", "n", b"n", "n_control", b"n_control", "raw", b"raw", "sd", b"sd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CohortEffect: _TypeAlias = CohortEffect  # noqa: Y015
 
 @_typing.final
 class ArmMetric(_message.Message):

@@ -9,11 +9,13 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bandit.ids import experiment_resource
+from bandit.inference.cohorts import CohortEffect
 from bandit.inference.effects import LEVEL, Method
 from bandit.inference.report import ArmMetric, Effect, MetricReport, Report, better, report_of
 from bandit.inference.terms import MOST_ARMS
 from bandit.inference.traffic import Traffic
 from bandit.inference.winner import Winner
+from bandit.spec.check import OTHER_COHORT
 from bandit.spec.metric import Direction, Metric
 from bandit.spec.model import ExperimentSpec
 from bandit.v1 import report_pb2, spec_pb2
@@ -40,7 +42,7 @@ DIRECTIONS = {
 def report_message(stored: Stored, look: Look) -> report_pb2.Report:
     """What the data of a look show."""
     experiment, spec = stored.experiment, stored.experiment.spec
-    report = report_of(spec, look.evidence.rows, experiment.live(), look.now_ms)
+    report = report_of(spec, look.evidence.rows, experiment.live(), look.now_ms, look.evidence.effects)
     stamp = Timestamp()
     stamp.FromMilliseconds(look.now_ms)
     return report_pb2.Report(
@@ -92,6 +94,22 @@ def _metric(spec: ExperimentSpec, each: MetricReport) -> report_pb2.MetricReport
         direction=DIRECTIONS[metric.direction],
         matured=each.matured,
         arms=[_arm_metric(spec, metric, arm) for arm in each.arms],
+        design_effect=each.design_effect,
+        cohorts=[_cohort(spec, cohort) for cohort in each.cohorts],
+    )
+
+
+def _cohort(spec: ExperimentSpec, each: CohortEffect) -> report_pb2.CohortEffect:
+    assert spec.cohorts is not None
+    return report_pb2.CohortEffect(
+        arm=spec.arms[each.arm].name,
+        cohort=spec.cohorts.values[each.cohort - 1] if each.cohort else OTHER_COHORT,
+        raw=each.raw,
+        effect=each.effect,
+        sd=each.sd,
+        n=round(each.n),
+        n_control=round(each.n_control),
+        apart=each.apart,
     )
 
 

@@ -39,6 +39,11 @@ def sample() -> report_pb2.Report:
     new = good.arms.add(arm="new", n=2100, answered=0.92, mean=0.47, control_mean=0.42, n_effective=1900)
     new.plain_mean_biased, new.covered = 0.45, 1.0
     new.effect.CopyFrom(effect(0.02, 0.08, report_pb2.Effect.FINDING_BETTER))
+    good.design_effect = 3.2
+    good.cohorts.add(arm="new", cohort="free", raw=0.06, effect=0.055, sd=0.01, n=900, n_control=4000)
+    good.cohorts.add(
+        arm="new", cohort="b\x1b[1m", raw=-0.2, effect=-0.15, sd=0.02, n=90, n_control=400, apart=0.99
+    )
     bad = report_pb2.MetricReport(metric="flagged", direction=spec_pb2.DIRECTION_MINIMIZE, matured=0.0)
     bad.arms.add(arm="old")
     bad.arms.add(arm="new").effect.method = report_pb2.Effect.METHOD_NONE
@@ -113,6 +118,8 @@ def test_a_report_says_what_is_evidence_and_what_is_not(ctl: Command) -> None:
         "Mean weight must be 1 within 3 standard errors",
         "note: a user may bring several decisions",
         "Decisions follow the shares.",
+        "so many rewards are the evidence of one: helpful 3.2",
+        "COHORTS, each drawn to all of them as far as they agree.",
     ):
         assert said in done.out
     shown = next(line for line in lines if line.startswith("helpful (up)"))
@@ -129,6 +136,9 @@ def test_a_report_says_what_is_evidence_and_what_is_not(ctl: Command) -> None:
     ]
     assert "no rewards yet" in next(line for line in lines if line.startswith("flagged (down)"))
     assert "1.010 +- 0.020" in done.out
+    hurt = next(line for line in lines if "b\\x1b[1m" in line)
+    assert hurt.split()[-1] == "APART"
+    assert "APART" not in next(line for line in lines if " free " in line)
     # Effects are told before means, and both before what only steers.
     assert done.out.index("EFFECTS") < done.out.index("MEANS") < done.out.index("ALLOCATION")
 

@@ -95,6 +95,27 @@ def test_periods_that_two_arms_do_not_share_are_left_out_for_both_and_told() -> 
     assert one.mean.mean == 0.0
 
 
+def test_rewards_of_units_that_come_back_count_by_their_design_effect() -> None:
+    """Four rewards are the evidence of one: estimates stay, standard errors and e-values are those of a quarter."""
+    spec = of()
+    periods = [
+        period(spec, n, {"good": [(8000, 4000), (8000, 4480), (8000, 4400)]}, shares=EQUAL) for n in (1, 2)
+    ]
+    rows = rows_of(spec, periods)
+    plain, thin = (
+        report_of(spec, rows, [True] * 3, LONG_AFTER, effects) for effects in (None, np.array([4.0]))
+    )
+    assert plain.metrics[0].design_effect == 1.0
+    assert thin.metrics[0].design_effect == 4.0
+    one, four = effect(plain, 1), effect(thin, 1)
+    assert four.interval.estimate == one.interval.estimate
+    assert four.aipw == pytest.approx(one.aipw, rel=1e-12)
+    assert four.aipw_se == pytest.approx(2 * one.aipw_se, rel=1e-12)
+    wider = (four.interval.high - four.interval.low) / (one.interval.high - one.interval.low)
+    assert 1.6 < wider < 2.1
+    assert thin.winner.lift_se == pytest.approx(2 * plain.winner.lift_se, rel=1e-12)
+
+
 def test_open_windows_wait() -> None:
     spec = of()
     young = period(spec, 1, {"good": [(80, 40), (10, 8), (10, 5)]})
