@@ -16,6 +16,7 @@ LONGEST = 400
 LONG_WITH_REASON: dict[str, str] = {
     "tests/unit/test_journal.py": "one journal, from a record to its adoption, over one set of builders",
     "tests/unit/test_rpc_experiments.py": "one service, a test per method and refusal",
+    "tests/unit/test_spec_check.py": "one table: each rule with the sentence of its breach",
     "tests/unit/test_rpc_rewards.py": "one service, a test per door and refusal",
 }
 # The glossary has one word for each thing; these stand for none of them.
