@@ -335,3 +335,18 @@ def test_too_many_sums_are_found_before_they_are_kept() -> None:
     (finding,) = counting_findings(spec(metrics=many, objective=terms, cohorts=cohorts))
     assert "50 cohorts x 3 arms x 2080 sums" in finding.sentence
     assert not list(counting_findings(spec(metrics=many, objective=terms)))
+
+
+def test_the_delay_is_that_of_the_reward_that_ended_the_silence() -> None:
+    metric = {"name": "m", "kind": "gaussian", "direction": "maximize", "range": [0, 1], "corrections": True,
+              "default_when_silent": 0, "pending": "weigh", "attribution_window": "1h"}  # fmt: skip
+    experiment, allocation = running(metrics=[metric], objective=[{"metric": "m"}])
+    ledger, seen = Ledger(1, tables_of(experiment.spec).layout), Seen()
+    open_periods(ledger, [allocation], experiment)
+    for after_ms, op, q in ((1000, REPORT, 0), (900_000, CORRECT, 7), (3_600_000, CORRECT, ONE)):
+        record = RewardRecord(5, 1, 99, NOW, allocation.number, q, 0, 1, 0)
+        entry = LogEntry(f"{NOW + after_ms}-0", AMENDMENTS, Amendment(record, after_ms, 0, op).pack())
+        fold([entry], experiment, ledger, seen)
+    early = ledger.periods[allocation.number].cells.sums[0, 1, 1:, :2]
+    assert early[:, 0].tolist() == [1] * 13
+    assert early[:, 1].tolist() == [0] * 10 + [ONE] * 3  # within a quarter, a half, all of the window
