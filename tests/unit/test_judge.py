@@ -11,7 +11,7 @@ import pytest
 from bandit.counting import layout_of
 from bandit.guardrails.base import Folded
 from bandit.learn import open_periods
-from bandit.ledger import ONE, Ledger, table
+from bandit.ledger import ONE, Ledger, split_table, table
 from bandit.rollout.transitions import reallocate
 from server.control.judge import (
     control_centres,
@@ -89,7 +89,9 @@ def test_a_rollback_goes_before_an_allocation_that_is_due() -> None:
     cells.sums[0, 2, 0] = (60, 60 * ONE, 60 * ONE, 0)
     periods = table(ledger.current(), ledger.layout)
     now = NOW + 60_000  # far past the longest life of an allocation
-    seen = look(experiment, first, periods, Folded.empty(1, 3), now)
+    seen = look(
+        experiment, first, periods, split_table(ledger.current(), ledger.layout), Folded.empty(1, 3), now
+    )
     assert seen.transition is not None
     assert seen.transition.action == "rolled_back"
     assert seen.transition.allocation.shares_ppm[2] == 0
