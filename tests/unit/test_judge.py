@@ -89,13 +89,12 @@ def test_a_rollback_goes_before_an_allocation_that_is_due() -> None:
     cells.sums[0, 2, 0] = (60, 60 * ONE, 60 * ONE, 0)
     periods = table(ledger.current(), ledger.layout)
     now = NOW + 60_000  # far past the longest life of an allocation
-    seen = look(
-        experiment, first, periods, split_table(ledger.current(), ledger.layout), Folded.empty(1, 3), now
-    )
+    apart = split_table(ledger.current(), ledger.layout)
+    seen = look(experiment, first, periods, apart, Folded.empty(1, 3), now)
     assert seen.transition is not None
     assert seen.transition.action == "rolled_back"
     assert seen.transition.allocation.shares_ppm[2] == 0
     assert seen.actor == "guardrail/limit"
-    calm = look(experiment, replace(first, cause="started"), periods, Folded.empty(1, 3), now)
+    calm = look(experiment, replace(first, cause="started"), periods, apart, Folded.empty(1, 3), now)
     assert calm.transition is not None
     assert calm.transition.action == "rolled_back"
