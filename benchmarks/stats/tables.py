@@ -139,13 +139,13 @@ def delay(runs: int) -> Iterator[Setup]:
                     metrics=[
                         {
                             **METRIC,
-                            "attribution_window": "1080000s",
+                            "attribution_window": "108000s",
                             "default_when_silent": 0,
                             "pending": pending,
                         }
                     ],
                 ),
-                laws({"mean": 0.10, "delay": "36000s"}, {"mean": late, "delay": "360000s"}),
+                laws({"mean": 0.10, "delay": "3600s"}, {"mean": late, "delay": "36000s"}),
                 500,
                 200,
                 runs,
@@ -238,7 +238,7 @@ TABLES: dict[str, Callable[[int], Iterator[Setup]]] = {
 
 
 def measured(setup: Setup, seed: int) -> dict[str, Any]:
-    """One line; periods are hours, but minutes of 900 s where a day has 24 batches."""
+    """One line; a period is an hour, so a day has 24."""
     spec = parse_mapping(setup.spec)
     world = WorldFile.model_validate(
         {
