@@ -1,6 +1,6 @@
 """Replays a file of logged recommendations through a running banditd, and compares every count with the ledger's.
 
-    uv run python benchmarks/replay_obd.py FILE.csv[.gz] [--server HOST:PORT] [--allocator thompson|kl_ucb|fixed] [--json]
+    uv run python benchmarks/replay_obd.py FILE.csv[.gz] [--server HOST:PORT] [--allocator KIND] [--json]
 
 Each logged impression asks for a decision (unit: the row). Where the arm chosen is the item that was logged, the
 logged click is reported with the decision's token and the logged time; the other rows bring no reward (replay: Li,

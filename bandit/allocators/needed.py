@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bandit.allocators.base import Utility
 from bandit.kernels.track_and_stop import BERNOULLI, GAUSSIAN, characteristic_time
@@ -39,7 +40,7 @@ def samples_needed(
     return float(np.maximum(wanted - (0.0 if counts is None else counts), 0.0).sum())
 
 
-def needed(utility: Utility, live: FloatArray, delta: float = 0.05) -> float:
+def needed(utility: Utility, live: NDArray[np.bool_], delta: float = 0.05) -> float:
     """``samples_needed`` for the live arms of a utility, with the variance that one request's utility shows."""
     alive = np.flatnonzero(live)
     seen = utility.observations[alive]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bandit.kernels.jit import kernel
 from bandit.ledger import FloatArray
@@ -33,25 +34,13 @@ def differences(
     infinity returned, when the numbers are not finite.
     """
     size = pull.size
-    others = np.empty(size - 1, np.int64)
-    at = 0
-    for k in range(size):
-        if k != control:
-            others[at] = k
-            at += 1
-    laplacian = np.zeros((size - 1, size - 1))
-    right = np.empty(size - 1)
-    for a in range(size - 1):
-        i = others[a]
-        right[a] = pull[i]
-        for j in range(size):
-            if j != i:
-                laplacian[a, a] += links[i, j]
-        for b in range(size - 1):
-            if b != a:
-                laplacian[a, b] = -links[i, others[b]]
-        if not (math.isfinite(right[a]) and math.isfinite(laplacian[a, a]) and laplacian[a, a] > 0.0):
-            return math.inf
+    others, laplacian, right = (
+        np.empty(size - 1, np.int64),
+        np.empty((size - 1, size - 1)),
+        np.empty(size - 1),
+    )
+    if not _reduce(links, pull, control, others, laplacian, right):
+        return math.inf
     inverse = np.eye(size - 1)
     if not _divide(laplacian, inverse):
         return math.inf
@@ -68,6 +57,34 @@ def differences(
         resistance[i, control] = inverse[a, a]
         resistance[control, i] = inverse[a, a]
     return _star(resistance, n, d)
+
+
+@kernel
+def _reduce(
+    links: FloatArray,
+    pull: FloatArray,
+    control: int,
+    others: NDArray[np.int64],
+    laplacian: FloatArray,
+    right: FloatArray,
+) -> bool:
+    """Fill the Laplacian without the control, its right-hand side, and the arms of its rows; False for no numbers."""
+    at = 0
+    for k in range(pull.size):
+        if k != control:
+            others[at] = k
+            at += 1
+    for a in range(others.size):
+        i, whole = others[a], 0.0
+        for j in range(pull.size):
+            if j != i:
+                whole += links[i, j]
+        for b in range(others.size):
+            laplacian[a, b] = whole if a == b else -links[i, others[b]]
+        right[a] = pull[i]
+        if not (math.isfinite(right[a]) and math.isfinite(whole) and whole > 0.0):
+            return False
+    return True
 
 
 @kernel

@@ -285,7 +285,9 @@ def share_nodes(family: int, middle: float, half: float, place: FloatArray, unit
         base = math.exp(min(turn * middle, HOTTEST))
         for j in range(NODES):
             d = turn * half * X[j]
-            place[j] = base * math.expm1(d) if half < LONG else math.exp(min(turn * middle + d, HOTTEST)) - base
+            place[j] = (
+                base * math.expm1(d) if half < LONG else math.exp(min(turn * middle + d, HOTTEST)) - base
+            )
             if family in (INVERSE_GAMMA, INVERSE_GAMMA_DOWN):
                 unit[j] = half * math.exp(min(-turn * middle - d, HOTTEST))
             else:

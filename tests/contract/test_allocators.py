@@ -11,8 +11,8 @@ from bandit.allocate import propose
 from bandit.allocators import ALLOCATORS
 from bandit.allocators.base import Problem, Utility, rank
 from bandit.kernels.best_arm import BETA, NORMAL, STUDENT_T
-from bandit.kernels.simplex import project_kl
 from bandit.kernels.indices import KL, gap_at
+from bandit.kernels.simplex import project_kl
 from bandit.ledger import FloatArray
 from bandit.reading import Reading
 from bandit.rollout.bounds import boxes, quantise
@@ -150,7 +150,8 @@ def test_shares_are_explained_by_floors_and_p_best() -> None:
     )
     n = np.full((3, 1), 1e5)
     s = n * np.array([[0.249], [0.333], [0.498]])
-    proposal = propose(made, evidence_from(made, Reading(n[:, 0], n, s, s)), np.ones(3, np.bool_), [None] * 3, None, 0.0, 100.0)
+    evidence = evidence_from(made, Reading(n[:, 0], n, s, s))
+    proposal = propose(made, evidence, np.ones(3, np.bool_), [None] * 3, None, 0.0, 100.0)
     assert proposal.shares_ppm == (20_000, 20_000, 960_000)
     assert proposal.p_best[2] > 0.999
 
@@ -206,7 +207,8 @@ def test_random_experiments_stay_within_bounds(name: str) -> None:
         held = [None, *(None if chance.random() > 0.3 else int(chance.integers(PPM)) for _ in range(2))]
         previous = None if chance.random() > 0.5 else (800_000, 150_000, 50_000)
         elapsed = float(chance.uniform(0, 100))
-        got = propose(made, evidence_from(made, reading), live, held, previous, elapsed, float(10 ** chance.uniform(0, 6)))
+        batch = float(10 ** chance.uniform(0, 6))
+        got = propose(made, evidence_from(made, reading), live, held, previous, elapsed, batch)
         low, high = boxes(made, live.tolist(), held, previous, elapsed)
         assert sum(got.shares_ppm) == PPM
         assert (low <= got.shares_ppm).all()

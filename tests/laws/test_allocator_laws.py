@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from bandit.allocators import ALLOCATORS
 from bandit.allocators.base import Problem, Utility, rank
 from bandit.kernels.best_arm import BETA, GAMMA, LOGNORMAL, NORMAL, STUDENT_T, compare
 from bandit.kernels.fluid import ucb_weights
+from bandit.kernels.jit import kernel
 from bandit.kernels.mixing import epsilon_greedy, exploration, top_two
 from bandit.kernels.simplex import project_kl
 from bandit.ledger import FloatArray
@@ -26,7 +26,7 @@ LEARNING = [name for name in ALLOCATORS if name != "fixed"]
 POURED = ("ucb1", "ucb_v", "ucb1_tuned", "kl_ucb", "kl_ucb_plus", "bayes_ucb")
 
 
-@numba.njit
+@kernel
 def _wrong(w: FloatArray, low: FloatArray, high: FloatArray) -> bool:
     """Not a distribution inside its box."""
     total = 0.0
@@ -37,7 +37,7 @@ def _wrong(w: FloatArray, low: FloatArray, high: FloatArray) -> bool:
     return not abs(total - 1.0) <= 1e-12
 
 
-@numba.njit
+@kernel
 def _storm(states: int, chance: np.random.Generator, wrong: FloatArray) -> int:
     """Random states through the kernels of all rules; counts the wrong answers of each into ``wrong`` [10]."""
     answers = 0

@@ -8,7 +8,6 @@ KL-UCB frozen at its arg max for a batch 341 and 496, UCB1 frozen 789, equal sha
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from bandit.allocators.base import Problem, Utility, rank
 from bandit.kernels.best_arm import BETA, STUDENT_T, best_arm, compare
 from bandit.kernels.fluid import ucb_weights
 from bandit.kernels.indices import KL, KL_PLUS, UCB1, UCB1_TUNED, UCB_V, gap_at
+from bandit.kernels.jit import kernel
 from bandit.kernels.mixing import top_two
 from bandit.ledger import FloatArray
 from bandit.posteriors.gaussian import Gaussian
@@ -32,7 +32,7 @@ CODES = {
 }  # fmt: skip
 
 
-@numba.njit
+@kernel
 def decide(rule: int, n: FloatArray, s: FloatArray, batch: float, w: FloatArray) -> None:
     """Shares from counts and successes, by the kernels alone."""
     arms = n.size
@@ -59,7 +59,7 @@ def decide(rule: int, n: FloatArray, s: FloatArray, batch: float, w: FloatArray)
             top_two(p, 0.5, w)
 
 
-@numba.njit
+@kernel
 def regrets(
     rule: int, rates: FloatArray, requests: int, batch: int, runs: int, chance: np.random.Generator
 ) -> FloatArray:

@@ -106,7 +106,8 @@ def drawn(made: ExperimentSpec, lift: float, seed: int) -> Any:
         for arm, n in enumerate((round(EACH * (1 - share)), round(EACH * share))):
             raw = values(str(made.metrics[0].kind), level * (lift if arm else 1.0), chance, max(n, 1))
             cells[:, row, arm] = sums(made, raw)
-    return periods(made, *cells, assigned=np.maximum(cells[0, :, :, -1], 1.0), centre=0.4)
+    counts, first, second = cells
+    return periods(made, counts, first, second, np.maximum(counts[:, :, -1], 1.0), 0.4)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

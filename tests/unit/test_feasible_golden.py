@@ -112,7 +112,7 @@ def test_the_value_remaining() -> None:
     )
     assert value_remaining(NORMAL, np.array([[0.0, 1.0], [5.0, 1.0]]), 0.95) == 0.0
     chance = np.random.default_rng(4)
-    draws = np.array([chance.beta(*row, 400_000) for row in ([3, 9], [30, 70], [5, 20])])
+    draws = np.array([chance.beta(a, b, 400_000) for a, b in ((3, 9), (30, 70), (5, 20))])
     v = np.quantile(draws.max(axis=0) - draws[1], 0.95)
     assert value_remaining(BETA, np.array([[3.0, 9.0], [30.0, 70.0], [5.0, 20.0]])) == pytest.approx(
         v, rel=0.02

@@ -31,7 +31,7 @@ CODES = {"ucb1": UCB1, "ucb_v": UCB_V, "ucb1_tuned": UCB1_TUNED, "kl": KL, "kl_p
 RULES = list(CODES.values())
 
 
-def rows(name: str) -> Any:
+def rows(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", GOLDEN[name], ids=str)
 
 

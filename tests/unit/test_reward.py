@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bandit.errors import Rejected
 from bandit.ledger import ONE
-from bandit.reward import RECORD_BYTES, RewardEvent, accept_with_token, accept_without_token
+from bandit.reward import RECORD_BYTES, RewardEvent, RewardRecord, accept_with_token, accept_without_token
 from bandit.rollout.transitions import update
 from bandit.token import Claims
 from tests.builders import NOW, created, running, spec
@@ -61,6 +61,7 @@ def test_whatever_is_taken_is_a_scaled_value(value: float) -> None:
     except Rejected:
         assert not 2e-9 < value <= 2.0
     else:
+        assert isinstance(record, RewardRecord)
         assert 0 <= record.q <= ONE
         assert len(record.pack()) == RECORD_BYTES == 40
         assert abs(record.q / ONE * 2.0 - value) <= 2.0 / ONE
@@ -69,7 +70,9 @@ def test_whatever_is_taken_is_a_scaled_value(value: float) -> None:
 def test_age_is_the_tokens_not_the_senders() -> None:
     late = NOW + 600_000
     event = RewardEvent("cost", 1.0, event_ms=0)
-    assert accept_with_token(EXPERIMENT, CLAIMS, event, late).q == ONE // 2
+    record = accept_with_token(EXPERIMENT, CLAIMS, event, late)
+    assert isinstance(record, RewardRecord)
+    assert record.q == ONE // 2
     with pytest.raises(Rejected, match=r"600\.0 s old; rewards count for 600 s") as caught:
         accept_with_token(EXPERIMENT, CLAIMS, event, late + 1)
     assert caught.value.reason == "LATE"
@@ -88,6 +91,7 @@ def test_a_reward_of_an_ended_epoch_goes_to_its_own_cells() -> None:
     assert moved is not None
     assert moved.experiment.epoch == 2
     record = accept_with_token(moved.experiment, CLAIMS._replace(arm=2), RewardEvent("cost", 1.0), NOW + 6000)
+    assert isinstance(record, RewardRecord)
     assert (record.epoch, record.arm) == (1, 2)
     with pytest.raises(Rejected) as caught:
         accept_with_token(moved.experiment, CLAIMS._replace(epoch=9), RewardEvent("cost", 1.0), NOW)
