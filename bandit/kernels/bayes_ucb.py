@@ -36,6 +36,8 @@ from bandit.kernels.jit import kernel
 
 SMALL = 1e-10
 """Part of the batch that may be over or missing when pouring ends; shares are divided by their sum after."""
+EARLIEST = 3.0
+"""Fewer requests so far are taken as these: at t = 0 and 1 the quantile would not be an optimistic one."""
 RAREST = 1e-13
 """Least tail that is told from none: the families are cut where 1e-16 of the mass is left."""
 
@@ -144,7 +146,7 @@ def bayes_weights(
     arms = table(params)
     family = facing(family, arms)
     count = arms.shape[0]
-    tail = max(1.0 / (max(t, 0.0) + 1.0), RAREST)
+    tail = max(1.0 / (max(t, EARLIEST) + 1.0), RAREST)
     standard = np.array([0.0, 1.0, 1.0])
     normal = _invert(NORMAL, standard, tail)
     now, after = np.empty(count), np.empty(count)

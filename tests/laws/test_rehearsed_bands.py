@@ -126,7 +126,7 @@ def test_a_release_of_equal_arms_is_rolled_back_with_chance_alpha_at_most() -> N
     assert told.false_rollbacks.share <= spec.alpha
 
 
-@pytest.mark.parametrize("kind", ["thompson", "top_two", "exploration", "kl_ucb", "ucb1"])
+@pytest.mark.parametrize("kind", ["thompson", "top_two", "exploration", "kl_ucb", "ucb1", "bayes_ucb"])
 def test_equal_beginnings_give_equal_weights(kind: str) -> None:
     """Pitfall 32: nobody is favoured by a place in the list."""
     spec = spec_of(4, metrics=[LIKED], allocator={"kind": kind})
