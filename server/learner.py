@@ -8,6 +8,7 @@ reads what the store kept and goes on from there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -141,13 +142,13 @@ class Writer:
         self._write(Folding(), drop_periods=tuple(dropped))
         return len(dropped)
 
-    def table(self) -> PeriodTable:
-        """The periods of the present epoch as arrays."""
-        return table(self.state.ledger.current(), self.state.ledger.layout)
-
-    def rows(self) -> PeriodTable:
-        """The periods of the present epoch as arrays, a row per cohort."""
-        return split_table(self.state.ledger.current(), self.state.ledger.layout)
+    def tables(self) -> tuple[PeriodTable, PeriodTable]:
+        """The periods of the present epoch as arrays, cohorts added up and a row per cohort."""
+        periods, layout = self.state.ledger.current(), self.state.ledger.layout
+        whole = table(periods, layout)
+        if layout.cohorts > 1:
+            return whole, split_table(periods, layout)
+        return whole, replace(whole, cohort=np.zeros(len(whole.number), np.int64))
 
     def clusters(self) -> Int64Array | None:
         """Sums of the present epoch by hash bucket of the unit, where units keep their arm."""

@@ -196,11 +196,12 @@ class LearnerLoop:
         if behind:
             now_ms = min(now_ms, int(writer.state.offset.partition("-")[0]))
         stored = writer.stored
+        table, rows = writer.tables()
         seen = look(
             stored.experiment,
             stored.allocation,
-            writer.table(),
-            writer.rows(),
+            table,
+            rows,
             writer.folded(),
             now_ms,
             writer.clusters(),
