@@ -1,0 +1,95 @@
+"""Readings against golden values: decay by age, and rates of decisions that are pending."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bandit.ledger import decay_weights
+from bandit.reading import DelayCurve, counted
+from bandit.spec.channels import EARLY_PARTS, Channel, ChannelKind
+from tests.builders import spec
+from tests.evidence import periods
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+DECAY: dict[str, Any] = json.loads((GOLDEN / "forward_decay.json").read_text())
+DELAY: dict[str, Any] = json.loads((GOLDEN / "posteriors.json").read_text())["delay_exposure"]
+
+
+@pytest.mark.parametrize("case", DECAY["cases"], ids=lambda each: f"{each['tau']}-{each['now']}")
+def test_decay_by_age_is_forward_decay_for_every_landmark(case: dict[str, Any]) -> None:
+    """Each event in a period of its own of no length; the longest tau over an age overflows no power here."""
+    made = spec()
+    times, values = (np.array(each) for each in zip(*DECAY["events"], strict=True))
+    n = np.ones((len(times), 3, 1))
+    at = np.round(times * 1000).astype(np.int64)
+    rows = replace(periods(made, n, n * values[:, None, None]), start_ms=at, end_ms=np.maximum(at, 1))
+    half_life = case["tau"] * math.log(2)
+    now_ms = round(case["now"] * 1000)
+    weights = decay_weights(rows, half_life, now_ms)
+    grown = math.exp(-(case["now"] - max(times)) / case["tau"])
+    assert weights.sum() == pytest.approx(float(case["sum_w"]), rel=2e-4)
+    assert weights @ values == pytest.approx(float(case["sum_wx"]), rel=2e-4)
+    assert weights.sum() ** 2 / (weights**2).sum() == pytest.approx(float(case["n_eff"]), rel=4e-4)
+    assert weights.max() == pytest.approx(grown, rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    "row", DECAY["bucketed_decay_weight_error"], ids=lambda row: f"{row['bucket_over_tau']}"
+)
+def test_a_period_taken_at_its_middle_is_wrong_by_as_much_as_it_is_long(row: dict[str, Any]) -> None:
+    made = spec()
+    tau_ms = 10**9
+    length = round(row["bucket_over_tau"] * tau_ms)
+    rows = replace(
+        periods(made, np.ones((1, 3, 1)), np.ones((1, 3, 1))),
+        start_ms=np.array([0], np.int64),
+        end_ms=np.array([length], np.int64),
+    )
+    taken = float(decay_weights(rows, tau_ms / 1000 * math.log(2), length)[0])
+    oldest = math.exp(-length / tau_ms)
+    assert taken / oldest - 1 == pytest.approx(float(row["worst_weight_error_mid_bucket"]), rel=1e-9)
+
+
+def test_pending_decisions_by_the_golden_delay_curve() -> None:
+    """Four periods of 100 decisions at the ages at which the curve has the golden values; the last one is mature."""
+    made = spec(
+        metrics=[
+            {
+                "name": "m",
+                "kind": "bernoulli",
+                "direction": "maximize",
+                "attribution_window": "1h",
+                "default_when_silent": 0,
+            }
+        ],
+        objective=[{"metric": "m"}],
+    )
+    buckets = DELAY["buckets"]
+    parts = np.array(EARLY_PARTS)
+    # The golden values of F lie at these parts of the window; a period is as young as its decisions all are.
+    places, found = (4, 8, 11), [float(each["F"]) for each in buckets]
+    curve = np.interp(parts, parts[list(places)], found[:3])
+    curve[-1] = 1.0
+    known = DelayCurve(np.tile(np.concatenate([[0.0], curve]), (3, 1)), np.zeros(3))
+    now = 10 * 3_600_000
+    decided = np.array([now - round(parts[place] * 3_600_000) for place in places] + [now - 2 * 3_600_000])
+    converted = np.array([each["conversions"] for each in buckets], np.float64)
+    n = np.zeros((4, 3, len(made.columns)))
+    n[:, :, :] = converted[:, None, None]
+    rows = replace(
+        periods(made, n, n, assigned=np.full((4, 3), 100.0)),
+        start_ms=decided.astype(np.int64),
+        end_ms=decided.astype(np.int64),
+    )
+    cells = counted(rows, made, Channel(ChannelKind.VALUE, 0), now, {0: known})
+    assert cells.n.sum(axis=0) == pytest.approx([float(DELAY["exposure"])] * 3, rel=1e-9)
+    rate = cells.s1.sum(axis=0) / cells.n.sum(axis=0)
+    assert rate == pytest.approx([float(DELAY["estimate"])] * 3, rel=1e-9)
+    assert float(converted.sum()) / 400 == pytest.approx(float(DELAY["naive"]))
