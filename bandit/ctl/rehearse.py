@@ -52,7 +52,9 @@ def rehearse(
     processes: int | None,
     plot: str | None,
 ) -> int:
-    """Try a spec on simulated users: regret, harm, false rollbacks, detection delays. No server is asked.
+    """Try a spec on simulated users, without a server.
+
+    Regret, exposure to harm, false rollbacks and detection delays.
 
     The spec goes through the same judges and allocators that the server uses. Without --world, a few usual worlds
     are made from the spec: equal arms, each challenger better by a tenth, one harmful, a level that rises.

@@ -180,7 +180,7 @@ def reward(
     sequence: int | None,
     wait: bool,
 ) -> int:
-    """Report one reward or cost, or correct or retract what was reported.
+    """Report, correct or retract one reward or cost.
 
     A repeated reward is counted once, so an unanswered one may be sent again. Only metrics that remember their
     values can be corrected (corrections: true in the spec)."""

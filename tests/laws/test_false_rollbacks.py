@@ -223,7 +223,8 @@ def test_a_doubled_bad_share_is_found_as_soon_as_planned(share: float, batch: in
         variance = planned * ((1 - share) ** 2 * v1 + share * (1 - share) * v0)
         gain = -math.log(alpha) + 0.5 * math.log1p(variance / rho)
         planned = 2 * gain * (v1 + v0 * share / (1 - share)) / (worse - base) ** 2
-    assert 0.5 * planned <= float(np.median(world.canary(looks))) <= 1.2 * planned
+    # Planned for the best rho alone; the mean over rhos and odds costs the logarithms of their parts.
+    assert 0.5 * planned <= float(np.median(world.canary(looks))) <= 1.6 * planned
 
 
 def test_traffic_that_does_not_follow_the_shares_is_no_harm() -> None:

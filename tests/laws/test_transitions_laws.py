@@ -209,11 +209,15 @@ def test_guardrail_edits_begin_a_new_attempt() -> None:
     assert moved is not None
     assert [arm.attempt for arm in moved.experiment.arms] == [2, 2, 2]
     assert moved.experiment.epoch == 1
-    weights = update(
-        experiment, allocation, spec(guardrails=[guardrail], objective=[{"metric": "cost"}]), NOW
-    )
+    other = [{"metric": "satisfied", "weight": 0.1}, {"metric": "cost", "weight": 0.9, "scale": [0.0, 1.0]}]
+    weights = update(experiment, allocation, spec(guardrails=[guardrail], objective=other), NOW)
     assert weights is not None
     assert [arm.attempt for arm in weights.experiment.arms] == [1, 1, 1]
+    assert weights.experiment.epoch == 1
+    # Without the other term nothing is multiplied any more: other sums, so another epoch.
+    alone = update(experiment, allocation, spec(guardrails=[guardrail], objective=[{"metric": "cost"}]), NOW)
+    assert alone is not None
+    assert alone.experiment.epoch == 2
 
 
 def test_a_promoted_arm_can_be_rolled_back() -> None:
