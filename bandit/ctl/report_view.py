@@ -119,7 +119,9 @@ def _effect_row(arm: str, effect: report_pb2.Effect, *, narrow: bool) -> list[An
 
 def _means(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]:
     heads = ["METRIC", "ARM", ">MEAN", ">CONTROL'S", ">REWARDS"]
-    table = _table(*heads, *([] if narrow else [">N_EFF", ">COVERED", ">ANSWERED"]), ">PLAIN, BIASED")
+    table = _table(
+        *heads, *([] if narrow else [">N_EFF", ">COVERED", ">ANSWERED", "|IF ALL HAD"]), ">PLAIN, BIASED"
+    )
     for metric in report.metrics:
         title = plain(metric.metric)
         for arm in metric.arms:
@@ -135,6 +137,7 @@ def _means(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]:
                     f"{arm.n_effective:,.0f}",
                     f"{arm.covered * 100:.0f} %",
                     f"{arm.answered * 100:.0f} %" if arm.HasField("answered") else "-",
+                    f"{number(arm.least)} to {number(arm.most)}" if arm.most > arm.least else "-",
                 ]
             biased = number(arm.plain_mean_biased) if arm.HasField("plain_mean_biased") else "-"
             table.add_row(*row, Text(biased, "dim"))

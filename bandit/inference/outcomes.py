@@ -45,6 +45,29 @@ def totals_of(spec: ExperimentSpec, rows: PeriodTable, now_ms: int) -> Totals:
     return Totals(ripe, arrived)
 
 
+def answer_bounds(spec: ExperimentSpec, rows: PeriodTable, index: int, now_ms: int) -> FloatArray:
+    """[K, 2] least and most that a metric's mean over all decisions of closed windows can be, in its unit.
+
+    Rewards that never came may have been anything in the range (Manski 1990, worst-case bounds): the mean of those that
+    came says what all would have said only where not answering has nothing to do with the value. NaN without decisions,
+    for ratios, and where silence has a value (then nothing is missing).
+    """
+    metric = spec.metrics[index]
+    bounds = np.full((len(spec.arms), 2), np.nan)
+    if metric.kind is MetricKind.RATIO or metric.default_when_silent is not None:
+        return bounds
+    closed = rows.mature(metric.attribution_window, now_ms)
+    decisions = rows.assigned[closed].sum(axis=0)
+    n, s1 = (each[closed][:, :, index].sum(axis=0) for each in (rows.n, rows.s1))
+    missing = np.maximum(decisions - n, 0.0)
+    low, high = metric.scale
+    seen = decisions > 0.0
+    whole = np.maximum(decisions, n)[seen]
+    bounds[seen, 0] = low + (high - low) * s1[seen] / whole
+    bounds[seen, 1] = low + (high - low) * (s1 + missing)[seen] / whole
+    return bounds
+
+
 def outcome_of(spec: ExperimentSpec, index: int, totals: Totals) -> Outcome:
     """A metric in its own unit.
 

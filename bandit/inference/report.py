@@ -18,6 +18,7 @@ from bandit.inference.effects import Interval, Outcome, aipw, interval, near, th
 from bandit.inference.means import StratifiedMean, strata, stratified
 from bandit.inference.outcomes import (
     Totals,
+    answer_bounds,
     events,
     objective_of,
     outcome_of,
@@ -54,7 +55,8 @@ class Effect:
 class ArmMetric:
     """One metric of one arm. ``n`` rewards so far; ``answered``: part of the decisions with one; ``plain``: their
     mean (silence filled in where it has a value), biased by the allocation, NaN without any. ``effect`` is None for
-    the control."""
+    the control. ``least``, ``most``: what the mean over all decisions of closed windows can be, whatever those without
+    a reward would have been (NaN: nothing is missing, or nothing is known)."""
 
     arm: int
     n: int
@@ -62,6 +64,8 @@ class ArmMetric:
     mean: StratifiedMean
     plain: float
     effect: Effect | None
+    least: float = math.nan
+    most: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ def _metric(
     every = float(decisions.sum())
     ripe = rows.mature(_window(spec, index), now_ms)
     counting = _counting(spec, index)
+    bounds = answer_bounds(spec, rows, index, now_ms)
     arms = []
     for arm in range(len(spec.arms)):
         n = float(totals.arrived[0, counting, arm])
@@ -150,6 +155,8 @@ def _metric(
                 mean=stratified(spec, index, arm, means, _counted(spec, totals)),
                 plain=_plain(spec, metric, index, arm, totals),
                 effect=effects[arm],
+                least=float(bounds[arm, 0]),
+                most=float(bounds[arm, 1]),
             )
         )
     return MetricReport(

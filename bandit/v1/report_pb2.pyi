@@ -284,6 +284,8 @@ class ArmMetric(_message.Message):
     PLAIN_MEAN_BIASED_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     COVERED_FIELD_NUMBER: _builtins.int
+    LEAST_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     n: _builtins.int
     """Rewards so far, and the part of the arm's decisions that has one."""
@@ -297,6 +299,9 @@ class ArmMetric(_message.Message):
     """Mean of all rewards. Biased: adaptive allocation; not comparable between arms."""
     covered: _builtins.float
     """Part of all rewards that the two means stand on; in the rest of the periods one of the two arms has none."""
+    least: _builtins.float
+    """What the mean over all decisions of closed windows can be, whatever those without a reward would have been."""
+    most: _builtins.float
     @_builtins.property
     def effect(self) -> Global___Effect:
         """Not set for the control."""
@@ -313,17 +318,23 @@ class ArmMetric(_message.Message):
         plain_mean_biased: _builtins.float | None = ...,
         effect: Global___Effect | None = ...,
         covered: _builtins.float = ...,
+        least: _builtins.float | None = ...,
+        most: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_mean", b"_mean", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "control_mean", b"control_mean", "effect", b"effect", "mean", b"mean", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_least", b"_least", "_mean", b"_mean", "_most", b"_most", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "control_mean", b"control_mean", "effect", b"effect", "least", b"least", "mean", b"mean", "most", b"most", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_mean", b"_mean", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "arm", b"arm", "control_mean", b"control_mean", "covered", b"covered", "effect", b"effect", "mean", b"mean", "n", b"n", "n_effective", b"n_effective", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_least", b"_least", "_mean", b"_mean", "_most", b"_most", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "arm", b"arm", "control_mean", b"control_mean", "covered", b"covered", "effect", b"effect", "least", b"least", "mean", b"mean", "most", b"most", "n", b"n", "n_effective", b"n_effective", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answered: _TypeAlias = _typing.Literal["answered"]  # noqa: Y015
     _WhichOneofArgType__answered: _TypeAlias = _typing.Literal["_answered", b"_answered"]  # noqa: Y015
     _WhichOneofReturnType__control_mean: _TypeAlias = _typing.Literal["control_mean"]  # noqa: Y015
     _WhichOneofArgType__control_mean: _TypeAlias = _typing.Literal["_control_mean", b"_control_mean"]  # noqa: Y015
+    _WhichOneofReturnType__least: _TypeAlias = _typing.Literal["least"]  # noqa: Y015
+    _WhichOneofArgType__least: _TypeAlias = _typing.Literal["_least", b"_least"]  # noqa: Y015
     _WhichOneofReturnType__mean: _TypeAlias = _typing.Literal["mean"]  # noqa: Y015
     _WhichOneofArgType__mean: _TypeAlias = _typing.Literal["_mean", b"_mean"]  # noqa: Y015
+    _WhichOneofReturnType__most: _TypeAlias = _typing.Literal["most"]  # noqa: Y015
+    _WhichOneofArgType__most: _TypeAlias = _typing.Literal["_most", b"_most"]  # noqa: Y015
     _WhichOneofReturnType__plain_mean_biased: _TypeAlias = _typing.Literal["plain_mean_biased"]  # noqa: Y015
     _WhichOneofArgType__plain_mean_biased: _TypeAlias = _typing.Literal["_plain_mean_biased", b"_plain_mean_biased"]  # noqa: Y015
     @_typing.overload
@@ -331,7 +342,11 @@ class ArmMetric(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__control_mean) -> _WhichOneofReturnType__control_mean | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least) -> _WhichOneofReturnType__least | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mean) -> _WhichOneofReturnType__mean | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__most) -> _WhichOneofReturnType__most | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__plain_mean_biased) -> _WhichOneofReturnType__plain_mean_biased | None: ...
 

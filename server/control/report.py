@@ -123,6 +123,8 @@ def _arm_metric(spec: ExperimentSpec, metric: Metric, each: ArmMetric) -> report
         mean=each.mean.mean,
         control_mean=each.mean.control,
         plain_mean_biased=each.plain,
+        least=each.least,
+        most=each.most,
     )
     if each.effect is not None:
         message.effect.CopyFrom(_effect(each.effect, metric))

@@ -37,7 +37,7 @@ def sample() -> report_pb2.Report:
     good = report_pb2.MetricReport(metric="helpful", direction=spec_pb2.DIRECTION_MAXIMIZE, matured=0.91)
     good.arms.add(arm="old", n=9100, answered=0.93, mean=0.41, control_mean=0.41, n_effective=8000)
     new = good.arms.add(arm="new", n=2100, answered=0.92, mean=0.47, control_mean=0.42, n_effective=1900)
-    new.plain_mean_biased, new.covered = 0.45, 1.0
+    new.plain_mean_biased, new.covered, new.least, new.most = 0.45, 1.0, 0.4, 0.48
     new.effect.CopyFrom(effect(0.02, 0.08, report_pb2.Effect.FINDING_BETTER))
     good.design_effect = 3.2
     good.cohorts.add(arm="new", cohort="free", raw=0.06, effect=0.055, sd=0.01, n=900, n_control=4000)
@@ -134,6 +134,7 @@ def test_a_report_says_what_is_evidence_and_what_is_not(ctl: Command) -> None:
         "exact",
         *shown.split()[8:],
     ]
+    assert "0.4 to 0.48" in done.out
     assert "no rewards yet" in next(line for line in lines if line.startswith("flagged (down)"))
     assert "1.010 +- 0.020" in done.out
     hurt = next(line for line in lines if "b\\x1b[1m" in line)

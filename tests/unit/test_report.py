@@ -116,6 +116,21 @@ def test_rewards_of_units_that_come_back_count_by_their_design_effect() -> None:
     assert thin.winner.lift_se == pytest.approx(2 * plain.winner.lift_se, rel=1e-12)
 
 
+def test_what_never_answered_may_have_been_anything() -> None:
+    """Of 100 decisions 80 answered, 60 of them well: between 0.6 and 0.8 of all, whatever the silent ones were."""
+    spec = of()
+    counts = {"good": [(80, 60), (10, 5), (10, 10)]}
+    made = period(spec, 1, counts, assigned=(100, 10, 20))
+    one = reported(spec, [made]).metrics[0].arms
+    assert (one[0].least, one[0].most) == pytest.approx((0.6, 0.8))
+    assert (one[1].least, one[1].most) == pytest.approx((0.5, 0.5))
+    assert (one[2].least, one[2].most) == pytest.approx((0.5, 1.0))
+    young = reported(spec, [made], now_ms=made.end_ms + 1000).metrics[0].arms[0]
+    assert math.isnan(young.least), "a window that is open may still bring the answer"
+    silent = of(metrics=[METRIC | {"default_when_silent": 0}])
+    assert math.isnan(reported(silent, [period(silent, 1, counts)]).metrics[0].arms[0].most)
+
+
 def test_open_windows_wait() -> None:
     spec = of()
     young = period(spec, 1, {"good": [(80, 40), (10, 8), (10, 5)]})
