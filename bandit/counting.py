@@ -59,7 +59,7 @@ class Tables:
 
 def is_clustered(spec: ExperimentSpec) -> bool:
     """Do units keep their arm over many decisions, so that their rewards are not independent?"""
-    return spec.unit.mode == "sticky" and spec.unit.kind != "request"
+    return spec.unit.mode != "request" and spec.unit.kind != "request"
 
 
 def layout_of(spec: ExperimentSpec) -> Layout:

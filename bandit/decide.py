@@ -38,7 +38,8 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All that a decision of one experiment needs. ``counted``: decisions enter the ledger."""
+    """All that a decision of one experiment needs. ``counted``: decisions enter the ledger. ``fresh``: every decision
+    is drawn anew, so the key that is hashed must be another one each time (:func:`fresh_key`)."""
 
     name: str
     uid: int
@@ -53,9 +54,10 @@ class Table:
     cohorts: Mapping[str, int]
     reason: Reason
     counted: bool
+    fresh: bool = False
 
     def decide(self, unit: str, attributes: Mapping[str, str]) -> Decision:
-        """The arm of a unit. The same unit gives the same arm while the allocation lives."""
+        """The arm of a unit, or of a fresh key. The same text gives the same arm while the allocation lives."""
         unit_hash = hash_unit(self.salt, unit)
         arm = self.owners[bisect_right(self.starts, point_ppm(unit_hash)) - 1]
         cohort = self.cohorts.get(attributes.get(self.cohort_attribute, ""), 0) if self.cohorts else 0
@@ -103,7 +105,13 @@ def compile_table(experiment: Experiment, allocation: Allocation) -> Table:
         cohorts={value: index for index, value in enumerate(cohorts.values, start=1)} if cohorts else {},
         reason=reason,
         counted=True,
+        fresh=experiment.spec.unit.mode == "request",
     )
+
+
+def fresh_key(unit: str, issuer: int, number: int) -> str:
+    """A text that no other decision hashes: the unit with the server process and a number that it never uses twice."""
+    return f"{unit}\x00{issuer:x}.{number:x}"
 
 
 def fallback_table(experiment: Experiment) -> Table:

@@ -286,7 +286,7 @@ def mapping_of(seed: int) -> dict[str, Any]:
         "hypothesis": dice.text(),
         "unit": {
             "kind": dice.choice(("request", "session", "user", "tenant")),
-            "mode": dice.choice(("sticky", "epoch")),
+            "mode": dice.choice(("sticky", "epoch", "request")),
         },
         "alpha": dice.positive(0.5),
         "decay": {"half_life": dice.span(10**11)},

@@ -192,13 +192,17 @@ _BASELINES = {
     "stratified": "arms are compared within periods, and their differences may change",
     "stationary": "all periods are pooled",
 }
+_MODES = {
+    "sticky": "units keep their arm",
+    "epoch": "units are drawn anew in each epoch",
+    "request": "every decision is drawn anew",
+}
+
 _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
     ("experiment",): lambda edit: "a new experiment" if edit.old is None else "another experiment",
     ("hypothesis",): _always("words only, nothing else changes"),
     ("unit", "kind"): lambda edit: f"the arm is decided for each {edit.after}; {EPOCH}",
-    ("unit", "mode"): lambda edit: (
-        f"units {'keep their arm' if edit.after == 'sticky' else 'are drawn anew in each epoch'}; {EPOCH}"
-    ),
+    ("unit", "mode"): lambda edit: f"{_MODES[str(edit.after)]}; {EPOCH}",
     ("arms",): _always(f"the arms have other positions; {EPOCH}"),
     ("arms", ANY): _whole_arm,
     ("arms", ANY, "control"): lambda edit: (

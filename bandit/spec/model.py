@@ -111,9 +111,10 @@ class Unit(Frozen):
     kind: Literal["request", "session", "user", "tenant"] = Field(
         "session", description="whose key decides the arm"
     )
-    mode: Literal["sticky", "epoch"] = Field(
+    mode: Literal["sticky", "epoch", "request"] = Field(
         "sticky",
-        description="sticky: a unit moves only when shares move; epoch: units are drawn anew in each epoch",
+        description="sticky: a unit moves only when shares move; epoch: units are drawn anew in each epoch; request: "
+        "every decision is drawn anew, also for the same unit, which is the cleanest evidence",
     )
 
 

@@ -84,6 +84,8 @@ class _UnitModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnitMode.Val
     """A unit moves only when shares move."""
     UNIT_MODE_EPOCH: _UnitMode.ValueType  # 2
     """Units are drawn anew in each epoch."""
+    UNIT_MODE_REQUEST: _UnitMode.ValueType  # 3
+    """Every decision is drawn anew, also for the same unit; a repeated call may get another arm."""
 
 class UnitMode(_UnitMode, metaclass=_UnitModeEnumTypeWrapper):
     """How long a unit keeps its arm."""
@@ -94,6 +96,8 @@ UNIT_MODE_STICKY: UnitMode.ValueType  # 1
 """A unit moves only when shares move."""
 UNIT_MODE_EPOCH: UnitMode.ValueType  # 2
 """Units are drawn anew in each epoch."""
+UNIT_MODE_REQUEST: UnitMode.ValueType  # 3
+"""Every decision is drawn anew, also for the same unit; a repeated call may get another arm."""
 Global___UnitMode: _TypeAlias = UnitMode  # noqa: Y015
 
 class _MetricKind:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 
 import grpc
 import structlog
 
-from bandit.decide import Table
+from bandit.decide import Table, fresh_key
 from bandit.errors import BanditError, CorruptStored, InvalidArgument, NotFound, StoreUnavailable
 from bandit.ids import parse_experiment
 from bandit.ranges import PPM
@@ -47,6 +48,7 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         self._keeper = keeper
         self._clock = clock
         self._complained_s = float("-inf")
+        self._fresh = count()
 
     def Decide(self, request: pb.DecideRequest, context: grpc.ServicerContext) -> pb.DecideResponse:  # noqa: N802
         """One unit."""
@@ -105,7 +107,8 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         self, snapshot: Snapshot, entry: Entry, journal: Journal, unit: str, attributes: Mapping[str, str]
     ) -> pb.DecideResponse:
         table = entry.table
-        arm, cohort, unit_hash, propensity_ppm = table.decide(unit, attributes)
+        key = fresh_key(unit, journal.issuer, next(self._fresh)) if table.fresh else unit
+        arm, cohort, unit_hash, propensity_ppm = table.decide(key, attributes)
         now_s = self._clock.monotonic_s()
         number = None
         if table.counted:
@@ -157,7 +160,10 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         self, snapshot: Snapshot, entry: Entry, journal: Journal, request: pb.DecideBatchRequest
     ) -> pb.DecideBatchResponse:
         table = entry.table
-        columns = decide_many(table, request.units)
+        units: Sequence[str] = request.units
+        if table.fresh:
+            units = [fresh_key(unit, journal.issuer, next(self._fresh)) for unit in units]
+        columns = decide_many(table, units)
         cohort = table.decide(request.units[0], request.attributes).cohort
         arms = columns.arms.tobytes()
         now_s = self._clock.monotonic_s()

@@ -177,7 +177,7 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
             hypothesis=WORDS,
             unit=optional(
                 kind=st.sampled_from(["request", "session", "user", "tenant"]),
-                mode=st.sampled_from(["sticky", "epoch"]),
+                mode=st.sampled_from(["sticky", "epoch", "request"]),
             ),
             cohorts=st.fixed_dictionaries(
                 {

@@ -258,7 +258,8 @@ def test_events_of_a_sum_are_hashed_with_the_secret_of_the_experiment() -> None:
     [
         ({"kind": "user", "mode": "sticky"}, 5),
         ({"kind": "request", "mode": "sticky"}, 0),
-        ({"kind": "user", "mode": "epoch"}, 0),
+        ({"kind": "user", "mode": "epoch"}, 5),
+        ({"kind": "user", "mode": "request"}, 0),
     ],
 )
 def test_buckets_are_kept_where_units_repeat(unit: dict[str, str], clustered: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bandit.decide import Reason, compile_table, fallback_table, unit_salt
+from bandit.decide import Reason, compile_table, fallback_table, fresh_key, unit_salt
 from bandit.ranges import contiguous
 from bandit.rollout.transitions import pause, promote, roll_back
 from tests.builders import NOW, created, running
@@ -83,3 +83,10 @@ def test_epoch_mode_draws_units_anew() -> None:
     assert unit_salt(experiment) != unit_salt(replace(experiment, epoch=2))
     sticky, _ = running()
     assert unit_salt(sticky) == unit_salt(replace(sticky, epoch=2))
+
+
+def test_request_mode_says_that_keys_must_be_fresh() -> None:
+    assert compile_table(*running(unit={"kind": "user", "mode": "request"})).fresh
+    assert not compile_table(*running()).fresh
+    keys = {fresh_key(unit, issuer, n) for unit in ("u", "u\x001.1") for issuer in (1, 11) for n in (1, 17)}
+    assert len(keys) == 8

@@ -107,6 +107,26 @@ def test_a_cohort_comes_from_its_attribute(ground: Ground) -> None:
     assert verify(keys, ground.decide("u").token).cohort == 0
 
 
+def test_where_each_decision_is_drawn_anew_a_unit_meets_all_arms_by_their_shares(ground: Ground) -> None:
+    """Of 3,000 decisions each share is met within 5 sd; no two decisions hash the same text."""
+    put_running(ground.store, unit={"kind": "user", "mode": "request"})
+    ground.keeper.poll()
+    keys = ground.store.store.token_keys()
+    ones = [ground.decide("u1") for _ in range(3000)]
+    many = ground.batch(["u1"] * 3000)
+    for arms in ([each.arm for each in ones], [many.arms[index] for index in many.arm_indexes]):
+        counts = Counter(arms)
+        for arm, share in (("control", 0.4), ("small", 0.3), ("large", 0.3)):
+            assert abs(counts[arm] - 3000 * share) < 5 * (3000 * share * (1 - share)) ** 0.5
+    hashes = {verify(keys, each.token).unit_hash for each in ones}
+    hashes |= {
+        verify(keys, many.tokens[at : at + TOKEN_BYTES]).unit_hash
+        for at in range(0, len(many.tokens), TOKEN_BYTES)
+    }
+    assert len(hashes) == 6000
+    assert {each.propensity for each in ones} == {0.4, 0.3}
+
+
 def test_reasons_follow_the_state(ground: Ground) -> None:
     now = put_draft(ground.store)
     ground.keeper.poll()
