@@ -5,45 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from bandit.facts import settle
-from bandit.inference.report import Effect, Report, better, report_of, terms_start
+from bandit.inference.report import better, report_of, terms_start
 from bandit.inference.terms import FOREVER_MS, kept_of, terms_of, width
 from bandit.inference.terms import settle as settle_terms
-from bandit.ledger import Layout, Period, PeriodTable, fold_block, split_table
+from bandit.ledger import Layout, Period, fold_block, split_table
 from bandit.spec.model import ExperimentSpec
 from tests.builders import NOW
-from tests.guardrail_periods import LONG_AFTER, guarded, period
-
-EQUAL = (1 / 3, 1 / 3, 1 / 3)
-METRIC = {"name": "good", "kind": "bernoulli", "direction": "maximize", "attribution_window": "1h"}
-
-
-def of(**changes: Any) -> ExperimentSpec:
-    values: dict[str, Any] = {
-        "metrics": [METRIC],
-        "objective": [{"metric": "good"}],
-        "unit": {"kind": "request"},
-    }
-    return guarded(**(values | changes))
-
-
-def rows_of(spec: ExperimentSpec, periods: Sequence[Period], cohorts: int = 1) -> PeriodTable:
-    return split_table(periods, Layout(cohorts, len(spec.arms), len(spec.columns)))
-
-
-def reported(spec: ExperimentSpec, periods: Sequence[Period], now_ms: int = LONG_AFTER) -> Report:
-    return report_of(spec, rows_of(spec, periods), [True] * len(spec.arms), now_ms)
-
-
-def effect(report: Report, arm: int, metric: int = 0) -> Effect:
-    found = report.metrics[metric].arms[arm].effect
-    assert found is not None
-    return found
+from tests.guardrail_periods import LONG_AFTER, period
+from tests.reports import EQUAL, METRIC, effect, of, reported, rows_of
 
 
 def test_effects_and_means_of_two_periods_by_hand() -> None:
@@ -93,42 +67,6 @@ def test_periods_that_two_arms_do_not_share_are_left_out_for_both_and_told() -> 
     assert one.mean.control == pytest.approx((0.5 + 1.0) / 2)
     assert one.mean.covered == pytest.approx(200 / 992)
     assert one.mean.mean == 0.0
-
-
-def test_rewards_of_units_that_come_back_count_by_their_design_effect() -> None:
-    """Four rewards are the evidence of one: estimates stay, standard errors and e-values are those of a quarter."""
-    spec = of()
-    periods = [
-        period(spec, n, {"good": [(8000, 4000), (8000, 4480), (8000, 4400)]}, shares=EQUAL) for n in (1, 2)
-    ]
-    rows = rows_of(spec, periods)
-    plain, thin = (
-        report_of(spec, rows, [True] * 3, LONG_AFTER, effects) for effects in (None, np.array([4.0]))
-    )
-    assert plain.metrics[0].design_effect == 1.0
-    assert thin.metrics[0].design_effect == 4.0
-    one, four = effect(plain, 1), effect(thin, 1)
-    assert four.interval.estimate == one.interval.estimate
-    assert four.aipw == pytest.approx(one.aipw, rel=1e-12)
-    assert four.aipw_se == pytest.approx(2 * one.aipw_se, rel=1e-12)
-    wider = (four.interval.high - four.interval.low) / (one.interval.high - one.interval.low)
-    assert 1.6 < wider < 2.1
-    assert thin.winner.lift_se == pytest.approx(2 * plain.winner.lift_se, rel=1e-12)
-
-
-def test_what_never_answered_may_have_been_anything() -> None:
-    """Of 100 decisions 80 answered, 60 of them well: between 0.6 and 0.8 of all, whatever the silent ones were."""
-    spec = of()
-    counts = {"good": [(80, 60), (10, 5), (10, 10)]}
-    made = period(spec, 1, counts, assigned=(100, 10, 20))
-    one = reported(spec, [made]).metrics[0].arms
-    assert (one[0].least, one[0].most) == pytest.approx((0.6, 0.8))
-    assert (one[1].least, one[1].most) == pytest.approx((0.5, 0.5))
-    assert (one[2].least, one[2].most) == pytest.approx((0.5, 1.0))
-    young = reported(spec, [made], now_ms=made.end_ms + 1000).metrics[0].arms[0]
-    assert math.isnan(young.least), "a window that is open may still bring the answer"
-    silent = of(metrics=[METRIC | {"default_when_silent": 0}])
-    assert math.isnan(reported(silent, [period(silent, 1, counts)]).metrics[0].arms[0].most)
 
 
 def test_open_windows_wait() -> None:
