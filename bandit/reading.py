@@ -99,7 +99,7 @@ def read(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> Reading:
     n, s1, s2 = (np.zeros((arms, len(channels))) for _ in range(3))
     curves = delay_curves(table, spec, now_ms)
     for index, channel in enumerate(channels):
-        if channel.kind is not ChannelKind.EARLY and index < table.n.shape[2]:
+        if channel.kind is not ChannelKind.EARLY:
             cells = counted(table, spec, channel, now_ms, curves)
             w = weights * cells.weight
             n[:, index], s1[:, index], s2[:, index] = w @ cells.n, w @ cells.s1, w @ cells.s2

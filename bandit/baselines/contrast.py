@@ -72,7 +72,7 @@ def differences_of(evidence: Evidence, index: int, doubt: float = 1.0) -> tuple[
         pull = np.sum([value * each.pull for value, each in zip(worth, facts, strict=True)], axis=0)
         value = evidence.reading.channel(index)
         counts = evidence.reading.s1[:, [spec.columns[each.channel] for each in levels]]
-        unit = _unit_variance(0.0, 0.0) if not counts.any() else _of_scores(counts, worth)
+        unit = _of_scores(counts, worth) if counts.any() else VARIANCE_GUESS
         return estimate(spec, metric, facts[0].links, pull, unit * effect, value.n, unit, doubt)
     kind = ChannelKind.LOG if metric.kind is MetricKind.LOGNORMAL else ChannelKind.VALUE
     stream = next(each for each in found.values() if each.channel.kind is kind)
@@ -170,7 +170,7 @@ def levelled(
 def scaled_scores(metric: Metric) -> FloatArray:
     """[L] worth of each level on the scale of the metric."""
     low, high = metric.scale
-    return (np.array(metric.scores or metric.levels) - low) / (high - low)
+    return (np.array(metric.worth) - low) / (high - low)
 
 
 def _of_scores(counts: FloatArray, worth: FloatArray) -> float:
@@ -178,10 +178,6 @@ def _of_scores(counts: FloatArray, worth: FloatArray) -> float:
     n = np.maximum(counts.sum(axis=1), 1.0)
     first, second = counts @ worth / n, counts @ (worth * worth) / n
     return max(float(n @ np.maximum(second - first * first, 0.0)) / float(n.sum()), LEAST_VARIANCE)
-
-
-def _unit_variance(spread: float, freedom: float) -> float:
-    return (PRIOR_FREEDOM * VARIANCE_GUESS + spread) / (PRIOR_FREEDOM + freedom)
 
 
 def _ratio(evidence: Evidence, index: int, means: dict[int, tuple[FloatArray, FloatArray]]) -> Belief:

@@ -45,8 +45,9 @@ class Stratified:
 
     def beliefs(self, evidence: Evidence) -> tuple[Belief, ...]:
         """See Baseline."""
-        others = Contrast().beliefs(evidence)
         spec = evidence.spec
+        rest = any(metric.kind not in COMPARED for metric in spec.metrics)
+        others = Contrast().beliefs(evidence) if rest else ()
         made = []
         for index, metric in enumerate(spec.metrics):
             if metric.kind in COMPARED:
