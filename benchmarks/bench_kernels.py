@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from scipy import integrate, optimize, special
 
 from bandit.allocate import propose
+from bandit.baselines.base import evidence_of
+from bandit.counting import layout_of
 from bandit.kernels import jit
 from bandit.kernels.best_arm import BETA, STUDENT_T, best_arm
 from bandit.kernels.divergence import bernoulli, bernoulli_gap
@@ -33,7 +35,7 @@ from bandit.kernels.fold import fold_rewards
 from bandit.kernels.indices import KL
 from bandit.kernels.quantile import quantiles
 from bandit.kernels.simplex import project_kl
-from bandit.reading import Reading
+from bandit.ledger import ONE, S1, S2_HIGH, Cells, N, Period, split_table
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.parse import parse_mapping
 from benchmarks.service import machine
@@ -151,14 +153,21 @@ def alone() -> dict[str, Case]:
     students = np.stack([chance.normal(0.3, 0.01, 3), np.full(3, 0.01), chance.uniform(20, 2000, 3)], axis=1)
     many, w = beta(64), np.empty(10)
     means, pulls = chance.uniform(0.09, 0.12, 10), np.full(10, 1000.0)
-    experiment, sums = spec(), np.full((3, 1), 1000.0)
-    reading = Reading(sums[:, 0], sums, sums * [[0.10], [0.11], [0.09]], sums * 0.1)
+    experiment = spec()
+    layout = layout_of(experiment)
+    cells = Cells.zeros(layout)
+    cells.exposures[0] = cells.sums[0, :, 0, N] = 1000
+    cells.sums[0, :, 0, S1] = cells.sums[0, :, 0, S2_HIGH] = np.array([100, 110, 90]) * ONE
+    shares = (400_000, 300_000, 300_000)
+    rows = split_table([Period(1, 1, 1, 0, 60_000, shares, (0.1,), cells)], layout)
     live = np.ones(3, np.bool_)
     return {
         "P(best) 3 arms, Student's t": lambda: best_arm(STUDENT_T, students),
         "P(best) 64 arms": lambda: best_arm(BETA, many),
         "fluid KL-UCB, 10 arms": lambda: pour(KL, means, means, pulls, 1e4, 500.0, w),
-        "sums to shares, 3 arms": lambda: propose(experiment, reading, live, [None] * 3, None, 0.0, 100.0),
+        "sums to shares, 3 arms": lambda: propose(
+            experiment, evidence_of(experiment, rows, 120_000), live, [None] * 3, None, 0.0, 100.0
+        ),
     }
 
 

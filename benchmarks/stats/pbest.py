@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def main() -> None:
         turned = params[:, ::-1].copy() if lowest else params
         error = np.abs(found - exact).max()
         drawn = np.mean([np.abs(monte_carlo(turned, rng) - exact).max() for _ in range(20)])
-        own = microseconds(lambda params=params, lowest=lowest: best_arm(BETA, params, lowest=lowest))
-        theirs = microseconds(lambda turned=turned: monte_carlo(turned, rng))
+        own = microseconds(partial(best_arm, BETA, params, lowest=lowest))
+        theirs = microseconds(partial(monte_carlo, turned, rng))
         ratio = drawn / max(error, 1e-17)
         print(
             f"{case['name']:40} {len(params):4d} {error:9.1e} {drawn:9.1e} {ratio:9.1e} {own:7.1f} {theirs:9.1f}"

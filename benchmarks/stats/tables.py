@@ -90,7 +90,7 @@ def alarms(made: Plan, runs: list[Run]) -> dict[str, float]:
 
 def moving(runs: int) -> Iterator[Setup]:
     """Baselines that move: 3 arms, lifts 1, 1.08, 1.03, Thompson, floor 5 %, 96 batches of 1,000."""
-    worlds = {
+    worlds: dict[str, Any] = {
         "flat": (
             {"mean": 0.1},
             {"stationary": (146.5, 4.1), "stratified": (182.9, 3.7), "contrast": (155.1, 4.5)},
@@ -167,7 +167,7 @@ def ramp(runs: int) -> Iterator[Setup]:
         ("falling", 1.2): (1.0, 0.001, 1573.5),
         ("falling", 2.0): (1.0, 0.001, 131.5),
     }
-    worlds = {
+    worlds: dict[str, Any] = {
         "flat": {"mean": 0.1},
         "rising": {"mean": 0.05, "drift": {"shape": "rising", "by": 3.0}},
         "falling": {"mean": 0.2, "drift": {"shape": "falling", "by": 0.75}},
