@@ -35,6 +35,17 @@ PATIENT_S = 5.0
 QUICK_S = 0.5
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--full``: fault tests at the sizes that are promised; without it at about a tenth, as in CI."""
+    parser.addoption("--full", action="store_true", help="fault tests at full size (hours)")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether fault tests run at full size."""
+    return bool(request.config.getoption("--full"))
+
+
 class Kept(NamedTuple):
     """A store under test; ``pass_ms`` lets its clock move on by at least that much."""
 
