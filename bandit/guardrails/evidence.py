@@ -3,7 +3,7 @@ what follows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,11 @@ from bandit.reading import silent_value
 from bandit.spec.channels import Channel, ChannelKind
 from bandit.spec.model import Direction, ExperimentSpec, Metric
 
-_OWN = (
+_OWN = [
     *(watch.SHARE, watch.ASSIGNED, watch.ARRIVED, watch.COUNT, watch.BAD, watch.SQUARE, watch.CUBE),
     *(watch.BELOW, watch.BELOW_SQUARE, watch.TOP, watch.BOTTOM),
-)
-_CONTROLS = (
+]
+_CONTROLS = [
     *(
         watch.SHARE_0,
         watch.ASSIGNED_0,
@@ -29,7 +29,7 @@ _CONTROLS = (
         watch.CUBE_0,
     ),
     *(watch.BELOW_0, watch.BELOW_SQUARE_0, watch.TOP_0, watch.BOTTOM_0),
-)
+]
 FIELDS = (
     "share",
     "assigned",
@@ -43,6 +43,7 @@ FIELDS = (
     "top",
     "bottom",
 )
+_ASSIGNED = FIELDS.index("assigned")
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class Material:
     centre: FloatArray
     shown_centre: FloatArray
     edges: FloatArray
+    _stacked: tuple[NDArray[np.int64], FloatArray] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(cls, table: PeriodTable, mature: NDArray[np.bool_], *, young: bool) -> Material:
@@ -89,21 +91,27 @@ class Material:
         )
 
     def rows(self, arm: int, control: int, chosen: NDArray[np.bool_]) -> FloatArray:
-        """[E', R] rows of the ``chosen`` periods for a pair, oldest first."""
-        at = np.flatnonzero(chosen)
-        at = at[np.argsort(self.number[at], kind="stable")]
+        """[E', R] rows of the ``chosen`` periods for a pair, oldest first. The material must be complete."""
+        if self._stacked is None:
+            order = np.argsort(self.number, kind="stable")
+            self._stacked = order, np.stack([getattr(self, name)[order] for name in FIELDS], axis=2)
+        order, values = self._stacked
+        keep = chosen[order]
+        at = order[keep]
         edges = self.edges.shape[2]
         rows = np.zeros((len(at), watch.EDGES + 2 * edges))
+        if not at.size:
+            return rows
+        values = values[keep]
         rows[:, watch.NUMBER] = self.number[at]
-        rows[:, watch.ASSIGNED_ALL] = self.assigned[at].sum(axis=1)
+        rows[:, watch.ASSIGNED_ALL] = values[:, :, _ASSIGNED].sum(axis=1)
         rows[:, watch.CENTRE] = self.centre[at]
         rows[:, watch.SHOWN_CENTRE] = self.shown_centre[at]
-        for name, own, controls in zip(FIELDS, _OWN, _CONTROLS, strict=True):
-            values = getattr(self, name)
-            rows[:, own] = values[at, arm]
-            rows[:, controls] = values[at, control]
-        rows[:, watch.EDGES : watch.EDGES + edges] = self.edges[at, arm]
-        rows[:, watch.EDGES + edges :] = self.edges[at, control]
+        rows[:, _OWN] = values[:, arm]
+        rows[:, _CONTROLS] = values[:, control]
+        if edges:
+            rows[:, watch.EDGES : watch.EDGES + edges] = self.edges[at, arm]
+            rows[:, watch.EDGES + edges :] = self.edges[at, control]
         return rows
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from bandit.guardrails import GUARDRAILS
 from bandit.guardrails.base import (
     ANY_COHORT,
+    CANNOT_TELL,
     ArmStanding,
     Evidence,
     Folded,
@@ -60,6 +61,8 @@ def judge(
     now_ms: int,
     by_cohort: PeriodTable | None = None,
     effects: FloatArray | None = None,
+    *,
+    told: bool = True,
 ) -> tuple[Verdict, ...]:
     """One verdict per live challenger and guardrail, arm by arm in the order of the spec.
 
@@ -72,6 +75,8 @@ def judge(
     ``effects`` [M]: design effects of units with many values (``bandit.clusters``). Where a guardrail's evidence is a
     function of sums, n values of such a metric are the evidence of n / effect. That is right for many units and many
     values (asymptotically), where without it the evidence grows with how often the same units come back.
+
+    Not ``told``: nobody reads the messages, which stay empty, and nothing is foreseen; all else is the same.
     """
     control = spec.control_index
     verdicts: list[tuple[int, int, int, Verdict]] = []
@@ -80,10 +85,15 @@ def judge(
         for index, each in enumerate(spec.guardrails)
         if each.cohorts == "each" and by_cohort is not None
     }
-    weighings = {
-        slot: _Weighing(spec, slot, place, folded, _rows_of(table, by_cohort, slot.cohort), now_ms, effects)
+    chosen = [
+        (place, slot)
         for place, slot in enumerate(slots(spec))
         if (slot.cohort != EVERY) == (slot.guardrail in split)
+    ]
+    rows = {cohort: _rows_of(table, by_cohort, cohort) for cohort in {slot.cohort for _, slot in chosen}}
+    weighings = {
+        slot: _Weighing(spec, slot, place, folded, rows[slot.cohort], now_ms, effects, told=told)
+        for place, slot in chosen
     }
     for index, guardrail in enumerate(spec.guardrails):
         own = {slot.cohort: each for slot, each in weighings.items() if slot.guardrail == index}
@@ -100,7 +110,7 @@ def judge(
                 seen = Seen(
                     spec, guardrail, spec.arms[arm].name, cohort, outcome, evidence, levels, of_control
                 )
-                verdicts.append((arm, index, order, _verdict(seen, arm)))
+                verdicts.append((arm, index, order, _verdict(seen, arm, told)))
     return tuple(verdict for *_, verdict in sorted(verdicts, key=lambda each: each[:3]))
 
 
@@ -149,6 +159,8 @@ class _Weighing:
         table: PeriodTable,
         now_ms: int,
         effects: FloatArray | None = None,
+        *,
+        told: bool = True,
     ) -> None:
         guardrail = spec.guardrails[slot.guardrail]
         test = GUARDRAILS[guardrail.kind]
@@ -157,6 +169,7 @@ class _Weighing:
         self._every: Material = test.material(spec, guardrail, table, now_ms)
         self._place = place
         self._folded = folded
+        self._told = told
         metric = spec.metric_index(guardrail.metric) if guardrail.metric else None
         self._effect = 1.0
         if effects is not None and metric is not None and self._code in ADDITIVE:
@@ -181,8 +194,9 @@ class _Weighing:
         if self._effect > 1.0:
             thin, fewer, strength = sums / self._effect, young / self._effect, np.zeros(weigh.ANSWERS)
             weigh.weigh(self._code, self._params, thin, fewer, strength)
-        more, pending = rewards_more(self._code, self._params, thin, fewer, strength, levels)
-        more, pending = self._effect * more, self._effect * pending
+        more, pending = CANNOT_TELL, 0.0
+        if self._told:
+            more, pending = rewards_more(self._code, self._params, thin, fewer, strength, levels)
         return Evidence(
             seen=bool(answers[weigh.SEEN]),
             log_e=float(strength[weigh.LOG_E]),
@@ -191,8 +205,8 @@ class _Weighing:
             n_control=float(answers[weigh.N_CONTROL]),
             observed=float(answers[weigh.OBSERVED]),
             reference=float(answers[weigh.REFERENCE]),
-            more=more,
-            pending=pending,
+            more=self._effect * more,
+            pending=self._effect * pending,
             ready=bool(strength[weigh.READY]),
         )
 
@@ -241,7 +255,7 @@ def _outcome(evidence: Evidence, fail: float, safe: float) -> Outcome:
     return Outcome.PASS if evidence.log_e_safe >= safe else Outcome.INCONCLUSIVE
 
 
-def _verdict(seen: Seen, arm: int) -> Verdict:
+def _verdict(seen: Seen, arm: int, told: bool) -> Verdict:
     evidence = seen.evidence
     observed, reference = seen.shown()
     return Verdict(
@@ -257,6 +271,6 @@ def _verdict(seen: Seen, arm: int) -> Verdict:
         observed=observed,
         reference=reference,
         action=seen.guardrail.action,
-        message=sentence(seen),
+        message=sentence(seen) if told else "",
         cohort=seen.cohort,
     )

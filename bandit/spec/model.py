@@ -191,7 +191,7 @@ class ExperimentSpec(Frozen):
         """Indexes of the metrics whose values are kept per decision; see ``spec.channels``."""
         return remembers(self)
 
-    @property
+    @cached_property
     def control_index(self) -> int:
         """Index of the control in ``arms``."""
         return next(index for index, arm in enumerate(self.arms) if arm.control)
@@ -202,7 +202,11 @@ class ExperimentSpec(Frozen):
 
     def metric_index(self, name: str) -> int | None:
         """Index of the metric of that name, or None."""
-        return next((index for index, metric in enumerate(self.metrics) if metric.name == name), None)
+        return self._metric_places.get(name)
+
+    @cached_property
+    def _metric_places(self) -> dict[str, int]:
+        return {metric.name: index for index, metric in reversed(tuple(enumerate(self.metrics)))}
 
     def priors(self, metric: int) -> tuple[Prior | None, ...]:
         """Belief about each arm before any reward of one metric: the arm's own, else the metric's, else None."""
