@@ -16,9 +16,9 @@ import structlog
 
 from bandit.errors import BanditError, CorruptStored, Stale, StoreUnavailable
 from bandit.log import LogEntry
+from bandit.look import Look, look
 from bandit.rollout.transitions import audit_record
 from server.clock import Clock
-from server.control.judge import Look, look
 from server.control.lease import Leases
 from server.control.report import report_message
 from server.control.status import status_of

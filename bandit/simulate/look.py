@@ -1,62 +1,48 @@
-"""One look of a rehearsal: what the learner and the judge do with the same evidence, by the same functions.
+"""Looks of a rehearsal: the learner's own look, taken again and again at periods that a world drew.
 
-A look mirrors the server's: guardrails first, rollbacks and holds from the table of ``rollout.rollback``, then the
-next shares within bounds. It differs in that all rollbacks of a look happen at once, and shares are always renewed.
+It differs from the server in two ways: whatever a look takes away is taken at once, and shares are renewed at each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.allocate import propose
-from bandit.baselines.base import evidence_of
-from bandit.guardrails.base import ArmStanding, Folded, Outcome, Verdict
-from bandit.guardrails.judge import judge
+import bandit.look
+from bandit.guardrails.base import Folded
 from bandit.ledger import EVERY, FloatArray, PeriodTable
-from bandit.reading import with_silence
-from bandit.rollout.rollback import Kind, decisions
-from bandit.rollout.state import ArmState, Rollback
+from bandit.rollout.rollback import ArmDecision
+from bandit.rollout.state import Allocation, Experiment, State
+from bandit.rollout.transitions import create
 from bandit.simulate.outcomes import Drawn
-from bandit.spec.model import PPM, ExperimentSpec
-
-REHEARSED = Rollback("rehearsed", 0, "rehearsal", "rehearsed")
-
-
-class Fall(NamedTuple):
-    """An arm that a guardrail acted on."""
-
-    arm: int
-    guardrail: str
-    kind: Kind
+from bandit.spec.model import ExperimentSpec
 
 
 @dataclass(slots=True)
 class Standing:
-    """Where an experiment stands between two looks."""
+    """Where an experiment stands between two looks. Its allocations are counted from 1, as the book's periods are."""
 
-    arms: list[ArmState]
-    shares_ppm: tuple[int, ...] | None
-    centres: tuple[float, ...]
+    experiment: Experiment
+    allocation: Allocation
     folded: Folded
 
     @classmethod
     def begin(cls, spec: ExperimentSpec) -> Standing:
         """Before the first look."""
-        centres = []
-        for metric in spec.metrics:
-            low, high = metric.scale
-            centres.append(0.5 if metric.prior is None else (metric.prior.mean - low) / (high - low))
-        arms = [ArmState() for _ in spec.arms]
-        return cls(arms, None, tuple(centres), Folded.empty_of(spec))
+        draft = create(spec, 1, bytes(16), 0)
+        return cls(replace(draft.experiment, state=State.RUNNING), draft.allocation, Folded.empty_of(spec))
 
     @property
-    def live(self) -> NDArray[np.bool_]:
-        """[K] may an arm have traffic?"""
-        return np.array([arm.rollback is None for arm in self.arms], np.bool_)
+    def shares_ppm(self) -> tuple[int, ...]:
+        """[K] of the next period."""
+        return self.allocation.shares_ppm
+
+    @property
+    def centres(self) -> tuple[float, ...]:
+        """[M] of the next period, scaled."""
+        return self.allocation.centres
 
 
 @dataclass(slots=True)
@@ -141,61 +127,27 @@ class Book:
         )
 
 
-class Looked(NamedTuple):
-    """What a look did, and the verdicts that led to it."""
+def look(standing: Standing, book: Book, batch: float, *, told: bool = True) -> list[ArmDecision]:
+    """Look until nothing is left to take away and shares and centres are renewed; what was decided on the way.
 
-    falls: list[Fall]
-    verdicts: tuple[Verdict, ...]
-
-
-def look(spec: ExperimentSpec, standing: Standing, book: Book, batch: float) -> Looked:
-    """Judge, take away, and renew shares and centres of ``standing``; ``batch``: requests until the next look."""
-    now_ms = book.now_ms
+    ``batch``: requests until the next look; ``told`` as for ``guardrails.judge``.
+    """
     table, rows = book.tables()
-    falls: list[Fall] = []
-    verdicts: tuple[Verdict, ...] = ()
-    if book.count and spec.guardrails:
-        arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in standing.arms]
-        verdicts = judge(spec, table, standing.folded, arms, now_ms, rows)
-        if any(verdict.outcome is Outcome.FAIL for verdict in verdicts):
-            falls = _act(standing, verdicts)
-    before = standing.shares_ppm
-    proposal = propose(
-        spec,
-        evidence_of(spec, rows, now_ms),
-        standing.live,
-        [arm.hold_ppm for arm in standing.arms],
-        before,
-        book.period_ms / 1000.0,
-        batch,
-    )
-    standing.shares_ppm = proposal.shares_ppm
-    standing.centres = centres(spec, table, standing.centres, now_ms)
-    return Looked(falls, verdicts)
-
-
-def _act(standing: Standing, verdicts: tuple[Verdict, ...]) -> list[Fall]:
-    """Do what the verdicts ask for; freed shares go to the control's, from which others rise by their ramp."""
-    falls = []
-    for arm, kind, verdict in decisions(verdicts, standing.arms):
-        state = standing.arms[arm]
-        if kind is Kind.ROLL_BACK:
-            standing.arms[arm] = ArmState(REHEARSED, None, state.attempt, state.since)
-        else:
-            share = standing.shares_ppm[arm] if standing.shares_ppm else PPM
-            standing.arms[arm] = ArmState(None, share, state.attempt, state.since)
-        falls.append(Fall(arm, verdict.guardrail, kind))
-    return falls
-
-
-def centres(
-    spec: ExperimentSpec, table: PeriodTable, before: tuple[float, ...], now_ms: int
-) -> tuple[float, ...]:
-    """[M] the control's mean so far, scaled, silence filled in; what stood before where it has none."""
-    control = spec.control_index
-    found = []
-    for index, (metric, old) in enumerate(zip(spec.metrics, before, strict=True)):
-        n, s1, _, counted = with_silence(table, metric, index, now_ms)
-        count = float(n[:, control] @ counted)
-        found.append(float(s1[:, control] @ counted) / count if count > 0.0 else old)
-    return tuple(found)
+    fell: list[ArmDecision] = []
+    while True:
+        seen = bandit.look.look(
+            standing.experiment,
+            standing.allocation,
+            table,
+            rows,
+            standing.folded,
+            book.now_ms,
+            batch=batch,
+            renew=True,
+            told=told,
+        )
+        assert seen.transition is not None
+        standing.experiment, standing.allocation = seen.transition.experiment, seen.transition.allocation
+        if seen.decided is None:
+            return fell
+        fell.append(seen.decided)

@@ -48,16 +48,15 @@ def rehearse(plan: Plan, outcomes: Outcomes, rng: Generator) -> Run:
     fell = np.full((len(spec.guardrails), arms), NEVER)
     rolled_back = np.full(arms, NEVER)
     regret = 0.0
-    look(spec, standing, book, plan.requests_per_period)
+    look(standing, book, plan.requests_per_period)
     for period in range(plan.periods):
-        assert standing.shares_ppm is not None
         shares = np.array(standing.shares_ppm) / PPM
         drawn = outcomes.period(period, shares, rng)
         book.add(drawn, shares, standing.centres)
         utility = plan.utility[period]
         regret += float((drawn.assigned * np.maximum(utility[:, plan.best, None] - utility, 0.0)).sum())
-        for fall in look(spec, standing, book, plan.requests_per_period).falls:
-            fell[names[fall.guardrail], fall.arm] = period
+        for fall in look(standing, book, plan.requests_per_period, told=False):
+            fell[names[fall.verdict.guardrail], fall.arm] = period
             if fall.kind is Kind.ROLL_BACK:
                 rolled_back[fall.arm] = period
     return Run(book.share, book.assigned.sum(axis=1), regret, fell, rolled_back)

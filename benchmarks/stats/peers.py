@@ -278,8 +278,7 @@ class Own:
     def choose(self, count: int) -> Ints:
         from bandit.simulate.look import look
 
-        look(self.spec, self.standing, self.book, float(count))
-        assert self.standing.shares_ppm is not None
+        look(self.standing, self.book, float(count))
         self.shares = np.array(self.standing.shares_ppm) / sum(self.standing.shares_ppm)
         return self.rng.choice(self.shares.size, size=count, p=self.shares)
 

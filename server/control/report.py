@@ -15,11 +15,11 @@ from bandit.inference.report import ArmMetric, Effect, MetricReport, Report, bet
 from bandit.inference.terms import MOST_ARMS
 from bandit.inference.traffic import Traffic
 from bandit.inference.winner import Winner
+from bandit.look import Look
 from bandit.spec.check import OTHER_COHORT
 from bandit.spec.metric import Direction, Metric
 from bandit.spec.model import ExperimentSpec
 from bandit.v1 import report_pb2, spec_pb2
-from server.control.judge import Look
 from server.control.status import verdict_message
 from server.store.base import Stored
 

@@ -8,9 +8,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bandit.guardrails.base import Verdict
 from bandit.ids import arm_resource, experiment_resource
 from bandit.ledger import ONE, S1, Ledger, N
+from bandit.look import Look
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.v1 import experiment_pb2, spec_pb2
-from server.control.judge import Look
 from server.store.base import RewardCounts, Stored
 
 STATES = {

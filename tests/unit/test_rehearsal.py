@@ -304,7 +304,7 @@ def test_a_look_reads_the_book_as_the_ledger_would() -> None:
     outcomes = Outcomes(made)
     book = Book.empty(spec, 3, outcomes.lags, 1, made.period_s)
     standing = Standing.begin(spec)
-    look(spec, standing, book, 50.0)
+    look(standing, book, 50.0)
     for period in range(3):
         shares = np.array(standing.shares_ppm) / PPM
         drawn = outcomes.period(period, shares, np.random.default_rng(period))

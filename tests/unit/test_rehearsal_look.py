@@ -1,28 +1,23 @@
-"""A look of a rehearsal is the look of the server: same evidence in, same verdicts, shares and centres out."""
+"""A look of a rehearsal is the look of the server, taken until nothing is left to take away."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bandit.guardrails.base import Folded
-from bandit.rollout.state import State
-from bandit.rollout.transitions import create, reallocate, start
-from bandit.simulate.look import Book, Standing
-from bandit.simulate.look import look as rehearsed
+from bandit.look import look as served
+from bandit.simulate.look import Book, Standing, look
 from bandit.simulate.outcomes import Outcomes
 from bandit.simulate.plan import plan
 from bandit.spec.model import PPM
-from server.control.judge import look as served
 from tests.rehearsals import LIKED, UNSAFE, spec_of, world_of
 
 PERIOD_MS = 10_000
 
 
 @pytest.mark.parametrize("cohorts", [None, {"attribute": "plan", "values": ["free", "paid"]}])
-def test_the_same_evidence_gives_the_same_verdicts_shares_and_centres(
+def test_a_rehearsal_moves_as_the_server_does(
     cohorts: dict[str, object] | None,
 ) -> None:
     spec = spec_of(
@@ -43,31 +38,32 @@ def test_the_same_evidence_gives_the_same_verdicts_shares_and_centres(
     outcomes = Outcomes(made)
     book = Book.empty(spec, 12, outcomes.lags, len(made.parts), made.period_s)
     standing = Standing.begin(spec)
-    rehearsed(spec, standing, book, 600.0)
-    draft = create(spec, 1, bytes(16), 0)
-    begun = start(draft.experiment, draft.allocation, 0)
-    experiment = replace(begun.experiment, arms=draft.experiment.arms)
-    assert experiment.state is State.RUNNING
+    assert look(standing, book, 600.0) == []
     rng = np.random.default_rng(1)
-    acted = 0
+    acted = []
     for _ in range(12):
-        assert standing.shares_ppm is not None
-        before = reallocate(
-            experiment, begun.allocation, standing.shares_ppm, standing.centres, "evidence", book.now_ms
-        ).allocation
         shares = np.array(standing.shares_ppm) / PPM
         book.add(outcomes.period(book.count, shares, rng), shares, standing.centres)
-        table, rows = book.tables()
-        seen = served(experiment, before, table, rows, Folded.empty_of(spec), book.now_ms)
-        looked = rehearsed(spec, standing, book, 600.0)
-        assert looked.verdicts == seen.verdicts
-        if looked.falls:  # the server takes away first and renews shares at its next look
-            assert seen.transition is not None
+        before = standing.experiment, standing.allocation
+        seen = served(*before, *book.tables(), Folded.empty_of(spec), book.now_ms, batch=600.0, renew=True)
+        fell = look(standing, book, 600.0)
+        assert seen.transition is not None
+        if fell:  # the server takes away first and renews shares at its next look
+            assert seen.decided == fell[0]
             assert seen.transition.action == "rolled_back"
-            acted += 1
-            experiment = replace(experiment, arms=tuple(standing.arms))
-        else:
-            assert standing.shares_ppm == seen.proposal.shares_ppm
-            assert seen.transition is not None
-            assert standing.centres == seen.transition.allocation.centres
-    assert acted == 1
+            assert standing.experiment == seen.transition.experiment
+            assert standing.shares_ppm[fell[0].arm] == 0
+            seen = served(
+                seen.transition.experiment,
+                seen.transition.allocation,
+                *book.tables(),
+                Folded.empty_of(spec),
+                book.now_ms,
+                batch=600.0,
+                renew=True,
+            )
+        acted += fell
+        assert seen.transition is not None
+        assert standing.allocation == seen.transition.allocation
+        assert standing.allocation.cause == "evidence"
+    assert [(each.arm, each.verdict.guardrail) for each in acted] in ([(1, "worse")], [(1, "limit")])

@@ -1,11 +1,12 @@
 """Read -> judge -> move: what an experiment's evidence asks for now. It decides; committing is the caller's.
 
 Order of a look: guardrails first; a rollback or hold goes out at once; otherwise, while the experiment runs, the
-next allocation when the weights moved enough or the period is old enough.
+next allocation when the weights moved enough or the period is old enough. The learner and rehearsals both look here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from bandit.guardrails.judge import judge
 from bandit.ledger import Int64Array, PeriodTable
 from bandit.ranges import PPM
 from bandit.reading import with_silence
-from bandit.rollout.rollback import Kind, decisions
+from bandit.rollout.rollback import ArmDecision, Kind, decisions
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import Transition, hold, reallocate, roll_back
 from bandit.spec.model import ExperimentSpec
@@ -30,7 +31,10 @@ PERIODS_IN_WINDOW = 3000
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at one experiment: what was read, judged and proposed, and the move that follows (if any)."""
+    """One look at one experiment: what was read, judged and proposed, and the move that follows (if any).
+
+    ``decided``: what the verdicts asked for, where the move is a rollback or a hold.
+    """
 
     now_ms: int
     table: PeriodTable
@@ -38,8 +42,17 @@ class Look:
     verdicts: tuple[Verdict, ...]
     proposal: Proposal
     transition: Transition | None
-    actor: str
-    verdict: dict[str, object] | None
+    decided: ArmDecision | None
+
+    @property
+    def actor(self) -> str:
+        """Who moves, for the audit."""
+        return f"guardrail/{self.decided.verdict.guardrail}" if self.decided else "learner"
+
+    @property
+    def verdict(self) -> dict[str, object] | None:
+        """The verdict that led to the move, as plain values for the audit."""
+        return verdict_values(self.decided.verdict, self.evidence.spec) if self.decided else None
 
 
 def look(
@@ -50,51 +63,52 @@ def look(
     folded: Folded,
     now_ms: int,
     clusters: Int64Array | None = None,
+    *,
+    batch: float | None = None,
+    renew: bool = False,
+    told: bool = True,
 ) -> Look:
     """Judge and propose. Pure; ``now_ms`` is the time up to which the log has been folded; ``table`` and ``rows`` are
-    the same periods, cohorts added up and apart, ``clusters`` their ``ledger.cluster_totals``."""
+    the same periods, cohorts added up and apart, ``clusters`` their ``ledger.cluster_totals``.
+
+    ``batch``: requests that the next allocation will serve, where that is known. ``renew``: the next allocation is
+    due however little would move. ``told`` as for ``guardrails.judge``.
+    """
     spec = experiment.spec
     evidence = evidence_of(spec, rows, now_ms, clusters)
     arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in experiment.arms]
-    verdicts = judge(spec, table, folded, arms, now_ms, rows, evidence.effects)
-    fresh = allocation.cause in FRESH_STARTS
+    verdicts = judge(spec, table, folded, arms, now_ms, rows, evidence.effects, told=told)
     proposal = propose(
         spec,
         evidence,
         np.array(experiment.live(), np.bool_),
         [arm.hold_ppm for arm in experiment.arms],
-        None if fresh else allocation.shares_ppm,
+        None if allocation.cause in FRESH_STARTS else allocation.shares_ppm,
         max((now_ms - allocation.time_ms) / 1000, 0.0),
-        expected_requests(table, spec, now_ms),
+        expected_requests(table, spec, now_ms) if batch is None else batch,
     )
-    transition, verdict = _safety(experiment, allocation, verdicts, now_ms)
-    actor = f"guardrail/{verdict.guardrail}" if verdict else "learner"
-    if transition is None and experiment.state is State.RUNNING and _due(spec, allocation, proposal, now_ms):
+    decided = _first(decisions(verdicts, experiment.arms))
+    transition = None
+    if decided is not None:
+        transition = _taken_away(experiment, allocation, decided, now_ms)
+    elif experiment.state is State.RUNNING and (renew or _due(spec, allocation, proposal, now_ms)):
         centres = control_centres(table, spec, allocation.centres, now_ms)
         transition = reallocate(experiment, allocation, proposal.shares_ppm, centres, EVIDENCE, now_ms)
-    return Look(
-        now_ms=now_ms,
-        table=table,
-        evidence=evidence,
-        verdicts=verdicts,
-        proposal=proposal,
-        transition=transition,
-        actor=actor,
-        verdict=verdict_values(verdict, spec) if verdict else None,
-    )
+    return Look(now_ms, table, evidence, verdicts, proposal, transition, decided)
 
 
-def _safety(
-    experiment: Experiment, allocation: Allocation, verdicts: tuple[Verdict, ...], now_ms: int
-) -> tuple[Transition | None, Verdict | None]:
-    """The first rollback, else the first new hold, that the verdicts ask for; the others have their turn next."""
-    asked = sorted(decisions(verdicts, experiment.arms), key=lambda each: -each.kind)
-    if not asked:
-        return None, None
-    arm, kind, verdict = asked[0]
+def _first(asked: Sequence[ArmDecision]) -> ArmDecision | None:
+    """A rollback, else a hold; the others have their turn next."""
+    return max(asked, key=lambda each: (each.kind, -each.arm), default=None)
+
+
+def _taken_away(
+    experiment: Experiment, allocation: Allocation, decided: ArmDecision, now_ms: int
+) -> Transition:
+    arm, kind, verdict = decided
     if kind is Kind.HOLD:
-        return hold(experiment, allocation, arm, reason=verdict.message, now_ms=now_ms), verdict
-    move = roll_back(
+        return hold(experiment, allocation, arm, reason=verdict.message, now_ms=now_ms)
+    return roll_back(
         experiment,
         allocation,
         arm,
@@ -103,7 +117,6 @@ def _safety(
         rollback_id=f"{experiment.uid:x}-{experiment.revision:x}-{arm}",
         now_ms=now_ms,
     )
-    return move, verdict
 
 
 def _due(spec: ExperimentSpec, allocation: Allocation, proposal: Proposal, now_ms: int) -> bool:

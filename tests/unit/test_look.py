@@ -12,14 +12,14 @@ from bandit.counting import layout_of
 from bandit.guardrails.base import Folded
 from bandit.learn import open_periods
 from bandit.ledger import ONE, Ledger, split_table, table
-from bandit.rollout.transitions import reallocate
-from server.control.judge import (
+from bandit.look import (
     control_centres,
     expected_requests,
     longest_period_s,
     look,
     shortest_period_s,
 )
+from bandit.rollout.transitions import reallocate
 from tests.builders import NOW, running, spec
 
 METRICS: list[dict[str, object]] = [
