@@ -147,6 +147,12 @@ class ControlStore(Protocol):
     def names(self) -> list[str]:
         """Names of all experiments, sorted."""
 
+    def orders(self) -> dict[str, tuple[int, int]]:
+        """Name -> (uid, generation) of every experiment, none of which is read; (0, 0) where even these are lost.
+
+        Who knows an experiment in this order knows it as it is.
+        """
+
     def load(self, name: str) -> Stored | None:
         """The experiment, or None. Raises CorruptStored when what is stored cannot be read."""
 

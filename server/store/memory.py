@@ -45,6 +45,11 @@ class MemoryStore(MemoryLedger):
         with self._changed:
             return sorted(self._kept)
 
+    def orders(self) -> dict[str, tuple[int, int]]:
+        """See ControlStore."""
+        with self._changed:
+            return {name: (kept.uid, kept.generation) for name, kept in self._kept.items()}
+
     def load(self, name: str) -> Stored | None:
         """See ControlStore."""
         with self._changed:

@@ -50,18 +50,32 @@ class RedisControl:
 
     def names(self) -> list[str]:
         """See ControlStore."""
+        return sorted(self.orders())
+
+    def orders(self) -> dict[str, tuple[int, int]]:
+        """See ControlStore. One command an experiment, 500 of them in a round trip."""
         listed = [name.decode("utf-8", "replace") for name in self._link.call("HKEYS", self._keys.names)]
         # A create that was refused, or died, leaves its name listed; only the experiment itself says that it exists.
-        found: list[str] = []
+        found: dict[str, tuple[int, int]] = {}
         for start in range(0, len(listed), _BATCH):
             part = listed[start : start + _BATCH]
-            there = self._link.batch([("EXISTS", self._keys.of(name).head) for name in part])
-            for name, answer in zip(part, there, strict=True):
+            heads = [self._keys.of(name).head for name in part]
+            answers = self._link.batch([("HMGET", head, "uid", "generation") for head in heads])
+            lost: list[tuple[str, str]] = []
+            for name, head, answer in zip(part, heads, answers, strict=True):
+                if isinstance(answer, StoreUnavailable):
+                    raise answer
+                if isinstance(answer, BanditError) or answer == [None, None]:
+                    lost.append((name, head))
+                else:
+                    found[name] = _number(answer[0]), _number(answer[1])
+            there = self._link.batch([("EXISTS", head) for _, head in lost])
+            for (name, _), answer in zip(lost, there, strict=True):
                 if isinstance(answer, BanditError):
                     raise answer
                 if answer:
-                    found.append(name)
-        return sorted(found)
+                    found[name] = 0, 0
+        return found
 
     def load(self, name: str) -> Stored | None:
         """See ControlStore."""
@@ -280,7 +294,7 @@ def _stored(name: str, keys: ExperimentKeys, head: Sequence[bytes | None]) -> St
     experiment_raw, allocation_raw, generation_raw, audit_sequence, audit_hash = head
     if experiment_raw is None and allocation_raw is None and generation_raw is None:
         return None
-    generation = _generation(generation_raw)
+    generation = _number(generation_raw)
     try:
         with reading(keys.head):
             if experiment_raw is None or allocation_raw is None or not generation:
@@ -299,8 +313,8 @@ def _stored(name: str, keys: ExperimentKeys, head: Sequence[bytes | None]) -> St
         raise
 
 
-def _generation(raw: bytes | None) -> int:
-    """The generation, 0 when it is lost."""
+def _number(raw: bytes | None) -> int:
+    """A uid or generation, 0 when it is lost."""
     try:
         return whole(raw or b"0")
     except ValueError:

@@ -259,3 +259,14 @@ def test_findings_say_what_is_seen_and_wanted(store: Store) -> None:
     assert rows
     assert all(row.check and row.seen and row.wanted for row in rows)
     assert [row for row in rows if row.fatal and not row.ok] == []
+
+
+def test_orders_tell_what_changed_without_reading_it(store: Store) -> None:
+    names = sorted(new_name() for _ in range(3))
+    made = {name: put(store, name, uid=uid) for uid, name in enumerate(names, start=7)}
+    assert store.orders() == {name: (uid, 1) for uid, name in enumerate(names, start=7)}
+    store.commit(following(made[names[1]]))
+    store.delete(names[2], 1)
+    assert store.orders() == {names[0]: (7, 1), names[1]: (8, 2)}
+    put(store, names[2], uid=70)
+    assert store.orders()[names[2]] == (70, 1)
