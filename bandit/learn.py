@@ -49,9 +49,13 @@ SNAPSHOT_LAG_MS = 1500
 
 @dataclass(slots=True)
 class Folding:
-    """What one fold changed: outcome counts, outcome bytes for those who wait, and every dirty part."""
+    """What one fold changed: outcome counts, outcome bytes for those who wait, and every dirty part.
+
+    ``sources``: outcome counts by source, as ``LogEntry.source`` names it.
+    """
 
     outcomes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(8, np.int64))
+    sources: dict[bytes, NDArray[np.int64]] = field(default_factory=dict)
     replies: dict[bytes, bytes] = field(default_factory=dict)
     periods: set[int] = field(default_factory=set)
     pages: set[PageKey] = field(default_factory=set)
@@ -60,6 +64,12 @@ class Folding:
     issuers: set[int] = field(default_factory=set)
     exposures: int = 0
     exposures_lost: int = 0
+
+    def count(self, source: bytes, ended: NDArray[np.int64]) -> None:
+        """Add what ``ended`` [8] how, by outcome."""
+        self.outcomes += ended
+        found = self.sources.get(source)
+        self.sources[source] = ended.copy() if found is None else found + ended
 
 
 def open_periods(ledger: Ledger, allocations: Iterable[Allocation], experiment: Experiment) -> set[int]:
@@ -121,7 +131,7 @@ def fold(entries: Sequence[LogEntry], experiment: Experiment, ledger: Ledger, se
             rewards.append(entry)
         else:
             broken = max(len(entry.payload) // RECORD_BYTES, 1)
-            folding.outcomes[OUTCOME_REJECTED] += broken
+            folding.count(entry.source, np.bincount([OUTCOME_REJECTED], [broken], 8).astype(np.int64))
             if entry.reply:
                 folding.replies[entry.reply] = bytes([OUTCOME_REJECTED]) * broken
     if rewards:
@@ -196,12 +206,26 @@ def _fold_rewards(
     if len(batch.clusters) > 1:
         fold_clusters(counts, batch.bucket, batch.q, batch.clusters)
     folding.periods |= hand_back(batch)
-    folding.outcomes += np.bincount(outcome, minlength=8)
+    _count(entries, batch.counts, outcome, folding)
     start = 0
     for entry, count in zip(entries, batch.counts, strict=True):
         if entry.reply:
             folding.replies[entry.reply] = outcome[start : start + count].tobytes()
         start += count
+
+
+def _count(
+    entries: Sequence[LogEntry], counts: Sequence[int], outcome: NDArray[np.uint8], folding: Folding
+) -> None:
+    """Outcomes by source; nearly always there is one source only."""
+    named = {source: index for index, source in enumerate(dict.fromkeys(entry.source for entry in entries))}
+    if len(named) == 1:
+        folding.count(entries[0].source, np.bincount(outcome, minlength=8))
+        return
+    owner = np.repeat([named[entry.source] for entry in entries], counts)
+    table = np.bincount(owner * 8 + outcome, minlength=8 * len(named)).reshape(-1, 8)
+    for source, index in named.items():
+        folding.count(source, table[index])
 
 
 def _fold_remembered(

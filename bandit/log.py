@@ -19,17 +19,24 @@ START = "0-0"
 # One byte per reward in a reply; 0 is none yet.
 OUTCOME_APPLIED, OUTCOME_DUPLICATE, OUTCOME_CONFLICT, OUTCOME_LATE, OUTCOME_REJECTED = 1, 2, 3, 4, 5
 OUTCOME_SUPERSEDED = 6
+MOST_SOURCES = 64
+GRPC, OTHERS = b"grpc", b"other"
+"""How entries without a source are counted, and those of sources beyond the first so many."""
 # What a reward does to its decision's value; 0 in a slot that nobody amended.
 REPORT, CORRECT, RETRACT = 1, 2, 3
 
 
 class LogEntry(NamedTuple):
-    """One entry: ``id`` is its place ("milliseconds-sequence"), ``reply`` names who waits for outcomes (or b"")."""
+    """One entry: ``id`` is its place ("milliseconds-sequence"), ``reply`` names who waits for outcomes (or b"").
+
+    ``source`` names the source of rewards that brought it, b"" for the reward service.
+    """
 
     id: str
     kind: bytes
     payload: bytes
     reply: bytes = b""
+    source: bytes = b""
 
     @property
     def time_ms(self) -> int:

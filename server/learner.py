@@ -31,6 +31,9 @@ from bandit.ledger import (
     table,
 )
 from bandit.log import (
+    GRPC,
+    MOST_SOURCES,
+    OTHERS,
     OUTCOME_APPLIED,
     OUTCOME_CONFLICT,
     OUTCOME_DUPLICATE,
@@ -102,13 +105,9 @@ class Writer:
     def fold(self, entries: Sequence[LogEntry]) -> Folding:
         """Fold the entries and write the result. Raises Stale when another writer was quicker."""
         folding = fold(entries, self.stored.experiment, self.state.ledger, self.state.seen)
-        counts, ended = self.state.counts, folding.outcomes
-        counts.applied += int(ended[OUTCOME_APPLIED])
-        counts.duplicate += int(ended[OUTCOME_DUPLICATE])
-        counts.conflict += int(ended[OUTCOME_CONFLICT])
-        counts.late += int(ended[OUTCOME_LATE])
-        counts.rejected += int(ended[OUTCOME_REJECTED])
-        counts.superseded += int(ended[OUTCOME_SUPERSEDED])
+        _count(self.state.counts, folding.outcomes)
+        for source, ended in folding.sources.items():
+            _count(_of_source(self.state.counts, source or GRPC), ended)
         self.state.exposures_lost += folding.exposures_lost
         self.state.offset = entries[-1].id
         self._write(folding, log_ms=entries[-1].time_ms)
@@ -236,6 +235,23 @@ class Writer:
         for bucket in buckets:
             del seen.foreign[bucket]
         return pages + values, buckets
+
+
+def _count(counts: RewardCounts, ended: Int64Array) -> None:
+    counts.applied += int(ended[OUTCOME_APPLIED])
+    counts.duplicate += int(ended[OUTCOME_DUPLICATE])
+    counts.conflict += int(ended[OUTCOME_CONFLICT])
+    counts.late += int(ended[OUTCOME_LATE])
+    counts.rejected += int(ended[OUTCOME_REJECTED])
+    counts.superseded += int(ended[OUTCOME_SUPERSEDED])
+
+
+def _of_source(counts: RewardCounts, source: bytes) -> RewardCounts:
+    """The counts of a source; of all others beyond the first so many together."""
+    name = source.decode("utf-8", "replace")
+    if name not in counts.sources and len(counts.sources) >= MOST_SOURCES:
+        name = OTHERS.decode()
+    return counts.sources.setdefault(name, RewardCounts())
 
 
 def folded_of(state: WriterState, experiment: Experiment) -> Folded:

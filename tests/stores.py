@@ -187,7 +187,7 @@ class Writing:
             offset=f"{NOW + int(random.integers(0, 1000))}-{int(random.integers(0, 9))}",
             epoch=epoch,
             layout=layout,
-            counts=RewardCounts(*(int(count) for count in random.integers(0, 1 << 60, 6))),
+            counts=self._counts(int(random.integers(0, 4))),
             exposures_lost=int(random.integers(0, 1 << 60)),
             set_periods={number: period(number, random, epoch=epoch, layout=layout) for number in numbers},
             drop_periods=drop_periods,
@@ -227,6 +227,11 @@ class Writing:
             del state.seen.foreign[bucket]
         if write.folded is not None:
             state.folded = write.folded
+
+    def _counts(self, sources: int) -> RewardCounts:
+        counts = RewardCounts(*(int(count) for count in self.random.integers(0, 1 << 60, 6)))
+        counts.sources = {f"source-{number}": self._counts(0) for number in range(sources)}
+        return counts
 
     def _new_ids(self, key: BucketKey) -> dict[int, int]:
         known = self.state.seen.foreign.get(key, {})

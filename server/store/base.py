@@ -19,6 +19,7 @@ from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation, Experiment
 from bandit.seen import BucketKey, Page, PageKey, Seen, ValuePage
 from bandit.token import KeyRing
+from server.store.fed import FeedStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ class Commit:
 
 @dataclass(slots=True)
 class RewardCounts:
-    """How many rewards met which end in the log, since the experiment exists."""
+    """How many rewards met which end in the log, since the experiment exists.
+
+    ``sources``: the same by source (see ``bandit.log``), of entries that were folded by a version that tells them apart.
+    """
 
     applied: int = 0
     duplicate: int = 0
@@ -68,6 +72,7 @@ class RewardCounts:
     late: int = 0
     rejected: int = 0
     superseded: int = 0
+    sources: dict[str, RewardCounts] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(slots=True)
@@ -262,5 +267,5 @@ class LedgerStore(Protocol):
         """Outcome bytes for a reply name, or None after the timeout."""
 
 
-class Store(ControlStore, LedgerStore, Protocol):
-    """Both."""
+class Store(ControlStore, LedgerStore, FeedStore, Protocol):
+    """All of them."""

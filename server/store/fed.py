@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 RECEIVED, LATE, REJECTED, DEAD, LOST = "received", "late", "rejected", "dead", "lost"
 COUNTED = (RECEIVED, LATE, REJECTED, DEAD, LOST)
 """What is counted at the edge, per source: the rest of its outcomes is counted when the log is folded."""
+MOST_LETTERS = 100_000
+DROPPED = "dropped"
+"""Counted in the slot of the letters for source "": letters that had to make room for newer ones."""
 
 
 class Position(NamedTuple):
@@ -106,7 +109,7 @@ class FeedStore(Protocol):
         """Append to an experiment, count and move on. Raises CorruptStored."""
 
     def bury(self, burial: Burial) -> Fed:
-        """Keep dead letters (the newest so many), count and move on."""
+        """Keep dead letters (the newest ``MOST_LETTERS``), count and move on."""
 
     def fed(self, experiment: str) -> dict[str, SlotCounts]:
         """By source, what this experiment's slot knows; empty for one that does not exist."""
@@ -120,8 +123,55 @@ class FeedStore(Protocol):
     def unbury(self, letter: Letter) -> bool:
         """The letter was delivered after all: it goes, and no longer counts as dead. False when it had gone already."""
 
-    def put_source(self, source: str, status: bytes, ttl_ms: int) -> None:
-        """Publish how a source is; after ``ttl_ms`` it is no longer known."""
+    def put_source(self, source: str, status: bytes) -> None:
+        """Publish how a source is."""
 
     def sources(self) -> dict[str, bytes]:
-        """What was published last, by source."""
+        """What was published last, by source; it says itself how old it is."""
+
+
+def position_field(source: str, partition: str) -> str:
+    """Field of a position in the hash of a slot."""
+    return f"p:{source}:{partition}"
+
+
+def count_field(source: str, what: str) -> str:
+    """Field of a count in the hash of a slot."""
+    return f"c:{source}:{what}"
+
+
+def position_text(position: Position | None) -> str:
+    """A position as it is stored; "" for none. Raises ValueError for one that cannot be read back."""
+    if position is None:
+        return ""
+    partition, epoch, offset = position
+    if not partition or len(partition.encode()) > 200 or not epoch or " " in epoch + partition or offset < 0:
+        raise ValueError(f"{position} is no position; see server.store.fed")
+    return f"{epoch} {offset}"
+
+
+def position_of(partition: str, text: str) -> Position | None:
+    """Inverse of :func:`position_text`. Raises ValueError."""
+    if not text:
+        return None
+    epoch, _, offset = text.partition(" ")
+    if not epoch or not offset.isdecimal():
+        raise ValueError(f"{text!r} is no position")
+    return Position(partition, epoch, int(offset))
+
+
+def slots_of(fields: Mapping[str, str]) -> dict[str, SlotCounts]:
+    """The hash of a slot, by source. Raises ValueError for a field or value that nobody wrote."""
+    positions: dict[str, dict[str, Position]] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for name, value in fields.items():
+        kind, source, rest = name.split(":", 2)
+        found = position_of(rest, value) if kind == "p" else None
+        if found is not None:
+            positions.setdefault(source, {})[rest] = found
+        elif kind == "c" and value.isdecimal():
+            counts.setdefault(source, {})[rest] = int(value)
+        else:
+            raise ValueError(f"{name}={value!r} is neither a position nor a count")
+    sources = sorted(positions.keys() | counts.keys())
+    return {source: SlotCounts(positions.get(source, {}), counts.get(source, {})) for source in sources}

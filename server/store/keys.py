@@ -1,7 +1,7 @@
 """Every key of the store, named in this one file; it reads and writes none of them.
 
 Keys of one experiment share the hash tag ``{name}``, so one script touches one slot. Experiment names begin with a
-letter, so the tag ``{_registry}`` of what belongs to all experiments can never be one of them::
+letter, so the tags ``{_registry}`` and ``{_sources}`` of what belongs to all experiments can never be one of them::
 
     {name}:head         hash    documents, generation, fences and sizes of the ledger    lives with the experiment
     {name}:allocations  zset    allocations that are no periods yet, by number           lives with the experiment
@@ -19,6 +19,7 @@ letter, so the tag ``{_registry}`` of what belongs to all experiments can never 
     {name}:foreign      hash    bucket -> number of ids in its list                      dropped by folds
     {name}:foreign:B    list    chunks of ids of bucket B, packed                        dropped by folds
     {name}:folded       string  accumulators of the guardrails, packed                   lives with the experiment
+    {name}:fed          hash    positions and counts of sources of rewards               lives with the experiment
     {name}:reply:R      list    one element: outcome bytes of the log entry R            a minute
 
     {_registry}:version string  number of the last change, which readers poll            for ever
@@ -27,6 +28,9 @@ letter, so the tag ``{_registry}`` of what belongs to all experiments can never 
     {_registry}:numbers hash    last experiment number and last issuer number given      for ever
     {_registry}:tokens  string  keys that sign decision tokens                           for ever
     {_registry}:beat    string  last learner that said it is alive                       its time
+    {_sources}:fed      hash    positions and counts of sources, for the dead letters    for ever
+    {_sources}:letters  stream  dead letters, the newest so many                         until replayed or too many
+    {_sources}:states   hash    source -> how it said it is                              for ever
     changes             channel names of experiments that changed
 """
 
@@ -62,6 +66,7 @@ class ExperimentKeys:
     exposed: str
     foreign: str
     folded: str
+    fed: str
 
     def bucket(self, name: str) -> str:
         """List of chunks of one bucket of foreign ids."""
@@ -89,6 +94,7 @@ class ExperimentKeys:
             self.foreign,
             self.folded,
             self.report,
+            self.fed,
         ]
         return fixed + [self.bucket(each) for each in buckets]
 
@@ -108,13 +114,16 @@ class Keys:
         self.tokens = f"{registry}:tokens"
         self.beat = f"{registry}:beat"
         self.changes = f"{namespace}:changes"
+        self.buried = f"{namespace}:{{_sources}}:fed"
+        self.letters = f"{namespace}:{{_sources}}:letters"
+        self.sources = f"{namespace}:{{_sources}}:states"
 
     def of(self, name: str) -> ExperimentKeys:
         """Keys of the experiment of that (checked) name."""
         root = f"{self.namespace}:{{{name}}}:"
         parts = (
             "head allocations audit requests requested lease status report log writer periods pages exposed "
-            "foreign folded"
+            "foreign folded fed"
         )
         return ExperimentKeys(root, *(root + part for part in parts.split()))
 

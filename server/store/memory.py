@@ -19,11 +19,12 @@ from bandit.token import KeyRing
 from server.store import codec
 from server.store.base import Commit, Fence, Finding, Stored, Subscription
 from server.store.keys import REQUEST_TTL_MS
-from server.store.memory_ledger import Kept, MemoryLedger
+from server.store.memory_fed import MemoryFed
+from server.store.memory_ledger import Kept
 from server.store.refusals import HIGHEST_NUMBER, KEY_BYTES, check_lease, deletion_refusal, refusal
 
 
-class MemoryStore(MemoryLedger):
+class MemoryStore(MemoryFed):
     """A Store in memory. Safe for several threads. ``clock_ms``: Unix milliseconds; leases and ages go by it."""
 
     def __init__(self, clock_ms: Callable[[], int] | None = None) -> None:

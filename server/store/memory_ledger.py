@@ -78,6 +78,7 @@ class Kept:
     log: list[tuple[tuple[int, int], LogEntry]] = field(default_factory=list)
     book: Book = field(default_factory=Book)
     replies: dict[bytes, tuple[int, deque[bytes]]] = field(default_factory=dict)
+    fed: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryLedger:
@@ -101,13 +102,8 @@ class MemoryLedger:
                 if kept is None:
                     ids.append("")
                     continue
-                ms, count = self._last_id
-                now_ms = self._clock_ms()
-                self._last_id = (now_ms, 0) if now_ms > ms else (ms, count + 1)
-                id_ = f"{self._last_id[0]}-{self._last_id[1]}"
-                kept.log.append(
-                    (self._last_id, LogEntry(id_, bytes(entry.kind), bytes(entry.payload), entry.reply))
-                )
+                place, id_ = self._next_id()
+                kept.log.append((place, LogEntry(id_, bytes(entry.kind), bytes(entry.payload), entry.reply)))
                 ids.append(id_)
             self._changed.notify_all()
             return ids
@@ -182,6 +178,13 @@ class MemoryLedger:
                 if left_s <= 0:
                     return None
                 self._changed.wait(left_s)
+
+    def _next_id(self) -> tuple[tuple[int, int], str]:
+        """The next place in the log, and its id."""
+        ms, count = self._last_id
+        now_ms = self._clock_ms()
+        self._last_id = (now_ms, 0) if now_ms > ms else (ms, count + 1)
+        return self._last_id, f"{self._last_id[0]}-{self._last_id[1]}"
 
     def _held(self, kept: Kept) -> Fence | None:
         if kept.lease is None or kept.lease[1] <= self._clock_ms():

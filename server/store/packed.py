@@ -42,6 +42,8 @@ _PERIOD_HEAD = struct.Struct("<IIIQQHHHHHI")
 _PAGE_KEY = struct.Struct("<IIHQ")
 _PAGE_HEAD = struct.Struct("<Q")
 _WRITER_BODY = struct.Struct("<QIHHHHQQQQQQQQQ")
+_SOURCE_COUNTS = struct.Struct("<6Q")
+_SIZE = struct.Struct("<B")
 _COUNT = struct.Struct("<I")
 _FOREIGN_ID = np.dtype([("id", "<u8"), ("mark", "<u2")])
 _MOST_DIMENSIONS = 8
@@ -203,14 +205,13 @@ def pack_writer(head: WriterHead) -> bytes:
         head.epoch,
         *head.layout,
         *split_offset(head.offset),
-        counts.applied,
-        counts.duplicate,
-        counts.conflict,
-        counts.late,
-        counts.rejected,
-        counts.superseded,
+        *_six(counts),
         head.exposures_lost,
     )
+    body += _SIZE.pack(len(counts.sources))
+    for source, each in counts.sources.items():
+        name = source.encode()
+        body += bytes([len(name)]) + name + _SOURCE_COUNTS.pack(*_six(each))
     return frame(_WRITER, body)
 
 
@@ -218,10 +219,27 @@ def unpack_writer(key: str, raw: bytes) -> WriterHead:
     """Inverse of :func:`pack_writer`. Raises CorruptStored."""
     with reading(key):
         body = Body(opened(_WRITER, raw))
-        sequence, epoch, g, k, c, clustered, ms, count, *counts, lost = body.struct(_WRITER_BODY)
+        sequence, epoch, g, k, c, clustered, ms, count, *numbers, lost = body.struct(_WRITER_BODY)
+        counts = RewardCounts(*numbers)
+        # Nothing is left of what was written before sources were told apart.
+        for _ in range(body.struct(_SIZE)[0] if body.left() else 0):
+            (size,) = body.struct(_SIZE)
+            name = body.array("u1", (size,)).tobytes().decode()
+            counts.sources[name] = RewardCounts(*body.struct(_SOURCE_COUNTS))
         body.end()
         layout = Layout(g, k, c, clustered)
-        return WriterHead(sequence, epoch, layout, f"{ms}-{count}", RewardCounts(*counts), lost)
+        return WriterHead(sequence, epoch, layout, f"{ms}-{count}", counts, lost)
+
+
+def _six(counts: RewardCounts) -> tuple[int, ...]:
+    return (
+        counts.applied,
+        counts.duplicate,
+        counts.conflict,
+        counts.late,
+        counts.rejected,
+        counts.superseded,
+    )
 
 
 def pack_folded(folded: tuple[NDArray[np.float64], NDArray[np.int64]]) -> bytes:
@@ -313,6 +331,10 @@ class Body:
         dtype = np.dtype(kind)
         values = np.frombuffer(self._take(math.prod(shape) * dtype.itemsize), dtype)
         return values.reshape(shape).copy()
+
+    def left(self) -> bool:
+        """Is anything left?"""
+        return self._at < len(self._view)
 
     def end(self) -> None:
         """Nothing may be left."""

@@ -7,10 +7,11 @@ from server.store.base import Finding
 from server.store.keys import NAMESPACE, Keys
 from server.store.link import TIMEOUT_S, Link
 from server.store.redis_control import RedisControl
+from server.store.redis_fed import RedisFed
 from server.store.redis_ledger import RedisLedger
 
 
-class RedisStore(RedisControl, RedisLedger):
+class RedisStore(RedisControl, RedisLedger, RedisFed):
     """A Store on one server. Safe for several threads.
 
     ``url``: redis://HOST:PORT/DB, rediss://… (TLS) or unix:///PATH. ``timeout_s`` bounds each wait for the server, s.

@@ -15,6 +15,7 @@ from server.store.base import FoldWrite, WriterState
 from server.store.keys import ExperimentKeys, Keys
 from server.store.link import WAIT_S, Argument, Link
 from server.store.packed import reading, whole
+from server.store.redis_fed import SOURCE_FIELD
 from server.store.writes import Parts, assemble, fold_call, sizes
 
 # Second field of a log entry: who waits for its outcomes.
@@ -190,4 +191,6 @@ class RedisLedger:
 
 def _entry(id_: bytes, fields: Mapping[bytes, bytes] | None) -> LogEntry:
     kind, payload = next(iter(fields.items()), (b"", b"")) if fields else (b"", b"")
-    return LogEntry(id_.decode(), kind, payload, fields.get(_REPLY, b"") if fields else b"")
+    if not fields:
+        return LogEntry(id_.decode(), kind, payload)
+    return LogEntry(id_.decode(), kind, payload, fields.get(_REPLY, b""), fields.get(SOURCE_FIELD, b""))

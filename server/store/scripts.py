@@ -20,6 +20,8 @@ _BEAT = Script("beat")
 _RESERVE = Script("reserve")
 _FOLD = Script("fold")
 _BEHIND = Script("behind")
+_FEED = Script("feed")
+_UNBURY = Script("unbury")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,17 @@ class CommitCall:
     revision: int
     not_after_ms: int
     remember_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedCall:
+    """Arguments of feed.lua: moves (field, text before, text after), counts, and the fields of each entry."""
+
+    moves: Sequence[tuple[str, str, str]]
+    counts: Sequence[tuple[str, int]]
+    entries: Sequence[Sequence[Argument]]
+    most: int = 0
+    dropped: str = ""
 
 
 def prepare(link: Link, keys: Keys, member: str, name: str, uid: int | None) -> int:
@@ -184,3 +197,20 @@ def behind(link: Link, keys: ExperimentKeys, offset: str, most: int) -> tuple[in
     """Entries counted after the offset, at most ``most``, and the id of the last of them."""
     count, last = link.run(_BEHIND, [keys.log], [offset, most])
     return int(count), last.decode()
+
+
+def feed(link: Link, keys: Sequence[str], call: FeedCall, *, uid: int | None = None) -> list[bytes]:
+    """Word and values of the outcome; ``keys`` as feed.lua has them."""
+    arguments: list[Argument] = ["" if uid is None else uid, call.most, call.dropped]
+    arguments += [len(call.moves), len(call.counts), len(call.entries)]
+    arguments += [each for move in call.moves for each in move]
+    arguments += [each for count in call.counts for each in count]
+    for entry in call.entries:
+        arguments += [len(entry), *entry]
+    answer: list[bytes] = link.run(_FEED, keys, arguments)
+    return answer
+
+
+def unbury(link: Link, keys: Sequence[str], id_: str, fields: Sequence[str]) -> bool:
+    """True when the letter was there."""
+    return bool(link.run(_UNBURY, keys, [id_, *fields]))
