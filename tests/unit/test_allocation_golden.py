@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def golden(name: str) -> Any:
 
 
 PBEST = golden("pbest.json")["cases"]
+
+
+@pytest.mark.parametrize("name", ["beta_2_small", "beta_2_ctr"])
+def test_p_best_of_whole_parameters_is_a_rational(name: str) -> None:
+    row = golden("pbest.json")["exact_rational_check"][name]
+    case = next(each for each in PBEST if each["name"] == name)
+    exact = float(row["p_arm0_better_rational_numerator_over_denominator_digits"])
+    assert best_arm(BETA, np.array(case["params"])).p[0] == pytest.approx(exact, rel=0, abs=1e-10)
 
 
 def test_every_golden_case_is_met() -> None:
@@ -130,6 +139,7 @@ def test_projection(case: dict[str, Any]) -> None:
     else:
         assert feasible
         assert w == pytest.approx(case["kl"], rel=0, abs=1e-12)
+        assert w == pytest.approx([float(Fraction(each)) for each in case["kl_exact"]], rel=0, abs=1e-12)
         twin = slow_allocation.project(np.maximum(p, 1e-9).tolist(), case["lo"], case["hi"])
         assert w == pytest.approx(twin, rel=0, abs=1e-9)
 
@@ -153,7 +163,10 @@ def test_normal_inverse_gamma(row: dict[str, Any]) -> None:
     )  # the last row cancels in doubles; sums of the ledger are scaled to [0, 1]
     assert location == pytest.approx(float(row["post_m"]), rel=1e-12)
     assert df == float(row["t_df"])
+    assert df / 2 == float(row["post_a"])
     assert scale == pytest.approx(float(row["t_scale"]), rel=1e-12 if exact else 1e-4)
+    b = scale**2 * float(row["post_a"]) * float(row["post_k"])
+    assert b == pytest.approx(float(row["post_b"]), rel=1e-12 if exact else 2e-4)
 
 
 def of(n: FloatArray, s1: FloatArray, s2: FloatArray) -> MetricSums:

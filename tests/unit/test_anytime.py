@@ -19,7 +19,7 @@ from bandit.kernels.anytime import (
 )
 from bandit.kernels.confseq import log_overlap_e
 from bandit.kernels.overlap import ODDS, TOTAL, VARIANCE, add_ipw, add_scores
-from bandit.kernels.signals import log_sample_ratio
+from bandit.kernels.signals import TILTS, log_sample_ratio
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SEQUENCES: dict[str, Any] = json.loads((GOLDEN / "confidence_sequences.json").read_text())
@@ -44,8 +44,9 @@ def test_both_sides_of_a_rate_make_its_ratio(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("row", SEQUENCES["quantile_rank_cs"]["rows"])
 def test_ranks_equal_their_golden_values(row: dict[str, Any]) -> None:
     a, b = row["prior"]
-    ranks = quantile_ranks(float(row["n"]), row["p"], a, b, -math.log(row["alpha"]))
-    assert ranks == (row["count_le_lo"], row["count_le_hi"])
+    low, high = quantile_ranks(float(row["n"]), row["p"], a, b, -math.log(row["alpha"]))
+    assert (low, high) == (row["count_le_lo"], row["count_le_hi"])
+    assert (low, high + 1) == (row["lower_quantile_order_stat"], row["upper_quantile_order_stat"])
 
 
 @pytest.mark.parametrize("row", SEQUENCES["asymptotic_cs"]["rows"])
@@ -60,6 +61,8 @@ def test_asymptotic_widths_equal_their_golden_values(row: dict[str, Any], side: 
 
 @pytest.mark.parametrize("row", SEQUENCES["srm_tilt_e"]["rows"])
 def test_sample_ratio_equals_its_golden_values(row: dict[str, Any]) -> None:
+    arms = len(row["probs"][0])
+    assert row["tilts"] == [[arm, tilt] for arm in range(arms) for tilt in TILTS]
     found = log_sample_ratio(np.array(row["counts"], float), np.array(row["probs"], float))
     assert found == pytest.approx(float(row["ln_e"]), abs=1e-8)
 
@@ -79,7 +82,8 @@ def test_inverse_propensity_scores_equal_their_golden_values() -> None:
 
 
 def test_overlap_scores_of_a_period_add_up_to_the_golden_sums() -> None:
-    # Golden scores take the arm's share for its part and never shrink; here both are so by the counts and centres.
+    # Golden scores take the arm's share for its part and never shrink; by counts and centres both are so in the first
+    # period of each row alone. For others ours are others, on purpose; `test_watch_twins` has their slow twin.
     golden = json.loads((GOLDEN / "eb_overlap.json").read_text())
     checked = 0
     for row in golden["rows"]:
@@ -98,7 +102,7 @@ def test_overlap_scores_of_a_period_add_up_to_the_golden_sums() -> None:
             add_scores(scores, n1, s1, ss1, n0, s0, ss0, m, margin)
             assert (scores[TOTAL], scores[VARIANCE]) == pytest.approx((step_total, step_variance), rel=1e-10)
             checked += 1
-    assert checked >= 1
+    assert checked == 2
 
 
 @pytest.mark.parametrize("n", [0.0, 1.0, 1e6, 1e12])

@@ -30,6 +30,9 @@ def test_the_golden_shrinkage() -> None:
     assert made.var_mu == pytest.approx(float(GOLDEN["var_mu"]), rel=1e-12)
     assert made.mean == pytest.approx([float(row["post_mean"]) for row in rows], rel=1e-12)
     assert made.var == pytest.approx([float(row["post_var"]) for row in rows], rel=1e-12)
+    # Of each estimate so much is kept: here none, since they agree.
+    kept = [made.tau2 / (made.tau2 + float(row["var"])) for row in rows]
+    assert kept == pytest.approx([float(row["shrink_B"]) for row in rows], abs=1e-12)
 
 
 def test_estimates_that_disagree_keep_what_is_theirs() -> None:

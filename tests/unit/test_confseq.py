@@ -62,6 +62,7 @@ def test_gamma_exponential_bound_is_where_e_reaches_one_over_alpha(row: dict[str
 @pytest.mark.parametrize("row", SEQUENCES["normal_mixture"]["rows"])
 def test_normal_bound_is_where_e_reaches_one_over_alpha(row: dict[str, Any]) -> None:
     bound, v, rho = float(row["bound_one"]), float(row["v"]), float(row["rho_one"])
+    assert tuned_rho(float(row["v_opt"]), float(row["alpha_opt"])) == pytest.approx(rho, rel=1e-12)
     assert log_normal_e(bound, v, rho) == pytest.approx(-math.log(row["alpha"]), abs=1e-10)
 
 

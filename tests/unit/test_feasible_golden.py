@@ -14,6 +14,7 @@ from scipy import stats
 from bandit.allocators.base import Utility, rank
 from bandit.allocators.needed import characteristic, needed, samples_needed
 from bandit.kernels.best_arm import BETA, GAMMA, LOGNORMAL, NORMAL, STUDENT_T, best_arm
+from bandit.kernels.divergence import bernoulli
 from bandit.kernels.margin import chance_below, chance_within, value_remaining
 from bandit.kernels.track_and_stop import BERNOULLI, GAUSSIAN, evidence, lai_robbins, threshold
 from tests.oracles import slow_allocation
@@ -140,6 +141,7 @@ def test_characteristic_time(row: dict[str, Any]) -> None:
     time, w = characteristic(np.array(row["mu"]))
     assert time == pytest.approx(row["T_star"], rel=1e-8)
     assert w == pytest.approx(row["w_star"], rel=0, abs=1e-8)
+    assert time * bernoulli(0.1, 0.8) == pytest.approx(row["lower_bound_delta_0p1"], rel=1e-5)
 
 
 @pytest.mark.parametrize("row", BOUNDS["lai_robbins"], ids=lambda row: str(row["mu"]))

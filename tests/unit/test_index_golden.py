@@ -46,6 +46,7 @@ def test_every_golden_list_is_met() -> None:
 @rows("klucb_bernoulli")
 def test_kl_ucb(row: dict[str, Any]) -> None:
     mean, budget = row["successes"] / row["n"], float(row["f"]) / row["n"]
+    assert float(row["f"]) == pytest.approx(math.log(row["t"]) + row["c"] * math.log(math.log(row["t"])))
     index = mean + bernoulli_gap(mean, budget)
     assert index == pytest.approx(float(row["index"]), rel=0, abs=1e-10)
     assert index == pytest.approx(slow_allocation.kl_ucb(mean, 1.0, budget), rel=0, abs=1e-9)
@@ -54,6 +55,7 @@ def test_kl_ucb(row: dict[str, Any]) -> None:
 @rows("kllcb_bernoulli")
 def test_kl_lcb_is_its_mirror(row: dict[str, Any]) -> None:
     mean = row["successes"] / row["n"]
+    assert float(row["f"]) == pytest.approx(math.log(row["t"]) + row["c"] * math.log(math.log(row["t"])))
     index = mean - bernoulli_gap(1 - mean, float(row["f"]) / row["n"])
     assert index == pytest.approx(float(row["index"]), rel=0, abs=1e-10)
 
@@ -82,6 +84,7 @@ def test_exponential_kl_ucb(row: dict[str, Any]) -> None:
     ids=str,
 )
 def test_closed_indices(name: str, row: dict[str, Any]) -> None:
+    assert (row.get("zeta", 1.2), row.get("c", 1), row.get("b", 1)) == (1.2, 1, 1)  # as in the kernel
     mean = row["sum"] / row["n"]
     variance = row.get("sum_sq", row["sum"]) / row["n"] - mean**2
     index = mean + gap_at(CODES[name], mean, variance, float(row["n"]), float(row["t"]))

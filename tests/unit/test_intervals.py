@@ -34,6 +34,14 @@ def test_the_asymptotic_half_width_equals_its_golden_values(row: dict[str, Any])
     assert half == pytest.approx(float(row["halfwidth_two"]), rel=1e-12)
 
 
+@pytest.mark.parametrize("row", SEQUENCES["normal_mixture"]["rows"])
+def test_the_two_sided_normal_bound_equals_its_golden_values(row: dict[str, Any]) -> None:
+    bound = normal_bound(float(row["v"]), -math.log(row["alpha"]), float(row["rho_two"]))
+    assert bound == pytest.approx(float(row["bound_two"]), rel=1e-12)
+    tuned = 1.0 / two_sided_rho(float(row["alpha_opt"]), float(row["v_opt"]))
+    assert tuned == pytest.approx(float(row["rho_two_exact"]), rel=1e-12)
+
+
 @pytest.mark.parametrize("v", [0.0, 1e-9, 1e-3, 1.0, 37.0, 1e4, 1e8, 1e12])
 @pytest.mark.parametrize("alpha", [0.5, 0.025, 1e-6])
 def test_the_bound_is_where_the_mean_of_mixtures_reaches_the_level(v: float, alpha: float) -> None:

@@ -14,6 +14,7 @@ from bandit.allocators.base import Utility, rank
 from bandit.baselines import BASELINES
 from bandit.kernels.best_arm import BETA, NORMAL, STUDENT_T, best_arm
 from bandit.objective import utility
+from bandit.posteriors.gaussian import nig
 from bandit.reading import Reading
 from tests.builders import spec
 from tests.evidence import evidence_from
@@ -133,6 +134,15 @@ def test_the_composite_of_the_golden_sums() -> None:
     # 0.6 a + 0.4 (1 - b) is 0.6 a - 0.4 b, moved by 0.4.
     assert got.mean == pytest.approx([float(row["composite_sum"]) / n + 0.4] * ARMS, abs=1e-12)
     assert got.variance == pytest.approx([float(row["per_obs_var_with_cov"])] * ARMS, abs=1e-12)
+    w, cross = np.array([float(each) for each in row["w"]]), np.array(row["cross"], np.float64)
+    total, squared = w @ np.array(row["sums"], np.float64), w @ cross @ w
+    assert (total, squared) == pytest.approx((float(row["composite_sum"]), float(row["composite_sumsq"])))
+    prior = [float(each) for each in row["nig_prior"]]
+    posterior = nig(np.array([n]), np.array([total]), np.array([squared]), *prior)[0]
+    golden = [float(row[key]) for key in ("t_loc", "t_scale", "t_df")]
+    assert posterior == pytest.approx(golden, rel=1e-12)
+    apart = w**2 @ (np.diag(cross) / n - (s1[:2] / n) ** 2)
+    assert apart == pytest.approx(float(row["per_obs_var_if_independent"]), rel=1e-12)
     exact = float(row["per_obs_var_with_cov"]) / n
     assert got.sd == pytest.approx([np.sqrt(exact)] * ARMS, rel=0.01)
 

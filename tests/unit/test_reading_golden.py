@@ -36,8 +36,27 @@ def test_decay_by_age_is_forward_decay_for_every_landmark(case: dict[str, Any]) 
     grown = math.exp(-(case["now"] - max(times)) / case["tau"])
     assert weights.sum() == pytest.approx(float(case["sum_w"]), rel=2e-4)
     assert weights @ values == pytest.approx(float(case["sum_wx"]), rel=2e-4)
+    assert weights @ values / weights.sum() == pytest.approx(float(case["mean"]), rel=4e-4)
+    assert (weights**2).sum() == pytest.approx(float(case["sum_w2"]), rel=4e-4)
     assert weights.sum() ** 2 / (weights**2).sum() == pytest.approx(float(case["n_eff"]), rel=4e-4)
     assert weights.max() == pytest.approx(grown, rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    "row", DECAY["poisson_arrivals_steady_state"], ids=lambda row: f"{row['rate_per_s']}"
+)
+def test_steady_traffic_weighs_as_much_as_its_rate_times_tau(row: dict[str, Any]) -> None:
+    """Forty tau of traffic in periods of a hundredth of tau each, at its mean rate."""
+    made, each = spec(), row["tau_s"] / 100
+    n = np.full((4000, 3, 1), row["rate_per_s"] * each)
+    start = np.round(np.arange(4000) * each * 1000).astype(np.int64)
+    end = np.round(np.arange(1, 4001) * each * 1000).astype(np.int64)
+    rows = replace(periods(made, n, n), start_ms=start, end_ms=end)
+    weights = decay_weights(rows, row["tau_s"] * math.log(2), int(end[-1]))
+    count = n[:, 0, 0]
+    assert weights @ count == pytest.approx(row["sum_w"], rel=1e-4)
+    assert weights**2 @ count == pytest.approx(row["sum_w2"], rel=1e-4)
+    assert (weights @ count) ** 2 / (weights**2 @ count) == pytest.approx(row["n_eff"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +99,7 @@ def test_pending_decisions_by_the_golden_delay_curve() -> None:
     known = DelayCurve(np.tile(np.concatenate([[0.0], curve]), (3, 1)), np.zeros(3))
     now = 10 * 3_600_000
     decided = np.array([now - round(parts[place] * 3_600_000) for place in places] + [now - 2 * 3_600_000])
+    assert [each["n"] for each in buckets] == [100] * 4
     converted = np.array([each["conversions"] for each in buckets], np.float64)
     n = np.zeros((4, 3, len(made.columns)))
     n[:, :, :] = converted[:, None, None]
