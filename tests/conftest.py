@@ -19,6 +19,7 @@ from server.store.base import Store
 from server.store.embedded import Embedded
 from server.store.memory import MemoryStore
 from server.store.redis import RedisStore
+from tests.clusters import Cluster, Watched
 from tests.fakes import FakeClock
 
 settings.register_profile("seeded", derandomize=True, deadline=None, print_blob=True)
@@ -28,6 +29,9 @@ settings.load_profile("seeded")
 SERVERS = ["valkey", "redis"]
 if os.environ.get("BANDITD_TESTS_NO_REDIS") == "1" and os.environ.get("CI") != "true":
     SERVERS.remove("redis")
+
+# Stores of several servers: a cluster, and a primary that Sentinels name.
+MANY = ["cluster", "watched"]
 
 # How long a store waits for a server, s: patient where other work on the machine must not fail a test, quick where
 # the test makes the server silent.
@@ -83,25 +87,45 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         each.stop()
 
 
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three primaries on loopback that no test hurts."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """A primary and a replica with a Sentinel that no test hurts."""
+    with Watched(tmp_path_factory.mktemp("watched"), sentinels=1) as made:
+        yield made
+
+
+def url_of(request: pytest.FixtureRequest, name: str) -> str:
+    """Where a member of the stores is."""
+    if name in MANY:
+        return str(request.getfixturevalue(name).url)
+    return str(request.getfixturevalue("servers")(name).url)
+
+
 @pytest.fixture(params=SERVERS)
-def remote(request: pytest.FixtureRequest, servers: Callable[[str], Embedded]) -> Iterator[RedisStore]:
+def remote(request: pytest.FixtureRequest) -> Iterator[RedisStore]:
     """An empty store on each server, under a namespace of its own."""
     with contextlib.closing(
-        RedisStore(servers(request.param).url, namespace=f"t{secrets.token_hex(6)}", timeout_s=PATIENT_S)
+        RedisStore(url_of(request, request.param), namespace=f"t{secrets.token_hex(6)}", timeout_s=PATIENT_S)
     ) as store:
         yield store
 
 
-@pytest.fixture(params=["memory", *SERVERS])
+@pytest.fixture(params=["memory", *SERVERS, *MANY])
 def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
     """Each member of the stores, empty."""
     if request.param == "memory":
         clock = FakeClock()
         yield Kept(MemoryStore(clock.now_ms), lambda ms: clock.advance(ms / 1000))
         return
-    server = request.getfixturevalue("servers")(request.param)
     with contextlib.closing(
-        RedisStore(server.url, namespace=f"t{secrets.token_hex(6)}", timeout_s=PATIENT_S)
+        RedisStore(url_of(request, request.param), namespace=f"t{secrets.token_hex(6)}", timeout_s=PATIENT_S)
     ) as store:
         yield Kept(store, lambda ms: time.sleep((ms + 20) / 1000))
 

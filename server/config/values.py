@@ -10,7 +10,7 @@ from typing import Any
 
 EMBEDDED = "embedded"
 OFF = "off"
-SCHEMES = ("redis", "rediss", "unix")
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]@]+):(?P<port>[0-9]{1,5})")
 _PASSWORD = re.compile(r"://([^:@/?]*):.*@", re.DOTALL)
 _SECRET_IN_QUERY = re.compile(r"([?&][^=&]*(?:pass|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
@@ -95,7 +95,10 @@ def store(raw: object) -> str:
     scheme, separator, rest = str(raw).partition("://")
     known = isinstance(raw, str) and separator and scheme in SCHEMES and rest
     if raw != EMBEDDED and (not known or (scheme == "unix" and "/" not in rest)):
-        raise ValueError(f"{EMBEDDED}, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH")
+        raise ValueError(
+            f"{EMBEDDED}, redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix:///PATH, "
+            "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or redis+cluster://HOST:PORT,HOST:PORT"
+        )
     return str(raw)
 
 

@@ -1,13 +1,15 @@
-"""The start-up check of a server: is it there, may we write, will it keep what it is given. It changes nothing."""
+"""The start-up check of a store: is it there, may we write, will it keep what it is given. It changes nothing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bandit.errors import BanditError, StoreUnavailable
 from server.store.base import Finding
 from server.store.link import Link
+from server.store.places import Kind
+from server.store.rights import rights
 
 OLDEST = (6, 2)
 MOST_SKEW_MS = 1000
@@ -17,7 +19,22 @@ Answers = Mapping[str, object]
 
 
 def findings(link: Link) -> list[Finding]:
-    """One row for each thing looked at; only the first when the server does not answer."""
+    """One row for each thing looked at, the worst of all servers; only the first when none answers."""
+    try:
+        nodes = link.nodes()
+    except StoreUnavailable as error:
+        return [Finding("reachable", str(error), f"an answer from {link.address}", False, True)]
+    by_node = [(node.address, _of_one(node)) for node in nodes]
+    if len(by_node) == 1:
+        return by_node[0][1]
+    merged: dict[str, list[tuple[str, Finding]]] = {}
+    for address, rows in by_node:
+        for row in rows:
+            merged.setdefault(row.check, []).append((address, row))
+    return [_worst(rows) for rows in merged.values()]
+
+
+def _of_one(link: Link) -> list[Finding]:
     began = time.time()
     try:
         seconds, micros = link.call("TIME")
@@ -28,15 +45,29 @@ def findings(link: Link) -> list[Finding]:
     return [
         Finding("reachable", f"{link.address} answers", "an answer", True, True),
         _version(answers),
-        _one_server(answers),
+        _topology(link, answers),
         _role(answers),
         _scripts(link),
+        rights(link),
         _eviction(answers),
         _durability(link, answers),
+        _replicas(link, answers),
         _memory(answers),
         _skew(store_ms, began * 1000),
         _transport(link),
     ]
+
+
+def _worst(rows: Sequence[tuple[str, Finding]]) -> Finding:
+    """What several servers show, as one row: the same said once, else each wrong one by its address."""
+    bad = [(address, row) for address, row in rows if not row.ok]
+    shown = bad or rows
+    texts = {row.seen for _, row in shown}
+    seen = texts.pop() if len(texts) == 1 else "; ".join(f"{address}: {row.seen}" for address, row in shown)
+    first = shown[0][1]
+    if bad and len(bad) < len(rows) and len({row.seen for _, row in bad}) == 1:
+        seen = f"{', '.join(address for address, _ in bad)}: {seen}"
+    return first._replace(seen=seen, ok=not bad, fatal=any(row.fatal for _, row in shown))
 
 
 def _version(answers: Answers) -> Finding:
@@ -50,13 +81,14 @@ def _version(answers: Answers) -> Finding:
     return Finding("version", seen, "Redis 6.2 or newer, or Valkey", version >= OLDEST, True)
 
 
-def _one_server(answers: Answers) -> Finding:
+def _topology(link: Link, answers: Answers) -> Finding:
     cluster = _number(answers, "cluster_enabled") != 0
+    asked = link.place.kind
     return Finding(
         "topology",
-        "a cluster" if cluster else "one server",
-        "one server; a cluster is not spoken yet",
-        not cluster,
+        f"{'part of a cluster' if cluster else 'no part of a cluster'}; the URL names {asked}",
+        "a URL of redis+cluster:// for a cluster, of another scheme for anything else",
+        cluster == (asked is Kind.CLUSTER),
         True,
     )
 
@@ -110,6 +142,25 @@ def _durability(link: Link, answers: Answers) -> Finding:
         True,
         False,
     )
+
+
+def _replicas(link: Link, answers: Answers) -> Finding:
+    wanted = "a replica, and min-replicas-to-write 1 with min-replicas-max-lag 10 so that a lost primary loses little"
+    count = int(_number(answers, "connected_slaves"))
+    try:
+        least = int(link.call("CONFIG", "GET", "min-replicas-to-write")[1])
+        within_s = int(link.call("CONFIG", "GET", "min-replicas-max-lag")[1])
+    except (BanditError, LookupError, ValueError):
+        least = within_s = -1
+    if not count:
+        seen = "none: what the disk of the only server loses is lost"
+    elif least < 0:
+        seen = f"{count}; whether it writes without them is unknown to its users"
+    elif least:
+        seen = f"{count}; it stops to write when fewer than {least} heard it within {within_s} s: a failover loses less"
+    else:
+        seen = f"{count}; it writes on without them: a failover loses what they did not hear, without a limit"
+    return Finding("replicas", seen, wanted, bool(count) and least != 0, False)
 
 
 def _memory(answers: Answers) -> Finding:

@@ -7,26 +7,26 @@ the caller knows how to find out. Safe for several threads; each call takes a co
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from bandit.errors import BanditError, CorruptStored, InvalidArgument, StoreUnavailable
+from bandit.errors import BanditError, InvalidArgument
+from server.store.places import Address, Kind, Place, place_of
+from server.store.words import is_demoted, told
 
 TIMEOUT_S = 1.0
 WAIT_S = 1.0
 KEPT_WITHIN_MS = 300
 _MOST_CONNECTIONS = 512
 _LUA = Path(__file__).parent / "lua"
-_RESERVED = {"protocol", "retry", "retry_on_error", "retry_on_timeout", "socket_timeout", "decode_responses"}
+_WITHOUT_KEY = frozenset({"TIME", "INFO", "CONFIG", "WAIT", "WAITAOF", "PING", "ACL", "CLUSTER", "ROLE"})
 
 Argument = bytes | str | int
 
@@ -40,21 +40,23 @@ class Script:
 
 
 class Link:
-    """Calls to one server.
+    """Calls to one server, or to the primary that Sentinels name; see ``places`` for the URL.
 
-    ``url``: redis://, rediss:// or unix://; its query may set TLS files and the like, but not what this class is
-    for (protocol, timeouts, retries). ``timeout_s`` bounds each wait for the server, s.
+    ``timeout_s`` bounds each wait for the server, s. A failover ends calls with StoreUnavailable; the next ones go
+    to whom the Sentinels name then.
     """
 
+    # May one call name keys of several experiments?
+    spans = True
+
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
-        options = _options(url)
-        self.address = _address(url)
-        self.encrypted = url.startswith("rediss://")
-        self.authenticated = bool(options.get("password") or options.get("credential_provider"))
-        self.local = _is_local(url)
+        place = place_of(url)
+        self.place = place
+        self.address = place.address
+        self.encrypted, self.authenticated, self.local = place.encrypted, place.authenticated, place.local
         # Two pools: connections that wait for something to happen have a longer limit.
-        self._quick = _client(options, timeout_s, timeout_s)
-        self._waiting = _client(options, timeout_s, WAIT_S + timeout_s)
+        self._quick = pool_client(place, None, timeout_s, timeout_s)
+        self._waiting = pool_client(place, None, timeout_s, WAIT_S + timeout_s)
 
     def call(self, *command: Argument) -> Any:
         """One command. Raises StoreUnavailable, or CorruptStored when a key holds another type."""
@@ -98,7 +100,7 @@ class Link:
                 pipeline.execute_command(*command)
             answers = pipeline.execute(raise_on_error=False)
         return [
-            self.told(answer, key or _key(command))
+            self.told(answer, key or key_of(command))
             if isinstance(answer, redis.exceptions.RedisError)
             else answer
             for answer, command in zip(answers, commands, strict=True)
@@ -107,15 +109,7 @@ class Link:
     def listen(self, channel: str) -> Any:
         """A connection that is subscribed to the channel already."""
         with self._spoken(channel):
-            listener = self._waiting.pubsub(ignore_subscribe_messages=False)
-            try:
-                listener.subscribe(channel)
-                if listener.get_message(timeout=WAIT_S) is None:
-                    raise redis.exceptions.TimeoutError("it did not confirm the subscription")
-            except BaseException:
-                listener.close()
-                raise
-            return listener
+            return self._subscribed(self._waiting, channel)
 
     def heard(self, listener: Any, timeout_s: float) -> bytes | None:
         """The next message of a listener, or None after the timeout."""
@@ -133,20 +127,30 @@ class Link:
 
     def told(self, error: redis.exceptions.RedisError, key: Argument) -> BanditError:
         """An error of the client library in our words."""
-        text = str(error)
-        if isinstance(error, redis.exceptions.ResponseError) and "WRONGTYPE" in text:
-            name = key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
-            return CorruptStored(
-                f"{name}: {text}; restore it from a copy, or delete what it belongs to",
-                key=name,
-                server_says=text,
-            )
-        return StoreUnavailable(
-            f"the store at {self.address} did not do what was asked: {_cause(error)}; "
-            "nothing is half-done, read again and retry",
-            address=self.address,
-            server_says=text,
-        )
+        if is_demoted(error):
+            # Other connections to it work on, and would read old state: the next call is to find the new primary.
+            self._leave()
+        return told(error, key, self.address)
+
+    def nodes(self) -> list[Link]:
+        """A line to each server that takes writes, as far as they are known; here only this one."""
+        return [self]
+
+    @staticmethod
+    def _subscribed(client: Any, channel: str) -> Any:
+        listener = client.pubsub(ignore_subscribe_messages=False)
+        try:
+            listener.subscribe(channel)
+            if listener.get_message(timeout=WAIT_S) is None:
+                raise redis.exceptions.TimeoutError("it did not confirm the subscription")
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _leave(self) -> None:
+        for client in (self._quick, self._waiting):
+            client.connection_pool.disconnect(inuse_connections=False)
 
     @contextmanager
     def _spoken(self, key: Argument) -> Iterator[None]:
@@ -160,42 +164,35 @@ class Link:
             raise self.told(redis.exceptions.ConnectionError(str(error)), key) from error
 
 
-_MEANINGS: tuple[tuple[type[redis.exceptions.RedisError], str, str], ...] = (
-    # Class of the client library (it cuts the server's word off), the server's word inside a script's error, meaning.
-    (redis.exceptions.OutOfMemoryError, "OOM ", "its memory is full"),
-    (redis.exceptions.ReadOnlyError, "READONLY ", "it is a replica"),
-    (redis.exceptions.BusyLoadingError, "LOADING ", "it is still reading its files"),
-    (redis.exceptions.MasterDownError, "MASTERDOWN ", "it lost its primary"),
-    (redis.exceptions.NoPermissionError, "NOPERM ", "its user may not do this"),
-    (redis.exceptions.AuthenticationError, "NOAUTH ", "it wants another user or password"),
-    (redis.exceptions.MovedError, "MOVED ", "it is a cluster"),
-    (redis.exceptions.TimeoutError, "", "no answer in time"),
-    (redis.exceptions.RedisError, "BUSY ", "a script of somebody else keeps it busy"),
-    (redis.exceptions.RedisError, "MISCONF ", "it cannot write its files"),
-    (redis.exceptions.RedisError, "NOREPLICAS ", "too few replicas follow it"),
-)
+def pool_client(place: Place, node: Address | None, connect_s: float, timeout_s: float) -> Any:
+    """A client of its own pool: of the one server, of the primary that Sentinels name, or of one of a cluster.
 
-
-def _cause(error: redis.exceptions.RedisError) -> str:
-    text = str(error) or type(error).__name__
-    for kind, word, meaning in _MEANINGS:
-        if (kind is not redis.exceptions.RedisError and isinstance(error, kind)) or (word and word in text):
-            return f"{meaning} ({text})"
-    return text
-
-
-def _client(options: dict[str, Any], connect_s: float, timeout_s: float) -> Any:
-    # Any: most of the client library has no types.
-    pool = redis.ConnectionPool(
-        **options,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=connect_s,
+    Any: most of the client library has no types. Raises InvalidArgument for options that nobody knows.
+    """
+    kept: dict[str, Any] = {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": connect_s,
         # Names the client library to the server: a round trip a connection that nobody needs.
-        driver_info=None,
-        max_connections=_MOST_CONNECTIONS,
-    )
+        "driver_info": None,
+    }
+    options = dict(place.options)
+    if place.kind is Kind.SENTINEL:
+        encrypted = options.pop("connection_class", None) is not None
+        make: Any = Sentinel
+        sentinels = make(
+            place.nodes,
+            sentinel_kwargs={**(place.sentinel_options or {}), **kept, "socket_timeout": connect_s},
+        )
+        make_pool: Any = SentinelConnectionPool
+        pool: Any = make_pool(
+            place.service, sentinels, ssl=encrypted, **options, **kept, max_connections=_MOST_CONNECTIONS
+        )
+    else:
+        if node is not None:
+            options |= {"host": node[0], "port": node[1]}
+        pool = redis.ConnectionPool(**options, **kept, max_connections=_MOST_CONNECTIONS)
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:
@@ -205,38 +202,11 @@ def _client(options: dict[str, Any], connect_s: float, timeout_s: float) -> Any:
     return redis.Redis.from_pool(pool)
 
 
-def _options(url: str) -> dict[str, Any]:
-    try:
-        parse: Any = parse_url
-        options = dict(parse(url))
-    except (ValueError, TypeError) as error:
-        raise InvalidArgument.at(
-            "store.url", f"{error}; write redis://HOST:PORT/DB, rediss://… or unix:///PATH"
-        ) from None
-    if clash := _RESERVED & options.keys():
-        raise InvalidArgument.at(
-            "store.url",
-            f"its query sets {', '.join(sorted(clash))}, which the server sets itself; leave that out",
-        )
-    return options
-
-
-def _address(url: str) -> str:
-    """The URL without user, password and query."""
-    parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{place}{parts.path}"
-
-
-def _is_local(url: str) -> bool:
-    parts = urlsplit(url)
-    if parts.scheme == "unix" or parts.hostname in (None, "localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
-
-
-def _key(command: Sequence[Argument]) -> Argument:
-    return command[1] if len(command) > 1 else ""
+def key_of(command: Sequence[Argument]) -> Argument:
+    """The first key of a command; "" for one without."""
+    name = command[0]
+    if name in ("EVAL", "EVALSHA"):
+        return command[3] if len(command) > 3 and command[2] != 0 else ""
+    if name == "XREAD":
+        return command[command.index("STREAMS") + 1]
+    return "" if name in _WITHOUT_KEY or len(command) < 2 else command[1]

@@ -159,7 +159,8 @@ class RedisControl:
         """See ControlStore."""
         keys, digest = self._keys.of(name), _digest(request_id)
         answers = self._link.batch(
-            [("HGET", keys.requests, digest), ("ZSCORE", keys.requested, digest), ("TIME",)]
+            [("HGET", keys.requests, digest), ("ZSCORE", keys.requested, digest), ("TIME",)],
+            key=keys.requests,
         )
         for answer in answers:
             if isinstance(answer, BanditError):

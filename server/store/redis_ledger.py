@@ -24,6 +24,8 @@ _PAGES_A_CALL = 1000
 _COUNTED_A_CALL = 1000
 _MOST_COUNTED = 10_000
 _TRIES = 5
+# How often logs of several slots are looked at, s: a call cannot wait for more than one slot.
+_LOOK_S = 0.005
 
 
 class RedisLedger:
@@ -59,18 +61,24 @@ class RedisLedger:
         deadline = time.monotonic() + block_ms / 1000
         while True:
             left_ms = int(min(deadline - time.monotonic(), WAIT_S) * 1000)
+            if len(offsets) > 1 and not self._link.spans:
+                apart = self._read_apart(offsets, count)
+                if apart or left_ms <= 0:
+                    return apart
+                time.sleep(min(left_ms / 1000, _LOOK_S))
+                continue
             try:
                 if left_ms > 0:
                     found = self._link.wait("XREAD", "COUNT", count, "BLOCK", left_ms, "STREAMS", *streams)
                 else:
                     found = self._link.call("XREAD", "COUNT", count, "STREAMS", *streams)
             except CorruptStored:
-                return self._read_sound(offsets, count)
+                return self._read_apart(offsets, count)
             if found or left_ms <= 0:
                 return {by_key[key]: [_entry(*each) for each in entries] for key, entries in found}
 
-    def _read_sound(self, offsets: Mapping[str, str], count: int) -> dict[str, list[LogEntry]]:
-        """One of the logs is none: read each by itself and leave the broken one out (``behind`` tells of it)."""
+    def _read_apart(self, offsets: Mapping[str, str], count: int) -> dict[str, list[LogEntry]]:
+        """Each log by itself: for logs of several slots, and to leave out one that is none (``behind`` tells of it)."""
         names = list(offsets)
         answers = self._link.batch(
             [("XREAD", "COUNT", count, "STREAMS", self._keys.of(name).log, offsets[name]) for name in names]
@@ -80,7 +88,7 @@ class RedisLedger:
             if isinstance(answer, StoreUnavailable):
                 raise answer
             if not isinstance(answer, BanditError):
-                for _, entries in answer:
+                for _, entries in answer or ():
                     found[name] = [_entry(*each) for each in entries]
         return found
 

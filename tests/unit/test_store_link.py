@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from bandit.errors import InvalidArgument, StoreUnavailable
-from server.store import check
+from server.store import check, rights
 from server.store.link import Link, Script
+from server.store.places import place_of
 
 
 @pytest.mark.parametrize(
@@ -61,9 +62,10 @@ class Answering:
     """A line to a server that gives the answers it is told to give."""
 
     address, local, encrypted, authenticated = "redis://far:1", False, False, False
+    place = place_of("redis://far:1")
 
-    def __init__(self, **answers: object) -> None:
-        self.answers: dict[str, object] = {
+    def __init__(self, **answers: Any) -> None:
+        self.answers: dict[str, Any] = {
             "redis_version": "7.0.15",
             "cluster_enabled": 0,
             "role": "master",
@@ -71,7 +73,11 @@ class Answering:
             "aof_enabled": 1,
             "used_memory": 10,
             "maxmemory": 100,
+            "connected_slaves": 1,
         } | answers
+
+    def nodes(self) -> list[Any]:
+        return [self]
 
     def call(self, *command: object) -> Any:
         match command:
@@ -82,6 +88,13 @@ class Answering:
                 return self.answers
             case ("EVAL", *_):
                 return self.answers.get("eval", 1)
+            case ("ACL", "WHOAMI"):
+                return b"me"
+            case ("ACL", "DRYRUN", "me", name, *rest):
+                may = (name, *rest) not in rights.DANGEROUS or name in self.answers.get("dangerous", ())
+                return b"OK" if may and name not in self.answers.get("missing", ()) else b"no permissions"
+            case ("CONFIG", "GET", name) if name in self.answers:
+                return [name.encode(), str(self.answers[name]).encode()]
             case _:
                 raise StoreUnavailable("its user may not do this")
 
@@ -97,7 +110,11 @@ def wrong(**answers: object) -> dict[str, str]:
         ({"redis_version": "6.0.20"}, "version", "Redis 6.0.20"),
         ({"redis_version": "unstable"}, "version", "Redis unstable"),
         ({"redis_version": ""}, "version", "unknown version"),
-        ({"cluster_enabled": 1}, "topology", "a cluster"),
+        ({"cluster_enabled": 1}, "topology", "part of a cluster; the URL names one server"),
+        ({"connected_slaves": 0}, "replicas", "none"),
+        ({"min-replicas-to-write": "0", "min-replicas-max-lag": "10"}, "replicas", "without a limit"),
+        ({"missing": ("XADD", "EVAL")}, "rights", "me may not EVAL, XADD"),
+        ({"dangerous": ("KEYS",)}, "rights", "me may all we need, and KEYS"),
         ({"role": "slave"}, "role", "slave"),
         ({"eval": 2}, "scripts", "answers 2"),
         ({"maxmemory_policy": "volatile-ttl"}, "eviction", "volatile-ttl"),
