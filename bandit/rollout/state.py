@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from bandit.ranges import PPM, Ranges
 from bandit.spec.model import ExperimentSpec
@@ -99,11 +100,32 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """A cohort with shares of its own, and why: with ``chance`` the effect of ``arm`` has another sign in it than in
+    the cohorts that share the common shares."""
+
+    cohort: int
+    ranges: Ranges
+    arm: int
+    chance: float
+
+
+class Parting(NamedTuple):
+    """Shares that a cohort shall have for itself; ``arm`` and ``chance`` as in :class:`Apart`."""
+
+    cohort: int
+    shares_ppm: tuple[int, ...]
+    arm: int
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Allocation:
     """One numbered vector of shares with its owned ranges; its life is a period of the ledger.
 
     ``centres`` [M]: the control's mean of each metric, scaled to [0, 1], frozen for the period.
-    ``cause``: what led to it, in a few words.
+    ``cause``: what led to it, in a few words. ``apart``: cohorts with shares of their own, by index; ``ranges`` are of
+    all others.
     """
 
     number: int
@@ -112,11 +134,17 @@ class Allocation:
     ranges: Ranges
     centres: tuple[float, ...]
     cause: str
+    apart: tuple[Apart, ...] = ()
 
     @property
     def shares_ppm(self) -> tuple[int, ...]:
-        """Share of each arm in ppm."""
+        """Share of each arm in ppm, in all cohorts that are not apart."""
         return self.ranges.shares_ppm()
+
+    @property
+    def apart_ppm(self) -> dict[int, tuple[int, ...]]:
+        """Share of each arm in each cohort that is apart, by its index."""
+        return {each.cohort: each.ranges.shares_ppm() for each in self.apart}
 
 
 def all_to(arm: int, arms: int) -> tuple[int, ...]:

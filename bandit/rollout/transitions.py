@@ -9,13 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bandit.errors import NotAllowed
-from bandit.ranges import Range, Ranges, contiguous, move
+from bandit.ranges import contiguous, move
 from bandit.rollout.audit import AuditRecord, chained
-from bandit.rollout.state import Allocation, ArmState, Experiment, PastEpoch, Rollback, State, all_to
+from bandit.rollout.moves import carried, given_to, next_allocation, next_in_each, to_control
+from bandit.rollout.state import (
+    Allocation,
+    ArmState,
+    Experiment,
+    Parting,
+    PastEpoch,
+    Rollback,
+    State,
+    all_to,
+)
 from bandit.spec.diff import diff, new_epoch, restarts_guardrails
 from bandit.spec.model import ExperimentSpec
 
 PAST_EPOCHS = 8
+_OPENS = frozenset({"created", "started", "new epoch"})
+"""Causes of allocations before the first comparison of an epoch; what the next one moves is no re-routing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +70,21 @@ def start(experiment: Experiment, allocation: Allocation, now_ms: int) -> Transi
     """DRAFT to RUNNING. Shares stay with the control until the learner's first allocation, moments later."""
     _need(experiment, "start", State.DRAFT)
     after = _with_since(_next(experiment, now_ms, state=State.RUNNING), allocation.number + 1)
-    return Transition(after, _to_control(after, allocation, now_ms, "started"), "started", "")
+    return Transition(after, to_control(after, allocation, now_ms, "started"), "started", "")
 
 
 def pause(experiment: Experiment, allocation: Allocation, now_ms: int, reason: str = "") -> Transition:
     """RUNNING to PAUSED: every unit gets the control."""
     _need(experiment, "pause", State.RUNNING)
     after = _next(experiment, now_ms, state=State.PAUSED)
-    return Transition(after, _to_control(after, allocation, now_ms, "paused"), "paused", reason)
+    return Transition(after, to_control(after, allocation, now_ms, "paused"), "paused", reason)
 
 
 def resume(experiment: Experiment, allocation: Allocation, now_ms: int) -> Transition:
     """PAUSED to RUNNING; what was learned is kept."""
     _need(experiment, "resume", State.PAUSED)
     after = _next(experiment, now_ms, state=State.RUNNING)
-    return Transition(after, _to_control(after, allocation, now_ms, "resumed"), "resumed", "")
+    return Transition(after, to_control(after, allocation, now_ms, "resumed"), "resumed", "")
 
 
 def roll_back(
@@ -103,10 +115,16 @@ def roll_back(
     after = _next(experiment, now_ms, arms=_set(experiment.arms, arm, state))
     if experiment.promoted == arm:
         after = replace(after, promoted=None, state=State.PAUSED)
-    shares = list(allocation.shares_ppm)
-    freed, shares[arm] = shares[arm], 0
-    shares[experiment.spec.control_index] += freed
-    return Transition(after, _moved(allocation, shares, now_ms, f"{name} rolled back"), "rolled_back", reason)
+    control = experiment.spec.control_index
+
+    def freed(shares: Sequence[int]) -> list[int]:
+        left = list(shares)
+        left[control] += left[arm]
+        left[arm] = 0
+        return left
+
+    moved = next_in_each(allocation, freed, now_ms, f"{name} rolled back")
+    return Transition(after, moved, "rolled_back", reason)
 
 
 def hold(experiment: Experiment, allocation: Allocation, arm: int, *, reason: str, now_ms: int) -> Transition:
@@ -115,7 +133,7 @@ def hold(experiment: Experiment, allocation: Allocation, arm: int, *, reason: st
     state = replace(experiment.arms[arm], hold_ppm=share)
     after = _next(experiment, now_ms, arms=_set(experiment.arms, arm, state))
     cause = f"{experiment.spec.arms[arm].name} held at {share} ppm"
-    return Transition(after, _moved(allocation, allocation.shares_ppm, now_ms, cause), "held", reason)
+    return Transition(after, next_in_each(allocation, tuple, now_ms, cause), "held", reason)
 
 
 def clear_rollback(
@@ -128,7 +146,7 @@ def clear_rollback(
         raise NotAllowed(f"{name} is neither rolled back nor held", reason="NOTHING_TO_CLEAR")
     cleared = ArmState(attempt=state.attempt + 1, since=allocation.number + 1)
     after = _next(experiment, now_ms, arms=_set(experiment.arms, arm, cleared))
-    moved = _moved(allocation, allocation.shares_ppm, now_ms, f"{name} cleared")
+    moved = next_in_each(allocation, tuple, now_ms, f"{name} cleared")
     return Transition(after, moved, "rollback_cleared", reason)
 
 
@@ -142,7 +160,9 @@ def promote(
         raise NotAllowed(f"{name} is rolled back; clear the rollback first", reason="ARM_ROLLED_BACK")
     after = _next(experiment, now_ms, state=State.CONCLUDED, promoted=arm)
     shares = all_to(arm, len(experiment.arms))
-    return Transition(after, _moved(allocation, shares, now_ms, f"{name} promoted"), "promoted", reason)
+    return Transition(
+        after, next_allocation(allocation, shares, now_ms, f"{name} promoted"), "promoted", reason
+    )
 
 
 def reallocate(
@@ -152,9 +172,13 @@ def reallocate(
     centres: tuple[float, ...],
     cause: str,
     now_ms: int,
+    apart: Sequence[Parting] = (),
 ) -> Transition:
-    """The learner's next allocation; the experiment itself stays as it is, revision and all."""
-    moved = replace(_moved(allocation, shares_ppm, now_ms, cause), centres=centres)
+    """The learner's next allocation; the experiment itself stays as it is, revision and all. ``apart``: cohorts that
+    get shares of their own; those that are not among them any more join the others again."""
+    moved = replace(next_allocation(allocation, shares_ppm, now_ms, cause, apart), centres=centres)
+    if allocation.cause in _OPENS:
+        moved = replace(moved, ranges=moved.ranges.settled())
     return Transition(experiment, moved, "reallocated", cause)
 
 
@@ -181,7 +205,7 @@ def update(
                 replace(arm, attempt=arm.attempt + 1, since=allocation.number + 1) for arm in experiment.arms
             )
             after = replace(after, arms=arms)
-        moved = _moved(allocation, allocation.shares_ppm, now_ms, "spec updated")
+        moved = next_in_each(allocation, tuple, now_ms, "spec updated")
         return Transition(after, moved, "updated", "")
     return _begin_epoch(experiment, allocation, spec, now_ms)
 
@@ -207,7 +231,7 @@ def _begin_epoch(
         epoch=experiment.epoch + 1,
         past=past,
     )
-    ranges = _carry_ranges(allocation.ranges, kept, spec.control_index, len(spec.arms))
+    ranges = carried(allocation.ranges, kept, spec.control_index, len(spec.arms))
     if after.state is State.RUNNING:
         # A new build is unproven: it gives its traffic to the control until the learner's next allocation.
         changed = [
@@ -216,7 +240,7 @@ def _begin_epoch(
             if experiment.spec.arms[before].digest != spec.arms[index].digest
             or arms[index].rollback is not None
         ]
-        ranges = _give_to_control(ranges, changed, spec.control_index)
+        ranges = given_to(ranges, changed, spec.control_index)
     else:
         ranges = move(ranges, all_to(spec.control_index, len(spec.arms)))
     moved = Allocation(
@@ -230,46 +254,6 @@ def _begin_epoch(
     return Transition(
         after, moved, "updated", "arms, metrics, cohorts or unit changed: statistics begin anew"
     )
-
-
-def _carry_ranges(ranges: Ranges, kept: Mapping[int, int], control: int, arms: int) -> Ranges:
-    """The same partition under new arm indexes; ranges of arms that are gone are spread over the arms kept.
-
-    Arms that are still there keep every unit they have.
-    """
-    shares = [0] * arms
-    gone = 0
-    for arm, share in enumerate(ranges.shares_ppm()):
-        if arm in kept:
-            shares[kept[arm]] += share
-        else:
-            gone += share
-    if gone:
-        heirs = [index for index, share in enumerate(shares) if share] or [control]
-        total = sum(shares)
-        parts = [gone * shares[index] // total if total else gone for index in heirs]
-        parts[0] += gone - sum(parts)
-        for index, part in zip(heirs, parts, strict=True):
-            shares[index] += part
-    # An extra arm stands for everything that is gone; moving its share away keeps all others in place.
-    merged: list[Range] = []
-    for low, high, arm in ranges.owned:
-        owner = kept.get(arm, arms)
-        if merged and merged[-1].arm == owner:
-            merged[-1] = Range(merged[-1].low, high, owner)
-        else:
-            merged.append(Range(low, high, owner))
-    moved = move(Ranges.of(arms + 1, merged), (*shares, 0))
-    return Ranges.of(arms, moved.owned)
-
-
-def _give_to_control(ranges: Ranges, arms: Sequence[int], control: int) -> Ranges:
-    shares = list(ranges.shares_ppm())
-    for arm in arms:
-        if arm != control:
-            shares[control] += shares[arm]
-            shares[arm] = 0
-    return move(ranges, shares)
 
 
 def audit_record(
@@ -338,20 +322,6 @@ def _with_since(experiment: Experiment, since: int) -> Experiment:
 
 def _set(arms: tuple[ArmState, ...], index: int, state: ArmState) -> tuple[ArmState, ...]:
     return (*arms[:index], state, *arms[index + 1 :])
-
-
-def _moved(allocation: Allocation, shares_ppm: Sequence[int], now_ms: int, cause: str) -> Allocation:
-    return replace(
-        allocation,
-        number=allocation.number + 1,
-        time_ms=max(now_ms, allocation.time_ms),
-        ranges=move(allocation.ranges, shares_ppm),
-        cause=cause,
-    )
-
-
-def _to_control(experiment: Experiment, allocation: Allocation, now_ms: int, cause: str) -> Allocation:
-    return _moved(allocation, all_to(experiment.spec.control_index, len(experiment.arms)), now_ms, cause)
 
 
 def _prior_centres(spec: ExperimentSpec) -> tuple[float, ...]:
