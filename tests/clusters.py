@@ -194,7 +194,8 @@ class Cluster:
         for key in keys if finish else keys[: len(keys) // 2]:
             source.admin.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
         if finish:
-            for node in (target, source, *self.nodes):
+            others = [node for node in self.nodes if node.admin.info("replication")["role"] == "master"]
+            for node in dict.fromkeys((target, source, *others)):
                 node.admin.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
     def _form(self) -> None:
