@@ -15,7 +15,7 @@ from bandit.baselines.base import Belief, Evidence
 from bandit.constraints import Feasibility, feasibility
 from bandit.ledger import FloatArray
 from bandit.objective import utility
-from bandit.pacing import cost_of, pacing, priced, spending
+from bandit.pacing import Spending, cost_of, pacing, priced, spending
 from bandit.rollout.bounds import bounded, boxes
 from bandit.spec.model import PPM, ExperimentSpec
 
@@ -30,7 +30,8 @@ class Proposal:
     live arms, for allocation and not as evidence. ``mean``, ``low``, ``high`` [K, M]: posterior mean and central 95 %
     interval in the metric's own unit. ``feasible`` [K]: chance of keeping all constraints, None without any, 0 for arms
     that are left out; then ``p_best`` is of being feasible and the best that is. ``price`` of a unit of the budget's
-    metric in units of the objective, see ``bandit.pacing``; 0 without a budget.
+    metric in units of the objective, see ``bandit.pacing``; 0 without a budget. ``spending``: what of the budget the
+    day has used, None without one. ``utility``: the belief about the objective, no price in it.
     """
 
     shares_ppm: tuple[int, ...]
@@ -42,8 +43,10 @@ class Proposal:
     mean: FloatArray
     low: FloatArray
     high: FloatArray
+    utility: Utility
     feasible: FloatArray | None = None
     price: float = 0.0
+    spending: Spending | None = None
 
 
 def propose(
@@ -61,17 +64,18 @@ def propose(
     value = utility(spec, evidence.reading, beliefs)
     kept = feasibility(spec, beliefs, live)
     low_ppm, high_ppm = boxes(spec, [bool(each) for each in live], hold_ppm, previous_ppm, elapsed_s)
-    pulls, price = evidence.reading.assigned, 0.0
+    pulls, price, spent = evidence.reading.assigned, 0.0, None
+    free = value
     if spec.budget is not None:
         cost = cost_of(spec, evidence, beliefs)
-        free = value
+        spent = spending(spec, evidence, cost)
 
         def shares(price: float) -> FloatArray:
             weights, _, _ = _weigh(spec, priced(free, cost, price, live), live, kept, pulls, batch)
             return np.array(bounded(weights, low_ppm, high_ppm)) / PPM
 
         width = cost.range[1] - cost.range[0]
-        price = pacing(spending(spec, evidence, cost).allowed, cost.mean, shares, value.span / width)
+        price = pacing(spent.allowed, cost.mean, shares, value.span / width)
         value = priced(value, cost, price, live)
     weights, p_best, loss = _weigh(spec, value, live, kept, pulls, batch)
     mean, low, high = _metrics(spec, beliefs)
@@ -85,8 +89,10 @@ def propose(
         mean=mean,
         low=low,
         high=high,
+        utility=free,
         feasible=None if kept is None else kept.q,
         price=price,
+        spending=spent,
     )
 
 
