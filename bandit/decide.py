@@ -6,14 +6,15 @@ A :class:`Table` is the immutable view of one experiment that a server decides f
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from bandit.ranges import PPM
 from bandit.rng import hash_unit, point_ppm
 from bandit.rollout.state import Allocation, Experiment, State
+from bandit.rollout.transitions import roll_back
 
 
 class Reason(StrEnum):
@@ -25,6 +26,8 @@ class Reason(StrEnum):
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
     FALLBACK = "fallback"
+    LEASE_EXPIRED = "lease_expired"
+    STOPPED = "stopped"
 
 
 class Decision(NamedTuple):
@@ -39,7 +42,8 @@ class Decision(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Table:
     """All that a decision of one experiment needs. ``counted``: decisions enter the ledger. ``fresh``: every decision
-    is drawn anew, so the key that is hashed must be another one each time (:func:`fresh_key`)."""
+    is drawn anew, so the key that is hashed must be another one each time (:func:`fresh_key`). ``by_session``: a unit is
+    drawn anew in each of its sessions; its hash stays the unit's own, which is what its rewards are clustered by."""
 
     name: str
     uid: int
@@ -55,11 +59,13 @@ class Table:
     reason: Reason
     counted: bool
     fresh: bool = False
+    by_session: bool = False
 
-    def decide(self, unit: str, attributes: Mapping[str, str]) -> Decision:
+    def decide(self, unit: str, attributes: Mapping[str, str], session: str = "") -> Decision:
         """The arm of a unit, or of a fresh key. The same text gives the same arm while the allocation lives."""
         unit_hash = hash_unit(self.salt, unit)
-        arm = self.owners[bisect_right(self.starts, point_ppm(unit_hash)) - 1]
+        drawn = hash_unit(self.salt, session_key(unit, session)) if self.by_session else unit_hash
+        arm = self.owners[bisect_right(self.starts, point_ppm(drawn)) - 1]
         cohort = self.cohorts.get(attributes.get(self.cohort_attribute, ""), 0) if self.cohorts else 0
         return Decision(arm, cohort, unit_hash, self.shares_ppm[arm])
 
@@ -106,6 +112,7 @@ def compile_table(experiment: Experiment, allocation: Allocation) -> Table:
         reason=reason,
         counted=True,
         fresh=experiment.spec.unit.mode == "request",
+        by_session=experiment.spec.unit.mode == "session",
     )
 
 
@@ -114,8 +121,16 @@ def fresh_key(unit: str, issuer: int, number: int) -> str:
     return f"{unit}\x00{issuer:x}.{number:x}"
 
 
-def fallback_table(experiment: Experiment) -> Table:
-    """The table when no allocation can be used: everything to the control, nothing counted."""
+def session_key(unit: str, session: str) -> str:
+    """What is hashed where a unit is drawn anew in each of its sessions."""
+    return f"{unit}\x00{session}"
+
+
+def fallback_table(experiment: Experiment, reason: Reason = Reason.FALLBACK) -> Table:
+    """The table when no allocation can or may be used: everything to the control, nothing counted.
+
+    Not counted, because no period of the ledger has these shares: what is summed there is weighed by its own.
+    """
     control = experiment.spec.control_index
     return Table(
         name=experiment.name,
@@ -129,9 +144,24 @@ def fallback_table(experiment: Experiment) -> Table:
         salt=unit_salt(experiment),
         cohort_attribute="",
         cohorts={},
-        reason=Reason.FALLBACK,
+        reason=reason,
         counted=False,
     )
+
+
+def stopped_table(experiment: Experiment, allocation: Allocation, arms: Sequence[int]) -> Table:
+    """The table while some challengers are stopped here: each gives what it owns to the control, as a rollback does.
+
+    Every other unit keeps its arm. Nothing is counted, as in :func:`fallback_table`. Raises as :func:`compile_table`.
+    """
+    after, moved = experiment, allocation
+    for arm in arms:
+        made = roll_back(
+            after, moved, arm, actor="", reason="", rollback_id="stopped", now_ms=allocation.time_ms
+        )
+        after, moved = made.experiment, made.allocation
+    table = compile_table(after, moved)
+    return replace(table, allocation=allocation.number, reason=Reason.STOPPED, counted=False)
 
 
 def unit_salt(experiment: Experiment) -> bytes:

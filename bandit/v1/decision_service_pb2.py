@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n bandit/v1/decision_service.proto\x12\tbandit.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa2\x01\n\rDecideRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12<\n\nattributes\x18\x03 \x03(\x0b\x32(.bandit.v1.DecideRequest.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8f\x02\n\x0e\x44\x65\x63ideResponse\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x12\n\npropensity\x18\x02 \x01(\x01\x12)\n\x06reason\x18\x03 \x01(\x0e\x32\x19.bandit.v1.DecisionReason\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x19\n\x11\x61llocation_number\x18\x05 \x01(\x03\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x06 \x01(\t\x12\r\n\x05token\x18\x07 \x01(\x0c\x12,\n\tstate_age\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04mode\x18\t \x01(\x0e\x32\x16.bandit.v1.ServingMode\x12\x0f\n\x07\x63ounted\x18\n \x01(\x08\"\xad\x01\n\x12\x44\x65\x63ideBatchRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x03(\t\x12\x41\n\nattributes\x18\x03 \x03(\x0b\x32-.bandit.v1.DecideBatchRequest.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x02\n\x13\x44\x65\x63ideBatchResponse\x12\x0c\n\x04\x61rms\x18\x01 \x03(\t\x12\x13\n\x0b\x61rm_indexes\x18\x02 \x01(\x0c\x12\x18\n\x10propensities_ppm\x18\x03 \x03(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12\x12\n\ntoken_size\x18\x05 \x01(\x05\x12)\n\x06reason\x18\x06 \x01(\x0e\x32\x19.bandit.v1.DecisionReason\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x19\n\x11\x61llocation_number\x18\x08 \x01(\x03\x12\x19\n\x11\x66irst_decision_id\x18\t \x01(\t\x12,\n\tstate_age\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04mode\x18\x0b \x01(\x0e\x32\x16.bandit.v1.ServingMode\x12\x0f\n\x07\x63ounted\x18\x0c \x01(\x08\"@\n\x13\x44\x65\x63ideStreamRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.bandit.v1.DecideRequest\"C\n\x14\x44\x65\x63ideStreamResponse\x12+\n\x08response\x18\x01 \x01(\x0b\x32\x19.bandit.v1.DecideResponse*\xe9\x01\n\x0e\x44\x65\x63isionReason\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45\x43ISION_REASON_ASSIGNED\x10\x01\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_NOT_STARTED\x10\x02\x12\x1a\n\x16\x44\x45\x43ISION_REASON_PAUSED\x10\x03\x12\x1c\n\x18\x44\x45\x43ISION_REASON_PROMOTED\x10\x04\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_ROLLED_BACK\x10\x05\x12\x1c\n\x18\x44\x45\x43ISION_REASON_FALLBACK\x10\x06*\x8f\x01\n\x0bServingMode\x12\x1c\n\x18SERVING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SERVING_MODE_FRESH\x10\x01\x12\x16\n\x12SERVING_MODE_STALE\x10\x02\x12\x17\n\x13SERVING_MODE_FROZEN\x10\x03\x12\x19\n\x15SERVING_MODE_FALLBACK\x10\x04\x32\xf3\x01\n\x0f\x44\x65\x63isionService\x12=\n\x06\x44\x65\x63ide\x12\x18.bandit.v1.DecideRequest\x1a\x19.bandit.v1.DecideResponse\x12L\n\x0b\x44\x65\x63ideBatch\x12\x1d.bandit.v1.DecideBatchRequest\x1a\x1e.bandit.v1.DecideBatchResponse\x12S\n\x0c\x44\x65\x63ideStream\x12\x1e.bandit.v1.DecideStreamRequest\x1a\x1f.bandit.v1.DecideStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n bandit/v1/decision_service.proto\x12\tbandit.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb3\x01\n\rDecideRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12<\n\nattributes\x18\x03 \x03(\x0b\x32(.bandit.v1.DecideRequest.AttributesEntry\x12\x0f\n\x07session\x18\x04 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8f\x02\n\x0e\x44\x65\x63ideResponse\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x12\n\npropensity\x18\x02 \x01(\x01\x12)\n\x06reason\x18\x03 \x01(\x0e\x32\x19.bandit.v1.DecisionReason\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x19\n\x11\x61llocation_number\x18\x05 \x01(\x03\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x06 \x01(\t\x12\r\n\x05token\x18\x07 \x01(\x0c\x12,\n\tstate_age\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04mode\x18\t \x01(\x0e\x32\x16.bandit.v1.ServingMode\x12\x0f\n\x07\x63ounted\x18\n \x01(\x08\"\xbf\x01\n\x12\x44\x65\x63ideBatchRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x03(\t\x12\x41\n\nattributes\x18\x03 \x03(\x0b\x32-.bandit.v1.DecideBatchRequest.AttributesEntry\x12\x10\n\x08sessions\x18\x04 \x03(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x02\n\x13\x44\x65\x63ideBatchResponse\x12\x0c\n\x04\x61rms\x18\x01 \x03(\t\x12\x13\n\x0b\x61rm_indexes\x18\x02 \x01(\x0c\x12\x18\n\x10propensities_ppm\x18\x03 \x03(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12\x12\n\ntoken_size\x18\x05 \x01(\x05\x12)\n\x06reason\x18\x06 \x01(\x0e\x32\x19.bandit.v1.DecisionReason\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x19\n\x11\x61llocation_number\x18\x08 \x01(\x03\x12\x19\n\x11\x66irst_decision_id\x18\t \x01(\t\x12,\n\tstate_age\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04mode\x18\x0b \x01(\x0e\x32\x16.bandit.v1.ServingMode\x12\x0f\n\x07\x63ounted\x18\x0c \x01(\x08\"@\n\x13\x44\x65\x63ideStreamRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.bandit.v1.DecideRequest\"C\n\x14\x44\x65\x63ideStreamResponse\x12+\n\x08response\x18\x01 \x01(\x0b\x32\x19.bandit.v1.DecideResponse*\xa9\x02\n\x0e\x44\x65\x63isionReason\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45\x43ISION_REASON_ASSIGNED\x10\x01\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_NOT_STARTED\x10\x02\x12\x1a\n\x16\x44\x45\x43ISION_REASON_PAUSED\x10\x03\x12\x1c\n\x18\x44\x45\x43ISION_REASON_PROMOTED\x10\x04\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_ROLLED_BACK\x10\x05\x12\x1c\n\x18\x44\x45\x43ISION_REASON_FALLBACK\x10\x06\x12!\n\x1d\x44\x45\x43ISION_REASON_LEASE_EXPIRED\x10\x07\x12\x1b\n\x17\x44\x45\x43ISION_REASON_STOPPED\x10\x08*\x8f\x01\n\x0bServingMode\x12\x1c\n\x18SERVING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SERVING_MODE_FRESH\x10\x01\x12\x16\n\x12SERVING_MODE_STALE\x10\x02\x12\x17\n\x13SERVING_MODE_FROZEN\x10\x03\x12\x19\n\x15SERVING_MODE_FALLBACK\x10\x04\x32\xf3\x01\n\x0f\x44\x65\x63isionService\x12=\n\x06\x44\x65\x63ide\x12\x18.bandit.v1.DecideRequest\x1a\x19.bandit.v1.DecideResponse\x12L\n\x0b\x44\x65\x63ideBatch\x12\x1d.bandit.v1.DecideBatchRequest\x1a\x1e.bandit.v1.DecideBatchResponse\x12S\n\x0c\x44\x65\x63ideStream\x12\x1e.bandit.v1.DecideStreamRequest\x1a\x1f.bandit.v1.DecideStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,26 +36,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_DECIDEBATCHREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_DECIDEBATCHREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_DECISIONREASON']._serialized_start=1164
-  _globals['_DECISIONREASON']._serialized_end=1397
-  _globals['_SERVINGMODE']._serialized_start=1400
-  _globals['_SERVINGMODE']._serialized_end=1543
+  _globals['_DECISIONREASON']._serialized_start=1199
+  _globals['_DECISIONREASON']._serialized_end=1496
+  _globals['_SERVINGMODE']._serialized_start=1499
+  _globals['_SERVINGMODE']._serialized_end=1642
   _globals['_DECIDEREQUEST']._serialized_start=80
-  _globals['_DECIDEREQUEST']._serialized_end=242
-  _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_start=193
-  _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_end=242
-  _globals['_DECIDERESPONSE']._serialized_start=245
-  _globals['_DECIDERESPONSE']._serialized_end=516
-  _globals['_DECIDEBATCHREQUEST']._serialized_start=519
-  _globals['_DECIDEBATCHREQUEST']._serialized_end=692
-  _globals['_DECIDEBATCHREQUEST_ATTRIBUTESENTRY']._serialized_start=193
-  _globals['_DECIDEBATCHREQUEST_ATTRIBUTESENTRY']._serialized_end=242
-  _globals['_DECIDEBATCHRESPONSE']._serialized_start=695
-  _globals['_DECIDEBATCHRESPONSE']._serialized_end=1026
-  _globals['_DECIDESTREAMREQUEST']._serialized_start=1028
-  _globals['_DECIDESTREAMREQUEST']._serialized_end=1092
-  _globals['_DECIDESTREAMRESPONSE']._serialized_start=1094
-  _globals['_DECIDESTREAMRESPONSE']._serialized_end=1161
-  _globals['_DECISIONSERVICE']._serialized_start=1546
-  _globals['_DECISIONSERVICE']._serialized_end=1789
+  _globals['_DECIDEREQUEST']._serialized_end=259
+  _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_start=210
+  _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_end=259
+  _globals['_DECIDERESPONSE']._serialized_start=262
+  _globals['_DECIDERESPONSE']._serialized_end=533
+  _globals['_DECIDEBATCHREQUEST']._serialized_start=536
+  _globals['_DECIDEBATCHREQUEST']._serialized_end=727
+  _globals['_DECIDEBATCHREQUEST_ATTRIBUTESENTRY']._serialized_start=210
+  _globals['_DECIDEBATCHREQUEST_ATTRIBUTESENTRY']._serialized_end=259
+  _globals['_DECIDEBATCHRESPONSE']._serialized_start=730
+  _globals['_DECIDEBATCHRESPONSE']._serialized_end=1061
+  _globals['_DECIDESTREAMREQUEST']._serialized_start=1063
+  _globals['_DECIDESTREAMREQUEST']._serialized_end=1127
+  _globals['_DECIDESTREAMRESPONSE']._serialized_start=1129
+  _globals['_DECIDESTREAMRESPONSE']._serialized_end=1196
+  _globals['_DECISIONSERVICE']._serialized_start=1645
+  _globals['_DECISIONSERVICE']._serialized_end=1888
 # @@protoc_insertion_point(module_scope)

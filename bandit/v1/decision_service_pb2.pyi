@@ -39,6 +39,10 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     """Every challenger is rolled back: control."""
     DECISION_REASON_FALLBACK: _DecisionReason.ValueType  # 6
     """What is stored cannot be used: control, not counted."""
+    DECISION_REASON_LEASE_EXPIRED: _DecisionReason.ValueType  # 7
+    """This server has not reached the store for longer than its exposure lease: control, not counted."""
+    DECISION_REASON_STOPPED: _DecisionReason.ValueType  # 8
+    """An arm is stopped on this very server: its units get the control, the others keep their arms; not counted."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper):
     """Why the arm was chosen."""
@@ -56,6 +60,10 @@ DECISION_REASON_ROLLED_BACK: DecisionReason.ValueType  # 5
 """Every challenger is rolled back: control."""
 DECISION_REASON_FALLBACK: DecisionReason.ValueType  # 6
 """What is stored cannot be used: control, not counted."""
+DECISION_REASON_LEASE_EXPIRED: DecisionReason.ValueType  # 7
+"""This server has not reached the store for longer than its exposure lease: control, not counted."""
+DECISION_REASON_STOPPED: DecisionReason.ValueType  # 8
+"""An arm is stopped on this very server: its units get the control, the others keep their arms; not counted."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 class _ServingMode:
@@ -115,13 +123,18 @@ class DecideRequest(_message.Message):
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     experiment: _builtins.str
     """experiments/{experiment}."""
     unit: _builtins.str
     """What is assigned: the id of a request, session, user or tenant, 1 to 256 bytes. Only its hash is kept."""
+    session: _builtins.str
+    """The session that the unit is in, 1 to 256 bytes; needed in UNIT_MODE_SESSION (INVALID_ARGUMENT without), else of no
+    effect. Only a hash of it is used.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """For cohorts; at most 64 of at most 64 and 256 bytes."""
+        """For cohorts and features; at most 64 of at most 64 and 256 bytes."""
 
     def __init__(
         self,
@@ -129,10 +142,11 @@ class DecideRequest(_message.Message):
         experiment: _builtins.str = ...,
         unit: _builtins.str = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "experiment", b"experiment", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "experiment", b"experiment", "session", b"session", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -161,7 +175,7 @@ class DecideResponse(_message.Message):
     allocation_number: _builtins.int
     decision_id: _builtins.str
     token: _builtins.bytes
-    """Bring it back with each reward. Signed; opaque; 65 bytes today."""
+    """Bring it back with each reward. Signed; opaque; 65 to 96 bytes today."""
     mode: Global___ServingMode.ValueType
     counted: _builtins.bool
     """False: the decision is not part of the statistics (fallback)."""
@@ -216,6 +230,7 @@ class DecideBatchRequest(_message.Message):
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
     experiment: _builtins.str
     """experiments/{experiment}."""
     @_builtins.property
@@ -226,16 +241,21 @@ class DecideBatchRequest(_message.Message):
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The same for all units."""
 
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In UNIT_MODE_SESSION one for each unit, in the same order."""
+
     def __init__(
         self,
         *,
         experiment: _builtins.str = ...,
         units: _abc.Iterable[_builtins.str] | None = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        sessions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "experiment", b"experiment", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "experiment", b"experiment", "sessions", b"sessions", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

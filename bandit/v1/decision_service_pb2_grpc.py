@@ -60,7 +60,7 @@ class DecisionServiceServicer(object):
         """Decides one unit. A known experiment never fails: in doubt it answers the control with a reason.
         Side effect: one exposure is counted (when counted is true in the reply).
         Not idempotent in counting; a repeated call gives the same arm while the allocation lives.
-        INVALID_ARGUMENT: no unit, or too long. NOT_FOUND: no such experiment.
+        INVALID_ARGUMENT: no unit (or no session where one is needed), or too long. NOT_FOUND: no such experiment.
         UNAVAILABLE: this server has not read any experiment yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -37,7 +37,7 @@ class DecisionServiceStub:
     """Decides one unit. A known experiment never fails: in doubt it answers the control with a reason.
     Side effect: one exposure is counted (when counted is true in the reply).
     Not idempotent in counting; a repeated call gives the same arm while the allocation lives.
-    INVALID_ARGUMENT: no unit, or too long. NOT_FOUND: no such experiment.
+    INVALID_ARGUMENT: no unit (or no session where one is needed), or too long. NOT_FOUND: no such experiment.
     UNAVAILABLE: this server has not read any experiment yet.
     """
     DecideBatch: _grpc.UnaryUnaryMultiCallable[_decision_service_pb2.DecideBatchRequest, _decision_service_pb2.DecideBatchResponse]
@@ -58,7 +58,7 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     """Decides one unit. A known experiment never fails: in doubt it answers the control with a reason.
     Side effect: one exposure is counted (when counted is true in the reply).
     Not idempotent in counting; a repeated call gives the same arm while the allocation lives.
-    INVALID_ARGUMENT: no unit, or too long. NOT_FOUND: no such experiment.
+    INVALID_ARGUMENT: no unit (or no session where one is needed), or too long. NOT_FOUND: no such experiment.
     UNAVAILABLE: this server has not read any experiment yet.
     """
     DecideBatch: _aio.UnaryUnaryMultiCallable[_decision_service_pb2.DecideBatchRequest, _decision_service_pb2.DecideBatchResponse]  # type: ignore[assignment]
@@ -82,7 +82,7 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Decides one unit. A known experiment never fails: in doubt it answers the control with a reason.
         Side effect: one exposure is counted (when counted is true in the reply).
         Not idempotent in counting; a repeated call gives the same arm while the allocation lives.
-        INVALID_ARGUMENT: no unit, or too long. NOT_FOUND: no such experiment.
+        INVALID_ARGUMENT: no unit (or no session where one is needed), or too long. NOT_FOUND: no such experiment.
         UNAVAILABLE: this server has not read any experiment yet.
         """
 

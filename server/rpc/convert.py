@@ -30,6 +30,8 @@ REASONS: Mapping[Reason, decision_service_pb2.DecisionReason.ValueType] = {
     Reason.PROMOTED: decision_service_pb2.DECISION_REASON_PROMOTED,
     Reason.ROLLED_BACK: decision_service_pb2.DECISION_REASON_ROLLED_BACK,
     Reason.FALLBACK: decision_service_pb2.DECISION_REASON_FALLBACK,
+    Reason.LEASE_EXPIRED: decision_service_pb2.DECISION_REASON_LEASE_EXPIRED,
+    Reason.STOPPED: decision_service_pb2.DECISION_REASON_STOPPED,
 }
 MODES: Mapping[Mode, decision_service_pb2.ServingMode.ValueType] = {
     Mode.FRESH: decision_service_pb2.SERVING_MODE_FRESH,
@@ -52,6 +54,16 @@ def check_unit(unit: str, field: str) -> None:
             field,
             f"a unit has 1 to {MAX_UNIT_BYTES} bytes, this one {len(unit.encode())}; send the id of what is assigned, "
             "hashed if it is longer",
+        )
+
+
+def check_session(session: str, field: str) -> None:
+    """1 to 256 bytes of UTF-8. Raises InvalidArgument."""
+    if not session or (len(session) > MAX_UNIT_BYTES // 4 and len(session.encode()) > MAX_UNIT_BYTES):
+        raise InvalidArgument.at(
+            field,
+            f"a session has 1 to {MAX_UNIT_BYTES} bytes, this one {len(session.encode())}; this experiment draws a "
+            "unit anew in each of its sessions: send the id of the session beside the unit",
         )
 
 
