@@ -379,6 +379,8 @@ class ArmStatus(_message.Message):
     UTILITY_SD_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    COEFFICIENTS_FIELD_NUMBER: _builtins.int
+    FEASIBLE_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     control: _builtins.bool
     share_ppm: _builtins.int
@@ -392,10 +394,20 @@ class ArmStatus(_message.Message):
     """Expected loss of serving only this arm, in units of the objective."""
     utility_mean: _builtins.float
     utility_sd: _builtins.float
+    feasible: _builtins.float
+    """Probability that the arm keeps all constraints; then p_best is that of keeping them and being the best that does.
+    Not set without constraints.
+    """
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricStatus]: ...
     @_builtins.property
     def state(self) -> Global___ArmState: ...
+    @_builtins.property
+    def coefficients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coefficient]:
+        """Of a linear allocator: what each column adds to the arm's objective, better up. Then p_best and expected_loss are
+        means over requests as they come, and the utility is that of a request with mean features.
+        """
+
     def __init__(
         self,
         *,
@@ -411,14 +423,93 @@ class ArmStatus(_message.Message):
         utility_sd: _builtins.float = ...,
         metrics: _abc.Iterable[Global___MetricStatus] | None = ...,
         state: Global___ArmState | None = ...,
+        coefficients: _abc.Iterable[Global___Coefficient] | None = ...,
+        feasible: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "feasible", b"feasible", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cap_ppm", b"cap_ppm", "control", b"control", "expected_loss", b"expected_loss", "exposures", b"exposures", "floor_ppm", b"floor_ppm", "metrics", b"metrics", "p_best", b"p_best", "share_ppm", b"share_ppm", "state", b"state", "utility_mean", b"utility_mean", "utility_sd", b"utility_sd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "arm", b"arm", "cap_ppm", b"cap_ppm", "coefficients", b"coefficients", "control", b"control", "expected_loss", b"expected_loss", "exposures", b"exposures", "feasible", b"feasible", "floor_ppm", b"floor_ppm", "metrics", b"metrics", "p_best", b"p_best", "share_ppm", b"share_ppm", "state", b"state", "utility_mean", b"utility_mean", "utility_sd", b"utility_sd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__feasible: _TypeAlias = _typing.Literal["feasible"]  # noqa: Y015
+    _WhichOneofArgType__feasible: _TypeAlias = _typing.Literal["_feasible", b"_feasible"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__feasible) -> _WhichOneofReturnType__feasible | None: ...
+
+Global___ArmStatus: _TypeAlias = ArmStatus  # noqa: Y015
+
+@_typing.final
+class BudgetStatus(_message.Message):
+    """What a day has spent of the budget, by rewards so far and by what requests without one will probably cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    PER_DAY_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    REQUESTS_EXPECTED_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    per_day: _builtins.float
+    """In the metric's unit, since midnight UTC."""
+    spent: _builtins.float
+    requests_expected: _builtins.float
+    """Requests until the next midnight at the rate of the last day, and what one of them may cost on average. Not set:
+    none is expected.
+    """
+    allowed: _builtins.float
+    price: _builtins.float
+    """What a unit of the metric costs the arms, in units of the objective: 0 while the shares keep the budget anyway,
+    infinity once only the cheapest arm is left.
+    """
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        per_day: _builtins.float = ...,
+        spent: _builtins.float = ...,
+        requests_expected: _builtins.float = ...,
+        allowed: _builtins.float | None = ...,
+        price: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed", b"_allowed", "allowed", b"allowed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed", b"_allowed", "allowed", b"allowed", "metric", b"metric", "per_day", b"per_day", "price", b"price", "requests_expected", b"requests_expected", "spent", b"spent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allowed: _TypeAlias = _typing.Literal["allowed"]  # noqa: Y015
+    _WhichOneofArgType__allowed: _TypeAlias = _typing.Literal["_allowed", b"_allowed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed) -> _WhichOneofReturnType__allowed | None: ...
+
+Global___BudgetStatus: _TypeAlias = BudgetStatus  # noqa: Y015
+
+@_typing.final
+class Coefficient(_message.Message):
+    """One coefficient of an arm's linear model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    SD_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """"intercept", the name of a numeric feature, "plan=pro" of a categorical one, "city#3" of a hashed one."""
+    mean: _builtins.float
+    """In units of the objective: for a numeric feature from the middle of its range to the high end, for others the column itself."""
+    sd: _builtins.float
+    """Posterior standard deviation."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        mean: _builtins.float = ...,
+        sd: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "mean", b"mean", "sd", b"sd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ArmStatus: _TypeAlias = ArmStatus  # noqa: Y015
+Global___Coefficient: _TypeAlias = Coefficient  # noqa: Y015
 
 @_typing.final
 class RewardCounts(_message.Message):
@@ -477,6 +568,8 @@ class ExperimentStatus(_message.Message):
     PERIODS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    REQUESTS_MORE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """experiments/{experiment}."""
     state: Global___ExperimentState.ValueType
@@ -489,6 +582,10 @@ class ExperimentStatus(_message.Message):
     periods: _builtins.int
     """Periods kept in the ledger."""
     etag: _builtins.str
+    requests_more: _builtins.float
+    """About so many more requests, in the best proportions, until it can be told with chance 1 - alpha which arm is the
+    best, if the means are what they seem: an order of magnitude. Not set: two arms seem equally good.
+    """
     @_builtins.property
     def allocation(self) -> Global___Allocation: ...
     @_builtins.property
@@ -504,6 +601,10 @@ class ExperimentStatus(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Set when something is wrong: a sentence for the operator."""
+
+    @_builtins.property
+    def budget(self) -> Global___BudgetStatus:
+        """Not set without a budget."""
 
     def __init__(
         self,
@@ -522,12 +623,16 @@ class ExperimentStatus(_message.Message):
         periods: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         etag: _builtins.str = ...,
+        requests_more: _builtins.float | None = ...,
+        budget: Global___BudgetStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "evaluation_time", b"evaluation_time", "rewards", b"rewards"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "budget", b"budget", "evaluation_time", b"evaluation_time", "requests_more", b"requests_more", "rewards", b"rewards"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "arms", b"arms", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "log_entries_behind", b"log_entries_behind", "name", b"name", "periods", b"periods", "rewards", b"rewards", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "log_entries_behind", b"log_entries_behind", "name", b"name", "periods", b"periods", "requests_more", b"requests_more", "rewards", b"rewards", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__requests_more: _TypeAlias = _typing.Literal["requests_more"]  # noqa: Y015
+    _WhichOneofArgType__requests_more: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_more) -> _WhichOneofReturnType__requests_more | None: ...
 
 Global___ExperimentStatus: _TypeAlias = ExperimentStatus  # noqa: Y015
 

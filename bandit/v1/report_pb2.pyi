@@ -42,6 +42,7 @@ class Report(_message.Message):
     VERDICTS_FIELD_NUMBER: _builtins.int
     SAMPLE_RATIO_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """experiments/{experiment}."""
     epoch: _builtins.int
@@ -75,6 +76,10 @@ class Report(_message.Message):
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What a reader must know of how it was counted: sentences."""
 
+    @_builtins.property
+    def budget(self) -> _experiment_pb2.BudgetStatus:
+        """Not set without a budget."""
+
     def __init__(
         self,
         *,
@@ -90,10 +95,11 @@ class Report(_message.Message):
         verdicts: _abc.Iterable[_experiment_pb2.Verdict] | None = ...,
         sample_ratio: Global___SampleRatio | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        budget: _experiment_pb2.BudgetStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation_time", b"evaluation_time", "sample_ratio", b"sample_ratio", "winner", b"winner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "evaluation_time", b"evaluation_time", "sample_ratio", b"sample_ratio", "winner", b"winner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "decisions", b"decisions", "epoch", b"epoch", "evaluation_time", b"evaluation_time", "hypothesis", b"hypothesis", "level", b"level", "metrics", b"metrics", "name", b"name", "notes", b"notes", "sample_ratio", b"sample_ratio", "verdicts", b"verdicts", "winner", b"winner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "budget", b"budget", "decisions", b"decisions", "epoch", b"epoch", "evaluation_time", b"evaluation_time", "hypothesis", b"hypothesis", "level", b"level", "metrics", b"metrics", "name", b"name", "notes", b"notes", "sample_ratio", b"sample_ratio", "verdicts", b"verdicts", "winner", b"winner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,6 +124,7 @@ class ArmReport(_message.Message):
     MEAN_WEIGHT_SE_FIELD_NUMBER: _builtins.int
     OBJECTIVE_FIELD_NUMBER: _builtins.int
     ROLLED_BACK_FIELD_NUMBER: _builtins.int
+    FEASIBLE_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     control: _builtins.bool
     share_ppm: _builtins.int
@@ -135,6 +142,8 @@ class ArmReport(_message.Message):
     mean_weight_se: _builtins.float
     rolled_back: _builtins.bool
     """Set while the arm may have no traffic."""
+    feasible: _builtins.float
+    """Probability that the arm keeps all constraints. Not set without constraints."""
     @_builtins.property
     def objective(self) -> Global___Effect:
         """Effect on the objective, better up. Not set for the control."""
@@ -155,11 +164,14 @@ class ArmReport(_message.Message):
         mean_weight_se: _builtins.float | None = ...,
         objective: Global___Effect | None = ...,
         rolled_back: _builtins.bool = ...,
+        feasible: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_largest_weight", b"_largest_weight", "_least_propensity", b"_least_propensity", "_mean_weight", b"_mean_weight", "_mean_weight_se", b"_mean_weight_se", "largest_weight", b"largest_weight", "least_propensity", b"least_propensity", "mean_weight", b"mean_weight", "mean_weight_se", b"mean_weight_se", "objective", b"objective"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "_largest_weight", b"_largest_weight", "_least_propensity", b"_least_propensity", "_mean_weight", b"_mean_weight", "_mean_weight_se", b"_mean_weight_se", "feasible", b"feasible", "largest_weight", b"largest_weight", "least_propensity", b"least_propensity", "mean_weight", b"mean_weight", "mean_weight_se", b"mean_weight_se", "objective", b"objective"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_largest_weight", b"_largest_weight", "_least_propensity", b"_least_propensity", "_mean_weight", b"_mean_weight", "_mean_weight_se", b"_mean_weight_se", "arm", b"arm", "control", b"control", "decisions", b"decisions", "expected_loss", b"expected_loss", "floor_ppm", b"floor_ppm", "largest_weight", b"largest_weight", "least_propensity", b"least_propensity", "mean_weight", b"mean_weight", "mean_weight_se", b"mean_weight_se", "objective", b"objective", "p_best", b"p_best", "rolled_back", b"rolled_back", "share_ppm", b"share_ppm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "_largest_weight", b"_largest_weight", "_least_propensity", b"_least_propensity", "_mean_weight", b"_mean_weight", "_mean_weight_se", b"_mean_weight_se", "arm", b"arm", "control", b"control", "decisions", b"decisions", "expected_loss", b"expected_loss", "feasible", b"feasible", "floor_ppm", b"floor_ppm", "largest_weight", b"largest_weight", "least_propensity", b"least_propensity", "mean_weight", b"mean_weight", "mean_weight_se", b"mean_weight_se", "objective", b"objective", "p_best", b"p_best", "rolled_back", b"rolled_back", "share_ppm", b"share_ppm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__feasible: _TypeAlias = _typing.Literal["feasible"]  # noqa: Y015
+    _WhichOneofArgType__feasible: _TypeAlias = _typing.Literal["_feasible", b"_feasible"]  # noqa: Y015
     _WhichOneofReturnType__largest_weight: _TypeAlias = _typing.Literal["largest_weight"]  # noqa: Y015
     _WhichOneofArgType__largest_weight: _TypeAlias = _typing.Literal["_largest_weight", b"_largest_weight"]  # noqa: Y015
     _WhichOneofReturnType__least_propensity: _TypeAlias = _typing.Literal["least_propensity"]  # noqa: Y015
@@ -168,6 +180,8 @@ class ArmReport(_message.Message):
     _WhichOneofArgType__mean_weight: _TypeAlias = _typing.Literal["_mean_weight", b"_mean_weight"]  # noqa: Y015
     _WhichOneofReturnType__mean_weight_se: _TypeAlias = _typing.Literal["mean_weight_se"]  # noqa: Y015
     _WhichOneofArgType__mean_weight_se: _TypeAlias = _typing.Literal["_mean_weight_se", b"_mean_weight_se"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__feasible) -> _WhichOneofReturnType__feasible | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__largest_weight) -> _WhichOneofReturnType__largest_weight | None: ...
     @_typing.overload
@@ -481,6 +495,7 @@ class Winner(_message.Message):
     LIFT_FIELD_NUMBER: _builtins.int
     LIFT_SE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    REQUESTS_NEEDED_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     """Empty while there is none."""
     leader: _builtins.str
@@ -498,6 +513,10 @@ class Winner(_message.Message):
     lift_se: _builtins.float
     message: _builtins.str
     """A sentence."""
+    requests_needed: _builtins.float
+    """Least further requests that any rule needs to tell the best arm with chance 1 - alpha, if the means are what they
+    seem: an order of magnitude. Not set: two arms seem equally good.
+    """
     def __init__(
         self,
         *,
@@ -510,10 +529,11 @@ class Winner(_message.Message):
         lift: _builtins.float | None = ...,
         lift_se: _builtins.float | None = ...,
         message: _builtins.str = ...,
+        requests_needed: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_decisions_more", b"_decisions_more", "_lift", b"_lift", "_lift_se", b"_lift_se", "decisions_more", b"decisions_more", "lift", b"lift", "lift_se", b"lift_se"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decisions_more", b"_decisions_more", "_lift", b"_lift", "_lift_se", b"_lift_se", "_requests_needed", b"_requests_needed", "decisions_more", b"decisions_more", "lift", b"lift", "lift_se", b"lift_se", "requests_needed", b"requests_needed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decisions_more", b"_decisions_more", "_lift", b"_lift", "_lift_se", b"_lift_se", "arm", b"arm", "decisions_more", b"decisions_more", "leader", b"leader", "lift", b"lift", "lift_se", b"lift_se", "log_e", b"log_e", "log_threshold", b"log_threshold", "message", b"message", "rival", b"rival"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decisions_more", b"_decisions_more", "_lift", b"_lift", "_lift_se", b"_lift_se", "_requests_needed", b"_requests_needed", "arm", b"arm", "decisions_more", b"decisions_more", "leader", b"leader", "lift", b"lift", "lift_se", b"lift_se", "log_e", b"log_e", "log_threshold", b"log_threshold", "message", b"message", "requests_needed", b"requests_needed", "rival", b"rival"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__decisions_more: _TypeAlias = _typing.Literal["decisions_more"]  # noqa: Y015
     _WhichOneofArgType__decisions_more: _TypeAlias = _typing.Literal["_decisions_more", b"_decisions_more"]  # noqa: Y015
@@ -521,12 +541,16 @@ class Winner(_message.Message):
     _WhichOneofArgType__lift: _TypeAlias = _typing.Literal["_lift", b"_lift"]  # noqa: Y015
     _WhichOneofReturnType__lift_se: _TypeAlias = _typing.Literal["lift_se"]  # noqa: Y015
     _WhichOneofArgType__lift_se: _TypeAlias = _typing.Literal["_lift_se", b"_lift_se"]  # noqa: Y015
+    _WhichOneofReturnType__requests_needed: _TypeAlias = _typing.Literal["requests_needed"]  # noqa: Y015
+    _WhichOneofArgType__requests_needed: _TypeAlias = _typing.Literal["_requests_needed", b"_requests_needed"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__decisions_more) -> _WhichOneofReturnType__decisions_more | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lift) -> _WhichOneofReturnType__lift | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lift_se) -> _WhichOneofReturnType__lift_se | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_needed) -> _WhichOneofReturnType__requests_needed | None: ...
 
 Global___Winner: _TypeAlias = Winner  # noqa: Y015
 
