@@ -17,6 +17,7 @@ from server.store.base import Store
 from server.store.cluster import ClusterLink
 from server.store.redis import RedisStore
 from tests.clusters import Cluster, Node, Watched, until
+from tests.hammer import at_once
 from tests.stores import following, new_name, put, simple_write, stored
 
 
@@ -190,6 +191,7 @@ def test_a_primary_that_sentinels_replace_is_followed(tmp_path: Any) -> None:
 def test_a_primary_that_became_a_replica_is_left_though_its_lines_stay_open(tmp_path: Any) -> None:
     with Watched(tmp_path) as watched, contextlib.closing(RedisStore(watched.url)) as store:
         name = put(store, new_name()).experiment.name
+        assert all(at_once(4, lambda _: store.load(name)))  # several lines, which then wait for use
         # By hand and in silence: nobody closes the store's connections, as Sentinels would.
         watched.primary.admin.execute_command("CONFIG", "SET", "min-replicas-to-write", "0")
         for sentinel in watched.sentinels:
