@@ -1,7 +1,8 @@
 """Decision tokens: a decision's own proof, signed by the server that decided, brought back by its rewards.
 
 65 bytes: 49 of fields (little endian) and the first 16 of HMAC-SHA256 over them (RFC 2104; truncation as
-RFC 2104 section 5). No personal data: the unit is a salted hash. Comparison takes constant time.
+RFC 2104 section 5). Where the choice depended on features, version 2: their bytes (``bandit.features``), 1 to 31, lie
+between the two, so a token has at most 96. No personal data: the unit is a salted hash. Comparison takes constant time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 VERSION = 1
+WITH_FEATURES = 2
 TAG_BYTES = 16
+REROUTED = 1 << 15
+MOST_FEATURES = 31
 BODY = struct.Struct("<BBIIIIQQQIHB")
 TOKEN_BYTES = BODY.size + TAG_BYTES
 _BLOCK = 64
@@ -30,7 +34,8 @@ _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Claims(NamedTuple):
-    """What a token says: which decision, under which allocation, for which arm, when."""
+    """What a token says: which decision, under which allocation, for which arm, when. ``cohort``: its index, with the
+    bit REROUTED where the unit's point changed owner before, so that it may have met another arm."""
 
     experiment_uid: int
     epoch: int
@@ -42,6 +47,17 @@ class Claims(NamedTuple):
     propensity_ppm: int
     cohort: int
     arm: int
+    features: bytes = b""
+
+    @property
+    def cohort_index(self) -> int:
+        """The cohort alone."""
+        return self.cohort & ~REROUTED
+
+    @property
+    def rerouted(self) -> bool:
+        """May the unit have met another arm?"""
+        return bool(self.cohort & REROUTED)
 
     @property
     def decision_id(self) -> DecisionId:
@@ -64,18 +80,18 @@ class KeyRing:
 
 
 def sign(ring: KeyRing, claims: Claims) -> bytes:
-    """The token of these claims, 65 bytes."""
-    body = BODY.pack(VERSION, ring.newest, *claims)
+    """The token of these claims: 65 bytes, and one for each feature."""
+    version = WITH_FEATURES if claims.features else VERSION
+    body = BODY.pack(version, ring.newest, *claims[:-1]) + claims.features
     return body + _tag(ring.keys[ring.newest], body)
 
 
-def sign_bodies(ring: KeyRing, bodies: bytes) -> bytes:
-    """Tokens, one after the other, of bodies one after the other (49 bytes each, as ``BODY`` packs them).
+def sign_bodies(ring: KeyRing, bodies: bytes, size: int = BODY.size) -> bytes:
+    """Tokens, one after the other, of bodies one after the other (``size`` bytes each, as :func:`sign` makes them).
 
     The same bytes as :func:`sign` gives.
     """
     inner, outer = _blocks(ring.keys[ring.newest])
-    size = BODY.size
     tokens: list[bytes] = []
     for at in range(0, len(bodies), size):
         body = bodies[at : at + size]
@@ -91,12 +107,13 @@ def verify(ring: KeyRing, token: bytes) -> Claims:
 
     The reason is one and the same whatever is wrong, so that a forger learns nothing.
     """
-    if len(token) == TOKEN_BYTES and token[0] == VERSION:
+    features = len(token) - TOKEN_BYTES
+    if 0 <= features <= MOST_FEATURES and token[0] == (WITH_FEATURES if features else VERSION):
         key = ring.keys.get(token[1])
         if key is not None:
-            body = token[: BODY.size]
-            if hmac.compare_digest(_tag(key, body), token[BODY.size :]):
-                return Claims._make(BODY.unpack(body)[2:])
+            body = token[:-TAG_BYTES]
+            if hmac.compare_digest(_tag(key, body), token[-TAG_BYTES:]):
+                return Claims(*BODY.unpack_from(body)[2:], features=body[BODY.size :])
     raise Rejected(
         "the token was not signed by this service, was cut, or its key is retired; "
         "send the token bytes exactly as the decide reply gave them",

@@ -267,6 +267,36 @@ def bound(dice: Dice, metric: dict[str, Any]) -> dict[str, float]:
     return {"limit": low + 0.5 * (high - low)}
 
 
+def linear(dice: Dice, spec: dict[str, Any]) -> None:
+    """Make a right spec one of a linear allocator, where its metrics allow that."""
+    fit = [each for each in spec["metrics"] if each["kind"] != "ratio" and "scores" not in each]
+    fit = [each for each in fit if each.get("default_when_silent") is None]
+    if not fit:
+        return
+    for section in ("constraints", "budget", "rewards_without_token"):
+        spec.pop(section, None)
+    for arm in spec["arms"]:
+        arm.pop("prior", None)
+    kept = ("rate_limit", "breaker", "quantile_limit", "event_rate", "silence")
+    spec["guardrails"] = [each for each in spec["guardrails"] if each["kind"] in kept]
+    spec["objective"] = [{"metric": dice.choice(fit)["name"]}]
+    spec["baseline"] = "stationary"
+    rule: dict[str, Any] = {"kind": dice.choice(("lin_ts", "lin_ucb"))}
+    if dice.coin():
+        rule["exploration"] = dice.uniform(0.1, 5)
+    elif rule["kind"] == "lin_ucb" and "decay" not in spec:
+        rule["confidence"] = dice.uniform(0.01, 0.5)
+    spec["allocator"] = rule | {"ridge": dice.uniform(0.01, 100)}
+    low = dice.uniform(-1e6, 1e6)
+    kinds: tuple[dict[str, Any], ...] = (
+        {"kind": "numeric", "low": low, "high": low + dice.uniform(1, 1e6)},
+        {"kind": "categorical", "values": dice.words("-", 1, 4)},
+        {"kind": "hashed", "buckets": dice.randint(2, 6)},
+    )
+    names = dict.fromkeys(dice.text(1) for _ in range(3))
+    spec["features"] = [{"name": name, **dice.choice(kinds)} for name in names]
+
+
 def mapping_of(seed: int) -> dict[str, Any]:
     """A right spec as a plain mapping."""
     dice = Dice(seed)
@@ -284,10 +314,15 @@ def mapping_of(seed: int) -> dict[str, Any]:
     values = list(dict.fromkeys(text for _ in range(5) if (text := dice.text(1)) != "other"))
     optional: dict[str, Any] = {
         "hypothesis": dice.text(),
-        "unit": {
-            "kind": dice.choice(("request", "session", "user", "tenant")),
-            "mode": dice.choice(("sticky", "epoch", "request")),
-        },
+        "unit": dice.choice(
+            (
+                {
+                    "kind": dice.choice(("request", "session", "user", "tenant")),
+                    "mode": dice.choice(("sticky", "epoch", "request")),
+                },
+                {"kind": dice.choice(("user", "tenant")), "mode": "session"},
+            )
+        ),
         "alpha": dice.positive(0.5),
         "decay": {"half_life": dice.span(10**11)},
         "cohorts": {"attribute": dice.text(1), "values": values},
@@ -316,6 +351,8 @@ def mapping_of(seed: int) -> dict[str, Any]:
         spec["bounds"]["control_floor"] = 0
         spec["allocator"] = {"kind": "fixed", "weights": fixed_weights(dice, slots)}
         spec.pop("budget", None)
+    elif dice.random() < 0.15:
+        linear(dice, spec)
     return spec
 
 

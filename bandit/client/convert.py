@@ -30,7 +30,7 @@ from bandit.spec.parse import parse_mapping
 from bandit.v1 import spec_pb2 as pb
 
 # Zero of these enums is no default but a field that was forgotten.
-_MUST_BE_SAID = frozenset({"MetricKind", "Direction", "GuardrailKind"})
+_MUST_BE_SAID = frozenset({"MetricKind", "Direction", "GuardrailKind", "FeatureKind"})
 _SUFFIX = "_ppm"
 _MS_NANOS = 1_000_000
 _LONGEST_S = 10**9

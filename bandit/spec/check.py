@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from bandit.spec.check_choice import choice_findings
 from bandit.spec.check_counting import counting_findings
+from bandit.spec.check_features import feature_findings
 from bandit.spec.check_guardrails import guardrail_findings
 from bandit.spec.check_metrics import metric_findings
 from bandit.spec.finding import ANY, Finding, Loc, listed, unknown
@@ -18,6 +19,7 @@ from bandit.spec.model import (
     ExperimentSpec,
     Metric,
     Term,
+    Unit,
 )
 from bandit.spec.shares import share_findings
 
@@ -39,10 +41,12 @@ def findings(spec: ExperimentSpec) -> Iterator[Finding]:
     ):
         yield from _unique(section, "name", names, f"a second {kind} of this name")
     yield from _digests(spec.arms)
+    yield from _unit(spec.unit)
     yield from metric_findings(spec.metrics, spec.arms)
     yield from _objective(spec.objective, spec.metrics)
     yield from share_findings(spec)
     yield from choice_findings(spec)
+    yield from feature_findings(spec)
     yield from _cohorts(spec)
     yield from guardrail_findings(spec)
     yield from counting_findings(spec)
@@ -89,6 +93,16 @@ def _digests(arms: Sequence[Arm]) -> Iterator[Finding]:
                 "give each arm the digest of its own build, or leave it out",
                 (("arms", index, "digest"), ("arms", twin, "digest")),
             )
+
+
+def _unit(unit: Unit) -> Iterator[Finding]:
+    if unit.mode == "session" and unit.kind in ("request", "session"):
+        yield Finding(
+            ("unit", "mode"),
+            f"session, but a unit is one {unit.kind}, which has no sessions of its own; write kind: user or tenant, or "
+            "mode: sticky",
+            (("unit", "mode"), ("unit", "kind")),
+        )
 
 
 def _objective(terms: Sequence[Term], metrics: Sequence[Metric]) -> Iterator[Finding]:

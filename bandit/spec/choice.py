@@ -39,6 +39,8 @@ AllocatorKind = Literal[
     "bayes_ucb",
     "epsilon_greedy",
     "fixed",
+    "lin_ts",
+    "lin_ucb",
 ]
 
 
@@ -49,7 +51,8 @@ class Allocator(Frozen):
         "thompson",
         description="thompson: earn most while learning; top_two, exploration: find the best arm soonest; ucb1, ucb_v, "
         "ucb1_tuned, kl_ucb, kl_ucb_plus, bayes_ucb: optimism, poured over the arms; epsilon_greedy: the best so far "
-        "and an even part; fixed: the weights given here",
+        "and an even part; fixed: the weights given here; lin_ts, lin_ucb: thompson and optimism by the features of "
+        "each request, with a linear model of the objective for each arm",
     )
     weights: dict[Name, Share] = Field(
         default_factory=dict, description="fixed only: share of each arm; they add up to 1"
@@ -60,6 +63,28 @@ class Allocator(Frozen):
     epsilon: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
         0.1, description="epsilon_greedy only: part of the traffic that all arms share evenly, 0 to 1"
     )
+    ridge: Annotated[float, Field(ge=1e-3, le=1e6), BeforeValidator(number)] = Field(
+        1.0,
+        description="lin_ts and lin_ucb: how many rewards the prior of each coefficient weighs; before any, its sd is "
+        "that of one reward over the root of this",
+    )
+    exploration: Annotated[float, Field(gt=0, le=100), BeforeValidator(number)] | None = Field(
+        None,
+        description="lin_ts: factor on the posterior sd, 1 is Thompson sampling; lin_ucb: how many posterior sd an "
+        "index lies above the mean; left out: 1 and 2",
+    )
+    confidence: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] | None = Field(
+        None,
+        description="lin_ucb only, instead of exploration: chance that an index is ever below the truth (the width of "
+        "OFUL); much wider",
+    )
+
+    @property
+    def width(self) -> float:
+        """Posterior sd that a linear allocator explores by: 1 is Thompson sampling."""
+        if self.exploration is not None:
+            return self.exploration
+        return 2.0 if self.kind == "lin_ucb" else 1.0
 
 
 class Constraint(Frozen):

@@ -22,6 +22,7 @@ _LISTS = {
     "objective": "metric",
     "constraints": "metric",
     "guardrails": "name",
+    "features": "name",
 }
 
 # Sections that are one thing: they come and go as a whole.
@@ -71,6 +72,7 @@ def _meaning(spec: ExperimentSpec) -> tuple[object, ...]:
         [_counted(metric) for metric in spec.metrics],
         spec.cohorts,
         spec.unit,
+        spec.features,
         _sums(spec),
     )
 
@@ -100,8 +102,8 @@ def _counts_anew(loc: Loc, old: ExperimentSpec, new: ExperimentSpec) -> bool:
     section = str(loc[0])
     if section not in _ADDED_UP or len(loc) < 2:
         return False
-    fields = _ADDED_UP[section]
-    if len(loc) > 2 and fields is not None and loc[2] not in fields:
+    own = _ADDED_UP[section]
+    if len(loc) > 2 and own is not None and loc[2] not in own:
         return False
     was, now = (
         {getattr(item, _LISTS[section]): item for item in getattr(spec, section)} for spec in (old, new)
@@ -109,7 +111,9 @@ def _counts_anew(loc: Loc, old: ExperimentSpec, new: ExperimentSpec) -> bool:
     mixed = {**was, loc[1]: now.get(loc[1])}
     items = tuple(item for item in mixed.values() if item is not None)
     try:
-        return _sums(old.model_copy(update={section: items})) != _sums(old)
+        # Not a copy: that would bring along what the old one found out about itself.
+        fields = {name: getattr(old, name) for name in ExperimentSpec.model_fields}
+        return _sums(ExperimentSpec.model_construct(**{**fields, section: items})) != _sums(old)
     except ValueError:  # it speaks of a metric that is new, which says so itself
         return False
 

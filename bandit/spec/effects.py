@@ -28,7 +28,7 @@ def effect_of(
     loc: Loc, before: object, after: object, old: ExperimentSpec | None, new: ExperimentSpec
 ) -> str:
     """The fragment for a change at ``loc``, whose second part is a name where its first is a list."""
-    named = loc[0] in ("arms", "metrics", "objective", "constraints", "guardrails")
+    named = loc[0] in ("arms", "metrics", "objective", "constraints", "guardrails", "features")
     pattern = tuple(ANY if index == 1 and named else part for index, part in enumerate(loc))
     while pattern not in _EFFECTS:
         pattern = pattern[:-1]
@@ -135,6 +135,22 @@ def _term(edit: _Edit) -> str:
     return what if edit.old is None else f"{what}; {_KEPT}"
 
 
+def _exploration(edit: _Edit) -> str:
+    rule = edit.new.allocator
+    if rule.confidence is not None:
+        chance = _per_cent(rule.confidence)
+        return f"an index is below the truth with at most {chance} chance, weights may shift at once"
+    width = rule.width
+    return f"arms are explored with {width:g} times the posterior sd, weights may shift at once"
+
+
+def _feature(edit: _Edit) -> str:
+    name = edit.loc[1]
+    if all(feature.name != name for feature in edit.new.features):
+        return f"arms are chosen whatever its value; {EPOCH}"
+    return f"arms are chosen by its value; {EPOCH}"
+
+
 def _constraint(edit: _Edit) -> str:
     name = edit.loc[1]
     kept = next((each for each in edit.new.constraints if each.metric == name), None)
@@ -195,6 +211,7 @@ _BASELINES = {
 _MODES = {
     "sticky": "units keep their arm",
     "epoch": "units are drawn anew in each epoch",
+    "session": "units are drawn anew in each session",
     "request": "every decision is drawn anew",
 }
 
@@ -245,6 +262,13 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
         f"the leader has {_per_cent(edit.after)} of the traffic, before bounds"
     ),
     ("allocator", "epsilon"): lambda edit: f"{_per_cent(edit.after)} of the traffic is shared evenly",
+    ("allocator", "ridge"): lambda edit: (
+        f"coefficients are believed near 0 as if {edit.after:g} rewards had said so, weights may shift at once"
+    ),
+    ("allocator", "exploration"): _exploration,
+    ("allocator", "confidence"): _exploration,
+    ("features",): _always(f"the features have other positions; {EPOCH}"),
+    ("features", ANY): _feature,
     ("constraints",): _always("another order of the constraints, nothing else changes"),
     ("constraints", ANY): _constraint,
     ("budget",): _budget,

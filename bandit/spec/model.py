@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, StrictBool, field_validator
 
 from bandit.spec.channels import Channel, channels_of, remembers
 from bandit.spec.choice import Allocator, Budget, Constraint, Term
+from bandit.spec.features import LINEAR, MAX_FEATURES, Feature
 from bandit.spec.frozen import Frozen, MetricKey, Name
 from bandit.spec.guardrail import Guardrail
 from bandit.spec.metric import Direction, Metric, MetricKind, Prior
@@ -42,6 +43,7 @@ __all__ = [
     "Decay",
     "Direction",
     "ExperimentSpec",
+    "Feature",
     "Guardrail",
     "Metric",
     "MetricKind",
@@ -111,10 +113,11 @@ class Unit(Frozen):
     kind: Literal["request", "session", "user", "tenant"] = Field(
         "session", description="whose key decides the arm"
     )
-    mode: Literal["sticky", "epoch", "request"] = Field(
+    mode: Literal["sticky", "epoch", "session", "request"] = Field(
         "sticky",
-        description="sticky: a unit moves only when shares move; epoch: units are drawn anew in each epoch; request: "
-        "every decision is drawn anew, also for the same unit, which is the cleanest evidence",
+        description="sticky: a unit moves only when shares move; epoch: units are drawn anew in each epoch; session: a "
+        "unit is drawn anew in each session, which the decide request names; request: every decision is drawn anew, "
+        "also for the same unit, which is the cleanest evidence",
     )
 
 
@@ -160,6 +163,9 @@ class ExperimentSpec(Frozen):
         description="what is maximised: a weighted sum of metrics"
     )
     allocator: Allocator = Allocator()
+    features: Annotated[tuple[Feature, ...], Field(max_length=MAX_FEATURES)] = Field(
+        (), description="lin_ts and lin_ucb only: what of a decide request the choice depends on"
+    )
     constraints: Annotated[tuple[Constraint, ...], Field(max_length=MAX_METRICS)] = Field(
         (), description="what an arm must keep to be preferred; none: the objective alone decides"
     )
@@ -190,6 +196,11 @@ class ExperimentSpec(Frozen):
     def remembered(self) -> frozenset[int]:
         """Indexes of the metrics whose values are kept per decision; see ``spec.channels``."""
         return remembers(self)
+
+    @property
+    def is_linear(self) -> bool:
+        """Does each decision have its own weights, by the features of its request?"""
+        return self.allocator.kind in LINEAR
 
     @cached_property
     def control_index(self) -> int:

@@ -89,6 +89,8 @@ def _entry_lines(head: str, value: Any, indent: str) -> Iterator[str]:
 def _scalar(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
     return _number(value) if isinstance(value, float) else _text(str(value))
 
 

@@ -86,6 +86,8 @@ class _UnitModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnitMode.Val
     """Units are drawn anew in each epoch."""
     UNIT_MODE_REQUEST: _UnitMode.ValueType  # 3
     """Every decision is drawn anew, also for the same unit; a repeated call may get another arm."""
+    UNIT_MODE_SESSION: _UnitMode.ValueType  # 4
+    """A unit is drawn anew in each of its sessions and keeps its arm within one; the decide request names the session."""
 
 class UnitMode(_UnitMode, metaclass=_UnitModeEnumTypeWrapper):
     """How long a unit keeps its arm."""
@@ -98,6 +100,8 @@ UNIT_MODE_EPOCH: UnitMode.ValueType  # 2
 """Units are drawn anew in each epoch."""
 UNIT_MODE_REQUEST: UnitMode.ValueType  # 3
 """Every decision is drawn anew, also for the same unit; a repeated call may get another arm."""
+UNIT_MODE_SESSION: UnitMode.ValueType  # 4
+"""A unit is drawn anew in each of its sessions and keeps its arm within one; the decide request names the session."""
 Global___UnitMode: _TypeAlias = UnitMode  # noqa: Y015
 
 class _MetricKind:
@@ -235,6 +239,9 @@ class _AllocatorKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Allocat
     ALLOCATOR_KIND_KL_UCB_PLUS: _AllocatorKind.ValueType  # 9
     ALLOCATOR_KIND_BAYES_UCB: _AllocatorKind.ValueType  # 10
     ALLOCATOR_KIND_EPSILON_GREEDY: _AllocatorKind.ValueType  # 11
+    ALLOCATOR_KIND_LIN_TS: _AllocatorKind.ValueType  # 12
+    """By the features of each request, with a linear model of the objective for each arm: Thompson sampling, optimism."""
+    ALLOCATOR_KIND_LIN_UCB: _AllocatorKind.ValueType  # 13
 
 class AllocatorKind(_AllocatorKind, metaclass=_AllocatorKindEnumTypeWrapper):
     """Which rule turns posteriors into weights."""
@@ -252,7 +259,38 @@ ALLOCATOR_KIND_UCB1_TUNED: AllocatorKind.ValueType  # 8
 ALLOCATOR_KIND_KL_UCB_PLUS: AllocatorKind.ValueType  # 9
 ALLOCATOR_KIND_BAYES_UCB: AllocatorKind.ValueType  # 10
 ALLOCATOR_KIND_EPSILON_GREEDY: AllocatorKind.ValueType  # 11
+ALLOCATOR_KIND_LIN_TS: AllocatorKind.ValueType  # 12
+"""By the features of each request, with a linear model of the objective for each arm: Thompson sampling, optimism."""
+ALLOCATOR_KIND_LIN_UCB: AllocatorKind.ValueType  # 13
 Global___AllocatorKind: _TypeAlias = AllocatorKind  # noqa: Y015
+
+class _FeatureKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeatureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEATURE_KIND_UNSPECIFIED: _FeatureKind.ValueType  # 0
+    """Refused."""
+    FEATURE_KIND_NUMERIC: _FeatureKind.ValueType  # 1
+    """A number between low and high; beyond, it counts as the end. Missing or unreadable: the middle."""
+    FEATURE_KIND_CATEGORICAL: _FeatureKind.ValueType  # 2
+    """One of the values; anything else, or nothing, is other."""
+    FEATURE_KIND_HASHED: _FeatureKind.ValueType  # 3
+    """Any text, by its hash in one of so many buckets."""
+
+class FeatureKind(_FeatureKind, metaclass=_FeatureKindEnumTypeWrapper):
+    """How one attribute of the decide request becomes columns of a linear model."""
+
+FEATURE_KIND_UNSPECIFIED: FeatureKind.ValueType  # 0
+"""Refused."""
+FEATURE_KIND_NUMERIC: FeatureKind.ValueType  # 1
+"""A number between low and high; beyond, it counts as the end. Missing or unreadable: the middle."""
+FEATURE_KIND_CATEGORICAL: FeatureKind.ValueType  # 2
+"""One of the values; anything else, or nothing, is other."""
+FEATURE_KIND_HASHED: FeatureKind.ValueType  # 3
+"""Any text, by its hash in one of so many buckets."""
+Global___FeatureKind: _TypeAlias = FeatureKind  # noqa: Y015
 
 class _GuardrailKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -438,6 +476,7 @@ class ExperimentSpec(_message.Message):
     BASELINE_FIELD_NUMBER: _builtins.int
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     experiment: _builtins.str
     """Name of the experiment: lower-case letters, digits and hyphens, a letter first, at most 63 characters."""
     hypothesis: _builtins.str
@@ -479,6 +518,10 @@ class ExperimentSpec(_message.Message):
     def budget(self) -> Global___Budget:
         """Unset: a day may cost anything."""
 
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
+        """What the choice depends on; for linear allocators only. At most 31, and 32 columns with the intercept."""
+
     def __init__(
         self,
         *,
@@ -498,10 +541,11 @@ class ExperimentSpec(_message.Message):
         baseline: Global___Baseline.ValueType = ...,
         constraints: _abc.Iterable[Global___Constraint] | None = ...,
         budget: Global___Budget | None = ...,
+        features: _abc.Iterable[Global___Feature] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "decay", b"decay", "unit", b"unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "constraints", b"constraints", "decay", b"decay", "experiment", b"experiment", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "constraints", b"constraints", "decay", b"decay", "experiment", b"experiment", "features", b"features", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -923,11 +967,20 @@ class Allocator(_message.Message):
     WEIGHTS_PPM_FIELD_NUMBER: _builtins.int
     BETA_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
+    RIDGE_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     kind: Global___AllocatorKind.ValueType
     beta: _builtins.float
     """Top-two only: part of the traffic that goes to the leader, in (0, 1). Unset: 0.5."""
     epsilon: _builtins.float
     """Epsilon-greedy only: part of the traffic that all arms share evenly, in [0, 1]. Unset: 0.1."""
+    ridge: _builtins.float
+    """Linear only: how many rewards the prior of each coefficient weighs. Unset: 1."""
+    exploration: _builtins.float
+    """Linear only: how many posterior sd are explored. Unset: 1 for LIN_TS, 2 for LIN_UCB."""
+    confidence: _builtins.float
+    """LIN_UCB only, instead of exploration: chance that an index is ever below the truth, in (0, 1)."""
     @_builtins.property
     def weights_ppm(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Fixed only: share of each arm in ppm, 1000000 together."""
@@ -939,21 +992,89 @@ class Allocator(_message.Message):
         weights_ppm: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         beta: _builtins.float | None = ...,
         epsilon: _builtins.float | None = ...,
+        ridge: _builtins.float | None = ...,
+        exploration: _builtins.float | None = ...,
+        confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_epsilon", b"_epsilon", "beta", b"beta", "epsilon", b"epsilon"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_confidence", b"_confidence", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_ridge", b"_ridge", "beta", b"beta", "confidence", b"confidence", "epsilon", b"epsilon", "exploration", b"exploration", "ridge", b"ridge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_epsilon", b"_epsilon", "beta", b"beta", "epsilon", b"epsilon", "kind", b"kind", "weights_ppm", b"weights_ppm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_confidence", b"_confidence", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_ridge", b"_ridge", "beta", b"beta", "confidence", b"confidence", "epsilon", b"epsilon", "exploration", b"exploration", "kind", b"kind", "ridge", b"ridge", "weights_ppm", b"weights_ppm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
     _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
     _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
     _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__exploration: _TypeAlias = _typing.Literal["exploration"]  # noqa: Y015
+    _WhichOneofArgType__exploration: _TypeAlias = _typing.Literal["_exploration", b"_exploration"]  # noqa: Y015
+    _WhichOneofReturnType__ridge: _TypeAlias = _typing.Literal["ridge"]  # noqa: Y015
+    _WhichOneofArgType__ridge: _TypeAlias = _typing.Literal["_ridge", b"_ridge"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__beta) -> _WhichOneofReturnType__beta | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exploration) -> _WhichOneofReturnType__exploration | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ridge) -> _WhichOneofReturnType__ridge | None: ...
 
 Global___Allocator: _TypeAlias = Allocator  # noqa: Y015
+
+@_typing.final
+class Feature(_message.Message):
+    """What of a decide request a linear allocator reads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the attribute."""
+    kind: Global___FeatureKind.ValueType
+    low: _builtins.float
+    """Numeric: the numbers that are -1 and 1 to the model."""
+    high: _builtins.float
+    buckets: _builtins.int
+    """Hashed: number of buckets."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Categorical: values with a coefficient of their own."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: Global___FeatureKind.ValueType = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        buckets: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_buckets", b"_buckets", "_high", b"_high", "_low", b"_low", "buckets", b"buckets", "high", b"high", "low", b"low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets", b"_buckets", "_high", b"_high", "_low", b"_low", "buckets", b"buckets", "high", b"high", "kind", b"kind", "low", b"low", "name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__buckets: _TypeAlias = _typing.Literal["buckets"]  # noqa: Y015
+    _WhichOneofArgType__buckets: _TypeAlias = _typing.Literal["_buckets", b"_buckets"]  # noqa: Y015
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__buckets) -> _WhichOneofReturnType__buckets | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+
+Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 @_typing.final
 class Constraint(_message.Message):

@@ -7,9 +7,11 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from bandit.spec.choice import AllocatorKind
+from bandit.spec.features import LINEAR
 from bandit.spec.guardrail import WARNINGS
 from bandit.spec.model import MAX_ARMS, PPM, ExperimentSpec
 from bandit.spec.parse import parse_mapping
+from tests.dice import Dice, linear
 
 # Numbers make names quickly; what a name may look like is the parser's matter.
 NAMES = st.integers(0, 10**62 - 1).map(lambda number: f"a{number}".replace("7", "-"))
@@ -178,6 +180,9 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
             unit=optional(
                 kind=st.sampled_from(["request", "session", "user", "tenant"]),
                 mode=st.sampled_from(["sticky", "epoch", "request"]),
+            )
+            | st.fixed_dictionaries(
+                {"kind": st.sampled_from(["user", "tenant"]), "mode": st.just("session")}
             ),
             cohorts=st.fixed_dictionaries(
                 {
@@ -220,10 +225,14 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
     spent = [
         stream["name"]
         for stream in streams
-        if stream["direction"] == "minimize" and ranges[stream["name"]][0] >= 0
+        if stream["direction"] == "minimize" and stream["kind"] != "ratio" and ranges[stream["name"]][0] >= 0
     ]
     if spent and kind != "fixed" and draw(st.booleans()):
         found["budget"] = {"metric": draw(st.sampled_from(spent)), "per_day": draw(POSITIVE)}
+    if kind in LINEAR:
+        linear(Dice(draw(st.integers(0, 1 << 32))), found)
+        if "features" not in found:
+            found["allocator"] = {"kind": "thompson"}
     return found
 
 

@@ -18,19 +18,38 @@ CLAIMS = Claims(7, 2, 31, 5, 123_456, 1_700_000_000_000, 2**64 - 1, 20_000, 3, 1
 uint32, uint64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 claims = st.builds(
     Claims, uint32, uint32, uint32, uint32, uint64, uint64, uint64, st.integers(1, 10**6), st.integers(0, 65535),
-    st.integers(0, 255),
+    st.integers(0, 255), st.binary(max_size=31),
 )  # fmt: skip
 
 
 @given(claims)
 def test_a_token_brings_its_claims_back(given_claims: Claims) -> None:
     token = sign(RING, given_claims)
-    assert len(token) == TOKEN_BYTES == 65
+    assert len(token) == 65 + len(given_claims.features) <= 96
     assert verify(RING, token) == given_claims
 
 
-def test_every_changed_bit_is_refused() -> None:
+def test_a_token_without_features_is_as_it_always_was() -> None:
     token = sign(RING, CLAIMS)
+    assert (len(token), token[0], token[1]) == (TOKEN_BYTES, 1, 2)
+
+
+def test_features_cannot_be_put_into_or_cut_out_of_a_token() -> None:
+    with_them = sign(RING, CLAIMS._replace(features=b"abc"))
+    for forged in (
+        with_them[:49] + with_them[52:],
+        b"\x01" + with_them[1:49] + with_them[52:],
+        with_them[:49] + b"ab" + with_them[52:],
+        b"\x02" + sign(RING, CLAIMS)[1:],
+        sign(RING, CLAIMS)[:49] + b"abc" + sign(RING, CLAIMS)[49:],
+    ):
+        with pytest.raises(Rejected):
+            verify(RING, forged)
+
+
+@pytest.mark.parametrize("claimed", [CLAIMS, CLAIMS._replace(features=bytes(range(31)))])
+def test_every_changed_bit_is_refused(claimed: Claims) -> None:
+    token = sign(RING, claimed)
     for bit in range(8 * len(token)):
         forged = bytearray(token)
         forged[bit // 8] ^= 1 << bit % 8

@@ -1,0 +1,136 @@
+"""What an allocation carries of its linear models, and the choice made of it for each request. No numba, no draw.
+
+Each arm's value for a request with columns x is Student's t around x' theta with scale sqrt(x' V x); V is A^-1 times
+b / a and the squared width of exploration. ``lin_ts``: the weights are P(best | x) (Agrawal and Goyal 2013, with unknown
+noise). ``lin_ucb``: the arms of highest x' theta + sqrt(x' V x) (Li, Chu, Langford and Schapire 2010). Either is
+smoothed and put inside the allocation's boxes, for each request, in whole ppm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.features import Encoder
+from bandit.linear.best import best_of, shapes_of
+from bandit.linear.project import bounded_ppm
+
+FloatArray = NDArray[np.float64]
+
+LEAST_SCALE = 1e-12
+TIED = 1e-12
+"""Indices that differ by less are equal, so that equal arms have equal shares."""
+SMOOTHED = 1e-9
+KEPT = 4096
+"""Requests of like features that are answered from memory; one entry takes about 200 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearRule:
+    """K arms, D columns; little-endian float64 in ``theta`` [K, D] and ``spread`` [K, D (D + 1) / 2], the upper
+    triangles of V row by row. ``freedom`` [K] degrees of freedom; ``rewards`` [K] that it learned from, decayed.
+    ``low_ppm``, ``high_ppm`` [K]: the boxes. ``optimistic``: lin_ucb."""
+
+    optimistic: bool
+    dimension: int
+    theta: bytes
+    spread: bytes
+    freedom: tuple[float, ...]
+    rewards: tuple[float, ...]
+    low_ppm: tuple[int, ...]
+    high_ppm: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        k, d = len(self.freedom), self.dimension
+        if len(self.theta) != 8 * k * d or len(self.spread) != 4 * k * d * (d + 1):
+            raise ValueError(f"a linear rule of {k} arms and {d} columns with numbers of another size")
+        if not len(self.rewards) == len(self.low_ppm) == len(self.high_ppm) == k:
+            raise ValueError(f"a linear rule of {k} arms with boxes or rewards of another number")
+
+    @classmethod
+    def of(
+        cls,
+        theta: FloatArray,
+        variance: FloatArray,
+        freedom: FloatArray,
+        rewards: FloatArray,
+        boxes: tuple[NDArray[np.int64], NDArray[np.int64]],
+        *,
+        optimistic: bool,
+    ) -> LinearRule:
+        """From ``theta`` [K, D], ``variance`` [K, D, D] and the rest [K]."""
+        d = theta.shape[1]
+        rows, columns = np.triu_indices(d)
+        low, high = boxes
+        return cls(
+            optimistic,
+            d,
+            theta.astype("<f8").tobytes(),
+            variance[:, rows, columns].astype("<f8").tobytes(),
+            tuple(map(float, freedom)),
+            tuple(map(float, rewards)),
+            tuple(map(int, low)),
+            tuple(map(int, high)),
+        )
+
+    @property
+    def arms(self) -> int:
+        """K."""
+        return len(self.freedom)
+
+    def coefficients(self) -> FloatArray:
+        """theta [K, D]."""
+        return np.frombuffer(self.theta, "<f8").reshape(self.arms, self.dimension).astype(np.float64)
+
+    def variance(self) -> FloatArray:
+        """V [K, D, D]."""
+        d = self.dimension
+        rows, columns = np.triu_indices(d)
+        found = np.zeros((self.arms, d, d))
+        found[:, rows, columns] = np.frombuffer(self.spread, "<f8").reshape(self.arms, -1)
+        found[:, columns, rows] = found[:, rows, columns]
+        return found
+
+
+class Chooser:
+    """Shares of each arm for a request, by its encoded features. The same bytes give the same shares."""
+
+    def __init__(self, rule: LinearRule, encoder: Encoder) -> None:
+        if rule.dimension != encoder.dimension:
+            raise ValueError(f"a rule of {rule.dimension} columns for features of {encoder.dimension}")
+        self.rule, self.encoder = rule, encoder
+        self._theta, self._variance = rule.coefficients(), rule.variance()
+        self._live = np.flatnonzero(np.array(rule.high_ppm) > 0)
+        self._shapes = shapes_of(np.maximum(np.array(rule.freedom)[self._live], 1.0))
+        self.shares_ppm = lru_cache(KEPT)(self._shares)
+
+    def _shares(self, encoded: bytes) -> tuple[int, ...]:
+        """[K] shares in ppm, sum exactly 1,000,000, 0 for arms that may have none."""
+        p, _ = self.chances(self.encoder.row(encoded))
+        return bounded_ppm(p.tolist(), self.rule.low_ppm, self.rule.high_ppm)
+
+    def values(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(mean, sd) [K] of each arm's value at columns x [D]."""
+        spread = np.sqrt(np.maximum((self._variance @ x) @ x, 0.0))
+        return self._theta @ x, np.maximum(spread, LEAST_SCALE)
+
+    def chances(self, x: FloatArray) -> tuple[FloatArray, float]:
+        """([K] weights before bounds, expected value of the best arm) at columns x [D]; 0 for arms without traffic."""
+        weights = np.zeros(self.rule.arms)
+        mean, sd = self.values(x)
+        live, highest = self._live, 0.0
+        if live.size == 1:
+            weights[live] = 1.0
+            return weights, float(mean[live[0]])
+        if self.rule.optimistic:
+            index = mean[live] + sd[live]
+            weights[live] = index >= index.max() - TIED
+            weights /= weights.sum()
+            highest = float(mean[live].max())
+        else:
+            weights[live], highest = best_of(mean[live], sd[live], self._shapes)
+        weights[live] = (1.0 - SMOOTHED) * weights[live] + SMOOTHED / live.size
+        return weights, highest
