@@ -15,6 +15,7 @@ from rich.text import Text
 from bandit.client.words import enum_text
 from bandit.ctl.text import age, count, moment, number, percent, plain
 from bandit.v1 import experiment_pb2 as pb
+from bandit.v1 import report_pb2
 
 # Below this many columns, long sentences go under their table.
 WIDE = 110
@@ -69,6 +70,8 @@ def status_view(status: pb.ExperimentStatus, now_s: float, width: int) -> Render
     parts: list[RenderableType] = [_header(status, now_s), *warnings, Text()]
     parts.append(_arms(status, narrow=width < WIDE))
     parts.append(Text("P(best) and loss steer the allocation; they are not evidence.", "dim"))
+    if _judged(status):
+        parts += [Text(each, "dim") for each in (*_distance(status), *budget_lines(status))]
     if any(arm.metrics for arm in status.arms) and _judged(status):
         parts += [Text(), _metrics(status)]
     parts.append(Text())
@@ -154,13 +157,48 @@ def _header(status: pb.ExperimentStatus, now_s: float) -> RenderableType:
     return Group(*lines)
 
 
+def _distance(status: pb.ExperimentStatus) -> list[str]:
+    """How far it is to telling the best arm, while it runs with at least two arms."""
+    alive = sum(not arm.state.HasField("rollback") for arm in status.arms)
+    if status.state != pb.EXPERIMENT_STATE_RUNNING or alive < 2:
+        return []
+    if not status.HasField("requests_more"):
+        return [
+            "To tell the best arm: two arms seem equally good so far, so nobody can say how many requests more."
+        ]
+    if status.requests_more < 1:
+        return [
+            "To tell the best arm: requests enough, if the means are what they seem; the report says what is shown."
+        ]
+    return [
+        f"To tell the best arm: about {status.requests_more:,.0f} more requests, if the means are what they seem."
+    ]
+
+
+def budget_lines(shown: pb.ExperimentStatus | report_pb2.Report) -> list[str]:
+    """What the day has spent and what follows from it; nothing without a budget."""
+    if not shown.HasField("budget"):
+        return []
+    each = shown.budget
+    seen = f"Budget of {plain(each.metric)} since midnight UTC: {number(each.spent)} of {number(each.per_day)} spent"
+    if each.HasField("allowed"):
+        seen += f"; {number(each.allowed)} per request are left for about {each.requests_expected:,.0f} more"
+    if each.price == 0:
+        return [f"{seen}. The shares keep it without a price."]
+    if math.isinf(each.price):
+        return [f"{seen}. Only floors and the cheapest arm are left."]
+    return [f"{seen}. A unit costs an arm {number(each.price)} of the objective."]
+
+
 def _judged(status: pb.ExperimentStatus) -> bool:
     """Whether a learner has looked at it at all."""
     return bool(status.evaluation_time.seconds)
 
 
 def _arms(status: pb.ExperimentStatus, *, narrow: bool) -> RenderableType:
-    table = _table("ARM", ">SHARE", ">FLOOR..CAP", ">EXPOSURES", ">P(best)", ">EXP. LOSS", "STATE")
+    chances = any(arm.HasField("feasible") for arm in status.arms)
+    heads = [">P(best)", ">EXP. LOSS", *([">P(KEEPS)"] if chances else []), "STATE"]
+    table = _table("ARM", ">SHARE", ">FLOOR..CAP", ">EXPOSURES", *heads)
     notes: list[RenderableType] = []
     for arm in status.arms:
         state, note = _arm_state(arm)
@@ -172,6 +210,7 @@ def _arms(status: pb.ExperimentStatus, *, narrow: bool) -> RenderableType:
             f"{arm.exposures:,}",
             _p_best(arm.p_best) if _judged(status) else "-",
             number(arm.expected_loss) if _judged(status) else "-",
+            *([_p_best(arm.feasible) if arm.HasField("feasible") else "-"] if chances else []),
             state if narrow or not note else Text.assemble(state, Text(f": {note}")),
         )
         if narrow and note:

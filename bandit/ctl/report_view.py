@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bandit.ctl.cohort_view import cohort_view
-from bandit.ctl.render import WIDE, _table
+from bandit.ctl.render import WIDE, _table, budget_lines
 from bandit.ctl.text import age, count, number, percent, plain, signed
 from bandit.v1 import experiment_pb2, report_pb2, spec_pb2
 
@@ -176,8 +176,10 @@ def bar(log_e: float, log_threshold: float, length: int) -> str:
 
 def _traffic(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]:
     heads = [">SHARE", ">FLOOR", ">DECISIONS", ">P(best)"]
+    chances = any(arm.HasField("feasible") for arm in report.arms)
     more = [] if narrow else [">EXP. LOSS", ">LARGEST WEIGHT"]
-    table = _table("ARM", *heads, *more, ">LEAST P", ">MEAN WEIGHT")
+    keeps = [">P(KEEPS)"] if chances else []
+    table = _table("ARM", *heads, *keeps, *more, ">LEAST P", ">MEAN WEIGHT")
     for arm in report.arms:
         row: list[Any] = [
             Text(plain(arm.arm)).append(" (control)" if arm.control and not narrow else "", "dim"),
@@ -186,6 +188,8 @@ def _traffic(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]
             f"{arm.decisions:,}",
             f"{arm.p_best:.3f}",
         ]
+        if chances:
+            row.append(f"{arm.feasible:.3f}" if arm.HasField("feasible") else "-")
         seen = arm.HasField("least_propensity")
         if not narrow:
             row += [number(arm.expected_loss), f"{arm.largest_weight:,.1f}" if seen else "-"]
@@ -200,6 +204,8 @@ def _traffic(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]
     return [
         Text(f"ALLOCATION, not evidence: {told}", "bold"),
         table,
+        *(Text(each, "dim") for each in budget_lines(report)),
+        *([Text("P(keeps): chance that the arm keeps all constraints.", "dim")] if chances else []),
         Text("Least p: smallest share in any period. Mean weight must be 1 within 3 standard errors.", "dim"),
         Text(f"{sentence[:1].upper()}{sentence[1:]}.", "bold red" if report.sample_ratio.mismatch else "dim"),
     ]

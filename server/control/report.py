@@ -20,7 +20,7 @@ from bandit.spec.check import OTHER_COHORT
 from bandit.spec.metric import Direction, Metric
 from bandit.spec.model import ExperimentSpec
 from bandit.v1 import report_pb2, spec_pb2
-from server.control.status import verdict_message
+from server.control.status import budget_message, feasible_of, requests_more, verdict_message
 from server.store.base import Stored
 
 METHODS: dict[Method, report_pb2.Effect.Method.ValueType] = {
@@ -54,10 +54,11 @@ def report_message(stored: Stored, look: Look) -> report_pb2.Report:
         level=LEVEL,
         arms=[_arm(stored, look, report, arm) for arm in range(len(spec.arms))],
         metrics=[_metric(spec, each) for each in report.metrics],
-        winner=_winner(spec, look, report.winner),
+        winner=_winner(stored, look, report.winner),
         verdicts=[verdict_message(verdict, experiment) for verdict in look.verdicts],
         sample_ratio=_sample_ratio(spec, report.traffic),
         notes=report.notes,
+        budget=budget_message(spec, look.proposal),
     )
 
 
@@ -73,6 +74,7 @@ def _arm(stored: Stored, look: Look, report: Report, index: int) -> report_pb2.A
         p_best=float(look.proposal.p_best[index]),
         expected_loss=float(look.proposal.expected_loss[index]),
         rolled_back=stored.experiment.arms[index].rollback is not None,
+        feasible=feasible_of(look.proposal, index),
     )
     known(
         message,
@@ -149,21 +151,30 @@ def _effect(each: Effect, metric: Metric | None) -> report_pb2.Effect:
     return message
 
 
-def _winner(spec: ExperimentSpec, look: Look, winner: Winner) -> report_pb2.Winner:
+def _winner(stored: Stored, look: Look, winner: Winner) -> report_pb2.Winner:
+    spec = stored.experiment.spec
+    least = math.inf if winner.arm is not None else requests_more(stored.experiment, look.proposal)
     message = report_pb2.Winner(
         arm=_name(spec, winner.arm),
         leader=_name(spec, winner.leader),
         rival=_name(spec, winner.rival),
         log_e=winner.log_e,
         log_threshold=winner.log_threshold,
-        message=winner_sentence(spec, winner, float(max(look.proposal.p_best))),
+        message=winner_sentence(spec, winner, float(max(look.proposal.p_best)), least),
     )
-    known(message, decisions_more=winner.decisions_more, lift=winner.lift, lift_se=winner.lift_se)
+    known(
+        message,
+        decisions_more=winner.decisions_more,
+        lift=winner.lift,
+        lift_se=winner.lift_se,
+        requests_needed=least,
+    )
     return message
 
 
-def winner_sentence(spec: ExperimentSpec, winner: Winner, p_best: float) -> str:
-    """Who won, or how far from it. ``p_best``: highest of any arm, told beside it since it decides nothing."""
+def winner_sentence(spec: ExperimentSpec, winner: Winner, p_best: float, least: float = math.inf) -> str:
+    """Who won, or how far from it. ``p_best``: highest of any arm, told beside it since it decides nothing;
+    ``least``: further requests that any rule needs, told where the evidence itself points nowhere."""
     if winner.leader is None or winner.rival is None:
         if len(spec.arms) > MOST_ARMS:
             return f"no winner: with more than {MOST_ARMS} arms each is compared with the control alone"
@@ -174,6 +185,11 @@ def winner_sentence(spec: ExperimentSpec, winner: Winner, p_best: float) -> str:
         return f"{leader} is the best arm by the objective: it beats even {rival} ({seen})"
     if math.isfinite(winner.decisions_more):
         more = f"about {winner.decisions_more:,.0f} more decisions at the present rate"
+    elif math.isfinite(least) and least > 0.0:
+        more = (
+            "the evidence points nowhere yet; if the means are what they seem, telling the best arm takes about "
+            f"{least:,.0f} more requests at least"
+        )
     else:
         more = "the evidence points nowhere yet"
     return f"no winner yet (P(best) {p_best:.3f} is no evidence): {leader} over {rival} has {seen}; {more}"

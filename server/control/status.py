@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bandit.allocate import Proposal
+from bandit.allocators.needed import needed
 from bandit.guardrails.base import Verdict
 from bandit.ids import arm_resource, experiment_resource
 from bandit.ledger import ONE, S1, Ledger, N
 from bandit.look import Look
 from bandit.rollout.state import Allocation, Experiment, State
+from bandit.spec.model import ExperimentSpec
 from bandit.v1 import experiment_pb2, spec_pb2
 from server.store.base import RewardCounts, Stored
 
@@ -34,6 +39,7 @@ def status_of(
     experiment, allocation = stored.experiment, stored.allocation
     totals = ledger.totals()
     exposures = totals.exposures.sum(axis=0)
+    more = requests_more(experiment, look.proposal)
     return experiment_pb2.ExperimentStatus(
         name=experiment_resource(experiment.name),
         state=STATES[experiment.state],
@@ -59,7 +65,34 @@ def status_of(
         periods=len(ledger.periods),
         warnings=warnings,
         etag=experiment.etag,
+        requests_more=more if math.isfinite(more) else None,
+        budget=budget_message(experiment.spec, look.proposal),
     )
+
+
+def requests_more(experiment: Experiment, proposal: Proposal) -> float:
+    """About so many more requests until the best arm can be told with chance 1 - alpha; inf where two seem alike."""
+    return needed(proposal.utility, np.array(experiment.live(), np.bool_), experiment.spec.alpha)
+
+
+def budget_message(spec: ExperimentSpec, proposal: Proposal) -> experiment_pb2.BudgetStatus | None:
+    """What the day has spent and what a unit of it costs the arms; None without a budget."""
+    spent = proposal.spending
+    if spec.budget is None or spent is None:
+        return None
+    return experiment_pb2.BudgetStatus(
+        metric=spec.budget.metric,
+        per_day=spec.budget.per_day,
+        spent=spent.spent,
+        requests_expected=spent.expected,
+        allowed=spent.allowed if math.isfinite(spent.allowed) else None,
+        price=proposal.price,
+    )
+
+
+def feasible_of(proposal: Proposal, index: int) -> float | None:
+    """Chance that an arm keeps all constraints; None without any."""
+    return None if proposal.feasible is None else float(proposal.feasible[index])
 
 
 def _allocation(allocation: Allocation) -> experiment_pb2.Allocation:
@@ -108,6 +141,7 @@ def _arm(
         utility_sd=float(proposal.utility_sd[index]),
         metrics=metrics,
         state=_arm_state(experiment, index),
+        feasible=feasible_of(proposal, index),
     )
 
 
