@@ -63,7 +63,7 @@ def overlaid(published: pb.ExperimentStatus | None, stored: Stored) -> pb.Experi
     if published is not None:
         status.CopyFrom(published)
     if not fits:
-        for field in ("arms", "verdicts", "exposures"):
+        for field in ("arms", "verdicts", "exposures", "requests_more", "budget"):
             status.ClearField(field)
         for name in names:
             status.arms.add(arm=name).metrics.extend(

@@ -61,7 +61,8 @@ def publish(store: Any, now: Stored, judged_ms: int = NOW + 2500) -> experiment_
         name=NAME, epoch=now.experiment.epoch, exposures=600, exposures_lost=2, log_entries_behind=3, periods=4,
         etag="old", state=experiment_pb2.EXPERIMENT_STATE_DRAFT,
         rewards=experiment_pb2.RewardCounts(applied=11, duplicate=1),
-        verdicts=[experiment_pb2.Verdict(guardrail="g", n=5)],
+        verdicts=[experiment_pb2.Verdict(guardrail="g", n=5)], requests_more=900.0,
+        budget=experiment_pb2.BudgetStatus(metric="cost", spent=3.0),
     )  # fmt: skip
     status.evaluation_time.FromMilliseconds(judged_ms)
     for arm in now.experiment.spec.arms:
@@ -128,6 +129,8 @@ def test_numbers_of_an_ended_epoch_are_not_shown_as_of_this_one(reader: StatusRe
     commit(store, now, moved)
     status = reader.read("answers")
     assert (status.epoch, status.exposures, len(status.verdicts)) == (2, 0, 0)
+    assert not status.HasField("requests_more")
+    assert not status.HasField("budget")
     assert [(arm.arm, arm.exposures, arm.p_best) for arm in status.arms] == [(name, 0, 0) for name in names]
     assert status.rewards.applied == 11, "counted since the experiment exists"
 
