@@ -10,55 +10,61 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from bandit.errors import BanditError
 from server.clock import SystemClock
 from server.config import Config
+from server.pauses import Pauses
 from server.store.redis import RedisStore
+
+if TYPE_CHECKING:
+    from server.journal.journal import Journal
+    from server.journal.shipper import Shipper
+    from server.snapshot import Shelf, SnapshotKeeper
+    from server.stops import StopFile
+    from server.telemetry.serving import ServingLevels
 
 log = structlog.get_logger(__name__)
 
 
 def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
-    """Serve until SIGTERM or SIGINT; then drain. Returns the exit status."""
-    from server.journal.journal import Journal
-    from server.journal.shipper import Shipper
+    """Serve until SIGTERM or SIGINT; then drain. Returns the exit status.
+
+    ``issuer`` 0: the store is asked for a number, until it gives one; before that nothing can be decided.
+    """
     from server.rpc.decisions import Decisions
     from server.rpc.experiments import Experiments
+    from server.rpc.local import Local
+    from server.rpc.reconcile import Reconciler
     from server.rpc.rewards import Rewards
     from server.rpc.server import Limits, build_server
-    from server.snapshot import FRESH_S, SnapshotKeeper
-    from server.telemetry.serving import ServingLevels, ServingTelemetry
+    from server.snapshot import Shelf, SnapshotKeeper
+    from server.stops import StopFile
+    from server.telemetry.serving import ServingTelemetry
 
     stop = _stopped_by_signals()
     clock = SystemClock()
     store = RedisStore(config.store)
-    keeper = SnapshotKeeper(store, clock, poll_s=config.poll_s)
-    journal = Journal(config.data_dir / "journal", issuer, max_bytes=config.journal_bytes)
-    shipper = Shipper(journal, store, keeper, clock)
-
-    def levels() -> ServingLevels:
-        snapshot = keeper.snapshot
-        return ServingLevels(
-            journaled=journal.recorded,
-            not_journaled=journal.not_journaled,
-            shipped=shipper.counts.shipped,
-            dropped=shipper.counts.dropped,
-            backlog=max(journal.recorded - shipper.counts.shipped - shipper.counts.dropped, 0),
-            snapshot_version=keeper.version,
-            snapshot_read_ms=snapshot.read_ms if snapshot else None,
-            store_up=snapshot is not None and clock.monotonic_s() - snapshot.read_s <= FRESH_S,
-        )
-
-    telemetry = ServingTelemetry(levels)
-    decisions = Decisions(keeper, clock, journal, telemetry)
+    stops = StopFile(config.data_dir)
+    shelf = Shelf(config.data_dir / "snapshot", clock)
+    keeper = SnapshotKeeper(
+        store, clock, poll_s=config.poll_s, lease_s=config.exposure_lease_s, halts=stops, kept=shelf.keep
+    )
+    if (snapshot := shelf.load()) is not None:
+        keeper.restore(snapshot)
+    exposures = _Exposures(config, store, keeper, clock)
+    telemetry = ServingTelemetry(_levels(clock, keeper, exposures, shelf, stops))
+    decisions = Decisions(keeper, clock, None, telemetry)
     rewards = Rewards(keeper, store, clock, telemetry)
     experiments = Experiments(store, clock)
     rpc, server = build_server(
         decisions,
         rewards,
         experiments,
+        local=Local(keeper, stops, clock, lambda: shelf.saved_ms),
         limits=Limits(decide_threads=config.threads, streams=config.streams),
         telemetry=telemetry,
         reflection=config.reflection,
@@ -67,11 +73,12 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     if server.add_insecure_port(config.listen) == 0:
         log.error("port_refused", listen=config.listen)
         return 1
-    keeper.start()
-    shipper.start()
-    telemetry.start()
-    rpc.start()
-    log.info("serving_started", listen=config.listen, issuer=issuer)
+    reconciler = Reconciler(store, stops, clock)
+    parts: tuple[_Started, ...] = (keeper, shelf, telemetry, reconciler, rpc)
+    for part in parts:
+        part.start()
+    log.info("serving_started", listen=config.listen, issuer=issuer, restored=snapshot is not None)
+    decisions.journal = exposures.begin(issuer, stop)
     while not stop.is_set() and not keeper.ready.wait(0.1):
         pass
     if not stop.is_set():
@@ -80,13 +87,92 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     stop.wait()
     log.info("serving_draining")
     rpc.stop(config.drain_s)
-    shipped = shipper.stop(min(config.drain_s, 5.0))
+    shipped = exposures.end(min(config.drain_s, 5.0))
+    reconciler.stop()
     keeper.stop()
+    shelf.stop()
     telemetry.stop()
-    journal.close()
     store.close()
     log.info("serving_stopped", journal_shipped=shipped)
     return 0
+
+
+class _Started(Protocol):
+    """A part with threads of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+
+class _Exposures:
+    """The journal of a serving process and what ships it, from the moment that it has its number."""
+
+    def __init__(self, config: Config, store: RedisStore, keeper: SnapshotKeeper, clock: SystemClock) -> None:
+        self._config = config
+        self._store = store
+        self._keeper = keeper
+        self._clock = clock
+        self.journal: Journal | None = None
+        self.shipper: Shipper | None = None
+
+    def begin(self, issuer: int, stop: threading.Event) -> Journal | None:
+        """The journal; None when asked to stop before the store gave a number."""
+        from server.journal.journal import Journal
+        from server.journal.shipper import Shipper
+
+        pauses = Pauses(cap_s=1.0)
+        while not issuer:
+            try:
+                issuer = self._store.reserve_issuers(1)
+            except BanditError as error:
+                if not pauses.failures:
+                    log.warning("serving_waits", reason=str(error), wanted="an issuer number of the store")
+                if stop.wait(pauses.next()):
+                    return None
+        root = self._config.data_dir / "journal"
+        self.journal = Journal(root, issuer, max_bytes=self._config.journal_bytes)
+        self.shipper = Shipper(self.journal, self._store, self._keeper, self._clock)
+        self.shipper.start()
+        return self.journal
+
+    def end(self, timeout_s: float) -> bool:
+        """Ship what can be shipped in time; the rest stays on disk. True when all is in the log."""
+        if self.journal is None or self.shipper is None:
+            return True
+        shipped = self.shipper.stop(timeout_s)
+        self.journal.close()
+        return shipped
+
+
+def _levels(
+    clock: SystemClock, keeper: SnapshotKeeper, exposures: _Exposures, shelf: Shelf, stops: StopFile
+) -> Callable[[], ServingLevels]:
+    from server.snapshot import FRESH_S
+    from server.telemetry.serving import ServingLevels
+
+    def levels() -> ServingLevels:
+        snapshot, journal, shipper = keeper.snapshot, exposures.journal, exposures.shipper
+        counts = shipper.counts if shipper else None
+        recorded = journal.recorded if journal else 0
+        shipped, dropped = (counts.shipped, counts.dropped) if counts else (0, 0)
+        now_s = clock.monotonic_s()
+        return ServingLevels(
+            journaled=recorded,
+            not_journaled=journal.not_journaled if journal else 0,
+            shipped=shipped,
+            dropped=dropped,
+            backlog=max(recorded - shipped - dropped, 0),
+            snapshot_version=keeper.version,
+            snapshot_read_ms=snapshot.read_ms if snapshot else None,
+            store_up=snapshot is not None and not snapshot.restored and now_s - snapshot.read_s <= FRESH_S,
+            set_back=snapshot is not None and bool(snapshot.set_back),
+            lease_expired=snapshot is not None and snapshot.lapsed(now_s),
+            stopped=len(stops.ordered.stops),
+            saved_ms=shelf.saved_ms,
+            save_failures=shelf.failures,
+        )
+
+    return levels
 
 
 def run_learner(config: Config, ready: Callable[[], None]) -> int:

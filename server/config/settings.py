@@ -87,6 +87,13 @@ class Config:
     poll_s: float = field(
         default=0.75, metadata=_is(seconds(0.05, 60), "how often a server asks the store what changed")
     )
+    exposure_lease_s: float = field(
+        default=300.0,
+        metadata=_is(
+            seconds(1, 604_800),
+            "how long a server that does not reach the store gives challengers traffic; then all get the control",
+        ),
+    )
     journal_bytes: int = field(
         default=1 << 30,
         metadata=_is(whole(1 << 20, 1 << 40), "most disk that a server's exposures take while they wait"),

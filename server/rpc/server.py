@@ -18,10 +18,13 @@ from bandit.v1 import (
     experiment_service_pb2_grpc,
     reward_service_pb2,
     reward_service_pb2_grpc,
+    server_service_pb2,
+    server_service_pb2_grpc,
 )
 from server.rpc.decisions import Decisions
 from server.rpc.experiments import Experiments
 from server.rpc.interceptors import Admission, NoTelemetry, Pool, RpcTelemetry, Sending, guarded
+from server.rpc.local import Local
 from server.rpc.rewards import Rewards
 
 SERVICES = (
@@ -30,7 +33,7 @@ SERVICES = (
     experiment_service_pb2.DESCRIPTOR.services_by_name["ExperimentService"],
 )
 
-
+LOCAL = server_service_pb2.DESCRIPTOR.services_by_name["ServerService"]
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -47,6 +50,7 @@ class Limits:
     reward_calls: int = 512
     operator_threads: int = 8
     operator_calls: int = 128
+    local_calls: int = 32
     streams: int = 100
     message_bytes: int = 4 << 20
     metadata_bytes: int = 16 << 10
@@ -113,6 +117,7 @@ def build_server(
     rewards: Rewards,
     experiments: Experiments,
     *,
+    local: Local | None = None,
     limits: Limits = DEFAULT_LIMITS,
     telemetry: RpcTelemetry | None = None,
     reflection: bool = False,
@@ -134,6 +139,8 @@ def build_server(
         for method in service.methods
     }
     pools[REFLECTION] = stream
+    own = Pool("local", 2, limits.local_calls)  # a stop never waits behind calls that wait for the store
+    pools.update({f"/{LOCAL.full_name}/{method.name}": own for method in LOCAL.methods})
     server = grpc.server(
         rest,
         interceptors=[Admission(pools)],
@@ -149,18 +156,28 @@ def build_server(
     )
     for register, servicer, service in zip(add, (decisions, rewards, experiments), SERVICES, strict=True):
         register(guarded(servicer, service, pools, telemetry or NoTelemetry(), sending), server)
+    if local is not None:
+        server_service_pb2_grpc.add_ServerServiceServicer_to_server(
+            guarded(local, LOCAL, pools, telemetry or NoTelemetry(), sending), server
+        )
     checks = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=rest)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if reflection:
         _reflect(server, stream)
-    return RpcServer(server, checks, (decide, reward, operate, stream, rest), sending, before_stop), server
+    return RpcServer(
+        server, checks, (decide, reward, operate, own, stream, rest), sending, before_stop
+    ), server
 
 
 def _reflect(server: grpc.Server, pool: Pool) -> None:
     """Answer reflection: streams, so they count with the others."""
     from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-    names = (*(service.full_name for service in SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
+    names = (
+        *(service.full_name for service in (*SERVICES, LOCAL)),
+        health.SERVICE_NAME,
+        reflection.SERVICE_NAME,
+    )
     servicer: Any = reflection.ReflectionServicer(names)
 
     def call(request_iterator: Any, context: grpc.ServicerContext) -> Any:

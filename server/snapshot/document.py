@@ -31,6 +31,7 @@ MAGIC = b"banditsn"
 SCHEMA = 1
 HEAD = struct.Struct("<8sII32s")
 _KEYS = "snapshot.keys"
+_VERY_OLD_S = 1e8
 
 
 class Order(NamedTuple):
@@ -112,7 +113,7 @@ def load(raw: bytes, now_ms: int, now_s: float, confirmed_ms: int | None) -> Sna
     try:
         entries, unreadable = _entries(index["experiments"], body)
         read_ms = int(index["read_ms"]) if confirmed_ms is None else confirmed_ms
-        age_s = (now_ms - read_ms) / 1000 if read_ms <= now_ms else float("inf")
+        age_s = (now_ms - read_ms) / 1000 if read_ms <= now_ms else _VERY_OLD_S
         return Snapshot(
             entries=MappingProxyType(entries),
             by_resource={experiment_resource(name): entry for name, entry in entries.items()},

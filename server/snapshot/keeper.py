@@ -26,7 +26,7 @@ from server.snapshot.draft import Draft, KeeperCounts
 from server.snapshot.halts import stopped_tables
 from server.snapshot.hints import Hints
 from server.snapshot.view import LEASE_S, Snapshot
-from server.stops import Ordered
+from server.stops import Ordered, Stop
 from server.store.base import ControlStore
 
 log = structlog.get_logger(__name__)
@@ -87,7 +87,9 @@ class SnapshotKeeper:
         self._lease_s = lease_s
         self._halts: Halts = halts or NoHalts()
         self._kept = kept
-        self._accepted_ms = self._halts.ordered.accepted_ms
+        self._served_by = self._halts.ordered
+        self._fading: list[tuple[Stop, float]] = []
+        self._accepted_ms = self._served_by.accepted_ms
         self._hints = Hints(store, clock, uniform)
         self._highest = -1
         self._keys: KeyRing | None = None
@@ -175,13 +177,23 @@ class SnapshotKeeper:
 
     def look_at_halts(self) -> bool:
         """Serve by what was ordered at this machine, if it changed. True when it did."""
-        if not self._halts.refresh():
+        self._halts.refresh()
+        ordered = self._halts.ordered
+        if ordered == self._served_by:
             return False
+        self.serve_by_halts()
+        log.warning("halts_changed", stopped=len(ordered.stops), reason=ordered.fault)
+        return True
+
+    def serve_by_halts(self) -> None:
+        """Serve by what was ordered at this machine, as last read, from now on."""
         with self._swapping:
+            before, self._served_by = self._served_by, self._halts.ordered
+            # A stop ends when the store has a rollback in its place; here it does when that was read.
+            now_s = self._clock.monotonic_s()
+            self._fading += [(stop, now_s) for stop in before.stops if stop not in self._served_by.stops]
             if self.snapshot is not None:
                 self.snapshot = replace(self.snapshot, stopped=self._stopped(self.snapshot))
-        log.warning("halts_changed", stopped=len(self._halts.ordered.stops), reason=self._halts.ordered.fault)
-        return True
 
     def _run(self) -> None:
         restored = self.snapshot is not None
@@ -310,7 +322,11 @@ class SnapshotKeeper:
         return records[0].hash if records and records[0].sequence == sequence else None
 
     def _stopped(self, snapshot: Snapshot) -> Mapping[str, Table]:
-        return MappingProxyType(stopped_tables(snapshot.entries.values(), self._halts.ordered))
+        if self._fading:
+            self._fading = [(stop, ended_s) for stop, ended_s in self._fading if ended_s >= snapshot.read_s]
+        ordered = self._served_by
+        stops = (*ordered.stops, *(stop for stop, _ in self._fading))
+        return MappingProxyType(stopped_tables(snapshot.entries.values(), replace(ordered, stops=stops)))
 
     def _swap(self, draft: Draft, keys: KeyRing, read_s: float, read_ms: int, *, frozen: bool) -> None:
         with self._swapping:
@@ -330,9 +346,9 @@ class SnapshotKeeper:
                     frozen=frozen,
                     lease_s=self._lease_s,
                 )
-                new = replace(new, stopped=self._stopped(new))
             new = replace(
                 new,
+                stopped=self._stopped(new),
                 version=self._highest,
                 restored=False,
                 set_back=self._set_back,

@@ -93,7 +93,7 @@ class _Service:
         self._embedded: EmbeddedStore | None = None
         if config.store == EMBEDDED:
             self._embedded = EmbeddedStore(config.data_dir / STORE_FOLDER, signals)
-        self._issuers = IssuerPool(self._reserve, signals.wake)
+        self._issuers = IssuerPool(self._reserve, signals.wake, folder=config.data_dir)
         self._issuers_asked = False
         self._keeper = Keeper(list(self._parts()), clock, on_ready=self._ready, on_end=self._ended)
 
@@ -150,8 +150,8 @@ class _Service:
             if not self._issuers_asked:
                 self._issuers_asked = True
                 self._issuers.start()
-            issuer = self._issuers.take()
-            return None if issuer is None else self._child("serve", name, issuer)
+            # Without one it starts all the same, says that it is not serving, and asks the store itself.
+            return self._child("serve", name, self._issuers.take() or 0)
 
         return launch
 

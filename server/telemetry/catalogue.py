@@ -95,6 +95,30 @@ SNAPSHOT_VERSION = Family(
 STORE_UP = Family(
     "banditd_store_up", Kind.GAUGE, "1 when every part reached the store at its last try.", merge="livemin"
 )
+SNAPSHOT_SAVED = Family(
+    "banditd_snapshot_saved_timestamp_seconds",
+    Kind.GAUGE,
+    "When this machine last wrote the state that it serves to its disk.",
+    merge="livemax",
+)
+SAVE_FAILURES = Family(
+    "banditd_snapshot_save_failures_total", Kind.COUNTER, "Writes of that state which the disk refused."
+)
+SET_BACK = Family(
+    "banditd_store_set_back",
+    Kind.GAUGE,
+    "1 while a server does not believe the store, because it was emptied, set back or exchanged.",
+    merge="livemax",
+)
+LEASE_EXPIRED = Family(
+    "banditd_exposure_lease_expired",
+    Kind.GAUGE,
+    "1 while challengers get no traffic here, because the store was not reached for too long.",
+    merge="livemax",
+)
+STOPPED_ARMS = Family(
+    "banditd_local_stops", Kind.GAUGE, "Arms that operators stopped at this machine itself.", merge="livemax"
+)
 
 # Learning
 FOLDS = Family("banditd_folds_total", Kind.COUNTER, "Folds that the store has taken.")

@@ -21,7 +21,7 @@ FLUSH_S = 1.0
 class ServingLevels:
     """How a serving process stands. The first four are totals since it started, in decisions.
 
-    ``snapshot_read_ms``: None before anything was read.
+    ``snapshot_read_ms``: None before anything was read; ``saved_ms``: None before it was written to disk.
     """
 
     journaled: int = 0
@@ -32,6 +32,11 @@ class ServingLevels:
     snapshot_version: int = 0
     snapshot_read_ms: int | None = None
     store_up: bool = False
+    set_back: bool = False
+    lease_expired: bool = False
+    stopped: int = 0
+    saved_ms: int | None = None
+    save_failures: int = 0
 
 
 class ServingTelemetry:
@@ -58,11 +63,21 @@ class ServingTelemetry:
                 ("not_journaled", catalogue.NOT_JOURNALED),
                 ("shipped", catalogue.SHIPPED),
                 ("dropped", catalogue.DROPPED),
+                ("save_failures", catalogue.SAVE_FAILURES),
             )
         }
         self._written = ServingLevels()
         self._backlog = shared.gauge(catalogue.BACKLOG, registry)
         self._store_up = shared.gauge(catalogue.STORE_UP, registry)
+        self._standing = {
+            name: shared.gauge(family, registry)
+            for name, family in (
+                ("set_back", catalogue.SET_BACK),
+                ("lease_expired", catalogue.LEASE_EXPIRED),
+                ("stopped", catalogue.STOPPED_ARMS),
+            )
+        }
+        self._saved: Gauge | None = None
         self._snapshot: tuple[Gauge, Gauge] | None = None
         self._bounded = shared.Bounded()
         self._flushing = threading.Lock()
@@ -118,6 +133,12 @@ class ServingTelemetry:
         self._written = now
         self._backlog.set(now.backlog)
         self._store_up.set(now.store_up)
+        for name, gauge in self._standing.items():
+            gauge.set(getattr(now, name))
+        if now.saved_ms is not None:
+            # Only by the process that writes.
+            self._saved = self._saved or shared.gauge(catalogue.SNAPSHOT_SAVED, self._registry)
+            self._saved.set(now.saved_ms / 1000)
         if now.snapshot_read_ms is None:
             return
         if self._snapshot is None:
