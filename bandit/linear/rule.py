@@ -1,13 +1,15 @@
 """What an allocation carries of its linear models, and the choice made of it for each request. No numba, no draw.
 
 Each arm's value for a request with columns x is Student's t around x' theta with scale sqrt(x' V x); V is A^-1 times
-b / a and the squared width of exploration. ``lin_ts``: the weights are P(best | x) (Agrawal and Goyal 2013, with unknown
-noise). ``lin_ucb``: the arms of highest x' theta + sqrt(x' V x) (Li, Chu, Langford and Schapire 2010). Either is
-smoothed and put inside the allocation's boxes, for each request, in whole ppm.
+b / a and the squared width of exploration. ``lin_ts``: the weights are P(best | x) (Agrawal and Goyal 2013, with
+unknown noise). ``lin_ucb``: the arms of highest x' theta + sqrt(x' V x) (Li, Chu, Langford and Schapire 2010). Either
+is smoothed and put inside the allocation's boxes, for each request, in whole ppm.
 """
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,10 +18,12 @@ from numpy.typing import NDArray
 
 from bandit.features import Encoder
 from bandit.linear.best import best_of, shapes_of
-from bandit.linear.project import bounded_ppm
+from bandit.linear.project import PPM, bounded_ppm
 
 FloatArray = NDArray[np.float64]
 
+_HEAD = struct.Struct("<BBHH")
+_SCHEMA = 1
 LEAST_SCALE = 1e-12
 TIED = 1e-12
 """Indices that differ by less are equal, so that equal arms have equal shares."""
@@ -49,6 +53,14 @@ class LinearRule:
             raise ValueError(f"a linear rule of {k} arms and {d} columns with numbers of another size")
         if not len(self.rewards) == len(self.low_ppm) == len(self.high_ppm) == k:
             raise ValueError(f"a linear rule of {k} arms with boxes or rewards of another number")
+        if not all(np.isfinite(np.frombuffer(each, "<f8")).all() for each in (self.theta, self.spread)):
+            raise ValueError("a linear rule with a number that is not finite")
+        if not all(map(math.isfinite, (*self.freedom, *self.rewards))):
+            raise ValueError("a linear rule with rewards that are not finite")
+        if not sum(self.low_ppm) <= PPM <= sum(self.high_ppm):
+            raise ValueError(f"boxes {self.low_ppm} to {self.high_ppm} hold no shares")
+        if any(not 0 <= low <= high <= PPM for low, high in zip(self.low_ppm, self.high_ppm, strict=True)):
+            raise ValueError(f"a box of {self.low_ppm} to {self.high_ppm} is none")
 
     @classmethod
     def of(
@@ -75,6 +87,32 @@ class LinearRule:
             tuple(map(int, low)),
             tuple(map(int, high)),
         )
+
+    def pack(self) -> bytes:
+        """Bytes that :meth:`unpack` reads."""
+        numbers = np.array([self.freedom, self.rewards], "<f8").tobytes()
+        boxes = np.array([self.low_ppm, self.high_ppm], "<u4").tobytes()
+        head = _HEAD.pack(_SCHEMA, self.optimistic, self.arms, self.dimension)
+        return head + boxes + numbers + self.theta + self.spread
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> LinearRule:
+        """Inverse of :meth:`pack`. Raises ValueError for bytes that are no rule."""
+        if len(raw) < _HEAD.size:
+            raise ValueError(f"a linear rule cut to {len(raw)} bytes")
+        schema, optimistic, k, d = _HEAD.unpack_from(raw)
+        sizes = (8 * k, 16 * k, 8 * k * d, 4 * k * d * (d + 1))
+        if schema != _SCHEMA or optimistic > 1 or len(raw) != _HEAD.size + sum(sizes):
+            raise ValueError(
+                f"{len(raw)} bytes of schema {schema} are no linear rule of {k} arms and {d} columns"
+            )
+        at, parts = _HEAD.size, []
+        for size in sizes:
+            parts.append(raw[at : at + size])
+            at += size
+        boxes = np.frombuffer(parts[0], "<u4").reshape(2, k).tolist()
+        numbers = np.frombuffer(parts[1], "<f8").reshape(2, k).tolist()
+        return cls(bool(optimistic), d, parts[2], parts[3], *map(tuple, (*numbers, *boxes)))
 
     @property
     def arms(self) -> int:

@@ -18,7 +18,8 @@ def next_allocation(
     apart: Sequence[Parting] = (),
 ) -> Allocation:
     """The next allocation. A cohort that parts begins with the ranges of all; one that joins them again may meet
-    another arm wherever the two differ, so those points count as moved for everybody."""
+    another arm wherever the two differ, so those points count as moved for everybody. Shares by features end: until the
+    learner's next look every request has the shares of all."""
     before = {each.cohort: each.ranges for each in allocation.apart}
     going = {each.cohort for each in apart}
     joining = [ranges for cohort, ranges in before.items() if cohort not in going]
@@ -37,6 +38,7 @@ def next_allocation(
             )
             for each in sorted(apart)
         ),
+        linear=None,
     )
 
 

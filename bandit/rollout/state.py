@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from bandit.linear.rule import LinearRule
 from bandit.ranges import PPM, Ranges
 from bandit.spec.model import ExperimentSpec
 
@@ -125,7 +126,8 @@ class Allocation:
 
     ``centres`` [M]: the control's mean of each metric, scaled to [0, 1], frozen for the period.
     ``cause``: what led to it, in a few words. ``apart``: cohorts with shares of their own, by index; ``ranges`` are of
-    all others.
+    all others. ``linear``: each request has shares of its own, by its features; ``ranges`` are then what is expected of
+    all together, and decide nothing.
     """
 
     number: int
@@ -135,6 +137,7 @@ class Allocation:
     centres: tuple[float, ...]
     cause: str
     apart: tuple[Apart, ...] = ()
+    linear: LinearRule | None = None
 
     @property
     def shares_ppm(self) -> tuple[int, ...]:

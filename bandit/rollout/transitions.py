@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bandit.errors import NotAllowed
+from bandit.linear.rule import LinearRule
 from bandit.ranges import contiguous, move
 from bandit.rollout.audit import AuditRecord, chained
 from bandit.rollout.moves import carried, given_to, next_allocation, next_in_each, to_control
@@ -173,10 +174,13 @@ def reallocate(
     cause: str,
     now_ms: int,
     apart: Sequence[Parting] = (),
+    linear: LinearRule | None = None,
 ) -> Transition:
     """The learner's next allocation; the experiment itself stays as it is, revision and all. ``apart``: cohorts that
-    get shares of their own; those that are not among them any more join the others again."""
-    moved = replace(next_allocation(allocation, shares_ppm, now_ms, cause, apart), centres=centres)
+    get shares of their own; those that are not among them any more join the others again. ``linear``: shares by the
+    features of each request, of which ``shares_ppm`` are what is expected."""
+    moved = next_allocation(allocation, shares_ppm, now_ms, cause, apart)
+    moved = replace(moved, centres=centres, linear=linear)
     if allocation.cause in _OPENS:
         moved = replace(moved, ranges=moved.ranges.settled())
     return Transition(experiment, moved, "reallocated", cause)

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from bandit.decide import Table
+from bandit.decide import Table, session_key
+from bandit.ledger import BUCKETS
 from bandit.ranges import PPM
-from bandit.token import BODY, VERSION, Claims, KeyRing, sign_bodies
+from bandit.token import BODY, REROUTED, VERSION, WITH_FEATURES, Claims, KeyRing, sign_bodies
 
 BODY_TYPE = np.dtype(
     [
@@ -40,20 +41,47 @@ _PPM = np.uint64(PPM)
 
 
 class Columns(NamedTuple):
-    """Decisions of one experiment: salted hashes u8[n], arms u1[n], propensities u4[n] in ppm."""
+    """Decisions of one experiment: salted hashes u8[n], arms u1[n], propensities u4[n] in ppm, and whether each unit
+    may have met another arm before."""
 
     unit_hashes: NDArray[np.uint64]
     arms: NDArray[np.uint8]
     propensities_ppm: NDArray[np.uint32]
+    rerouted: NDArray[np.bool_]
+
+    @property
+    def buckets(self) -> NDArray[np.uint8]:
+        """``bandit.ledger.bucket_of`` each."""
+        low = (self.unit_hashes % np.uint64(BUCKETS)).astype(np.uint8)
+        found: NDArray[np.uint8] = np.uint8(1) + low + np.uint8(BUCKETS) * self.rerouted
+        return found
 
 
-def decide_many(table: Table, units: Sequence[str]) -> Columns:
-    """The arm of each unit, as ``Table.decide`` gives it."""
-    salt = table.salt
-    hashes = np.array([xxh3_64_intdigest(salt + unit.encode()) for unit in units], np.uint64)
-    at = np.searchsorted(np.array(table.starts, np.int64), points_ppm(hashes), side="right") - 1
-    arms = np.array(table.owners, np.uint8)[at]
-    return Columns(hashes, arms, np.array(table.shares_ppm, np.uint32)[arms])
+def decide_many(
+    table: Table,
+    units: Sequence[str],
+    sessions: Sequence[str] = (),
+    features: bytes = b"",
+    cohort: int = 0,
+) -> Columns:
+    """The arm of each unit, as ``Table.decide`` gives it; ``sessions``: one for each, where the table asks for them.
+    ``features`` and ``cohort``: of the request that asks for all of them."""
+    hashes = drawn = _hashes(table.salt, units)
+    if table.by_session:
+        drawn = _hashes(table.salt, list(map(session_key, units, sessions)))
+    if table.chooser is not None:
+        shares = np.array(table.chooser.shares_ppm(features), np.uint32)
+        owners = np.searchsorted(np.cumsum(shares), points_ppm(drawn), side="right")
+        return Columns(hashes, owners.astype(np.uint8), shares[owners], np.ones(len(units), np.bool_))
+    route, points = table.route(cohort), points_ppm(drawn)
+    at = np.searchsorted(np.array(route.starts, np.int64), points, side="right") - 1
+    arms = np.array(route.owners, np.uint8)[at]
+    rerouted = np.searchsorted(np.array(route.moved, np.int64), points, side="right") % 2 == 1
+    return Columns(hashes, arms, np.array(route.shares_ppm, np.uint32)[arms], rerouted)
+
+
+def _hashes(salt: bytes, keys: Sequence[str]) -> NDArray[np.uint64]:
+    return np.array([xxh3_64_intdigest(salt + key.encode()) for key in keys], np.uint64)
 
 
 def points_ppm(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -65,13 +93,23 @@ def points_ppm(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 def sign_many(ring: KeyRing, first: Claims, columns: Columns) -> bytes:
     """The tokens of all decisions; numbers count on from ``first``, whose other fields hold for all."""
-    bodies = np.zeros(len(columns.arms), BODY_TYPE)
-    bodies["version"] = VERSION
+    kind = BODY_TYPE
+    if first.features:
+        kind = np.dtype([*((name, BODY_TYPE[name]) for name in BODY_TYPE.names or ()), _features(first)])
+    bodies = np.zeros(len(columns.arms), kind)
+    bodies["version"] = WITH_FEATURES if first.features else VERSION
+    if first.features:
+        bodies["features"] = np.frombuffer(first.features, np.uint8)
     bodies["key_id"] = ring.newest
-    for name in ("experiment_uid", "epoch", "allocation", "issuer", "issued_ms", "cohort"):
+    for name in ("experiment_uid", "epoch", "allocation", "issuer", "issued_ms"):
         bodies[name] = getattr(first, name)
+    bodies["cohort"] = np.where(columns.rerouted, first.cohort | REROUTED, first.cohort)
     bodies["number"] = np.arange(first.number, first.number + len(columns.arms), dtype=np.uint64)
     bodies["unit_hash"] = columns.unit_hashes
     bodies["propensity_ppm"] = columns.propensities_ppm
     bodies["arm"] = columns.arms
-    return sign_bodies(ring, bodies.tobytes())
+    return sign_bodies(ring, bodies.tobytes(), kind.itemsize)
+
+
+def _features(claims: Claims) -> tuple[str, str, tuple[int]]:
+    return "features", "u1", (len(claims.features),)

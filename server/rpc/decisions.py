@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import grpc
@@ -11,14 +11,23 @@ import structlog
 from bandit.decide import Table, fresh_key
 from bandit.errors import BanditError, CorruptStored, InvalidArgument, NotFound, StoreUnavailable
 from bandit.ids import parse_experiment
+from bandit.ledger import bucket_of
 from bandit.ranges import PPM
-from bandit.token import TOKEN_BYTES, Claims, sign
+from bandit.token import REROUTED, TOKEN_BYTES, Claims, sign
 from bandit.v1 import decision_service_pb2 as pb
 from bandit.v1 import decision_service_pb2_grpc
 from server.clock import Clock
 from server.journal import Journal
 from server.rpc.columns import decide_many, sign_many
-from server.rpc.convert import MODES, REASONS, check_attributes, check_unit, duration, set_duration
+from server.rpc.convert import (
+    MODES,
+    REASONS,
+    check_attributes,
+    check_session,
+    check_unit,
+    duration,
+    set_duration,
+)
 from server.rpc.counting import ServiceTelemetry, Uncounted
 from server.snapshot import Entry, Snapshot, SnapshotKeeper
 
@@ -55,10 +64,12 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         snapshot, journal = self._serving()
         entry = _find(snapshot, request.experiment)
         check_unit(request.unit, "unit")
+        if entry.table.by_session:
+            check_session(request.session, "session")
         if request.attributes:
             check_attributes(request.attributes)
         try:
-            response = self._decide(snapshot, entry, journal, request.unit, request.attributes)
+            response = self._decide(snapshot, entry, journal, request)
         except Exception as error:  # noqa: BLE001 - a known experiment answers its control, whatever is broken
             self._complain(entry, error)
             response = self._control(snapshot, entry)
@@ -76,6 +87,8 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         for index, unit in enumerate(request.units):
             if not 0 < len(unit) <= 64:
                 check_unit(unit, f"units.{index}")
+        if entry.table.by_session:
+            _check_sessions(request)
         check_attributes(request.attributes)
         try:
             response = self._decide_batch(snapshot, entry, journal, request)
@@ -104,18 +117,23 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         return snapshot, journal
 
     def _decide(
-        self, snapshot: Snapshot, entry: Entry, journal: Journal, unit: str, attributes: Mapping[str, str]
+        self, snapshot: Snapshot, entry: Entry, journal: Journal, request: pb.DecideRequest
     ) -> pb.DecideResponse:
-        table = entry.table
-        key = fresh_key(unit, journal.issuer, next(self._fresh)) if table.fresh else unit
-        arm, cohort, unit_hash, propensity_ppm = table.decide(key, attributes)
         now_s = self._clock.monotonic_s()
+        table, unit = snapshot.table(entry, now_s), request.unit
+        key = fresh_key(unit, journal.issuer, next(self._fresh)) if table.fresh else unit
+        arm, cohort, unit_hash, propensity_ppm, features, rerouted = table.decide(
+            key, request.attributes, request.session
+        )
         number = None
         if table.counted:
-            number = journal.record(table.uid, table.epoch, table.allocation, cohort, arm)
+            bucket = bucket_of(unit_hash, rerouted=rerouted)
+            number = journal.record(table.uid, table.epoch, table.allocation, cohort, arm, bucket)
         response = pb.DecideResponse.FromString(self._begun(table)[arm])
         set_duration(response.state_age, now_s - snapshot.read_s)
         response.mode = MODES[snapshot.mode(entry, now_s)]
+        if table.chooser is not None or table.apart:
+            response.propensity = propensity_ppm / PPM
         if number is not None:
             claims = Claims(
                 table.uid,
@@ -126,8 +144,9 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
                 self._clock.now_ms(),
                 unit_hash,
                 propensity_ppm,
-                cohort,
+                cohort | REROUTED if rerouted else cohort,
                 arm,
+                features,
             )
             response.decision_id = str(claims.decision_id)
             response.token = sign(snapshot.keys, claims)
@@ -159,17 +178,19 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
     def _decide_batch(
         self, snapshot: Snapshot, entry: Entry, journal: Journal, request: pb.DecideBatchRequest
     ) -> pb.DecideBatchResponse:
-        table = entry.table
+        now_s = self._clock.monotonic_s()
+        table = snapshot.table(entry, now_s)
         units: Sequence[str] = request.units
         if table.fresh:
             units = [fresh_key(unit, journal.issuer, next(self._fresh)) for unit in units]
-        columns = decide_many(table, units)
-        cohort = table.decide(request.units[0], request.attributes).cohort
+        first_one = table.decide(units[0], request.attributes)
+        cohort, features = first_one.cohort, first_one.features
+        columns = decide_many(table, units, request.sessions, features, cohort)
         arms = columns.arms.tobytes()
-        now_s = self._clock.monotonic_s()
         first = None
         if table.counted:
-            first = journal.record_many(table.uid, table.epoch, table.allocation, cohort, arms)
+            buckets = columns.buckets.tobytes()
+            first = journal.record_many(table.uid, table.epoch, table.allocation, cohort, arms, buckets)
         response = pb.DecideBatchResponse(
             arms=table.arms,
             arm_indexes=arms,
@@ -192,9 +213,10 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
                 0,
                 cohort,
                 0,
+                features,
             )
             response.tokens = sign_many(snapshot.keys, claims, columns)
-            response.token_size = TOKEN_BYTES
+            response.token_size = TOKEN_BYTES + len(features)
             response.first_decision_id = str(claims.decision_id)
             response.counted = True
         return response
@@ -231,6 +253,19 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
             log.error(
                 "decision_failed", experiment=entry.experiment.name, fallbacks=self.fallbacks, exc_info=error
             )
+
+
+def _check_sessions(request: pb.DecideBatchRequest) -> None:
+    """One for each unit, in the mode that draws a unit anew in each of its sessions."""
+    if len(request.sessions) != len(request.units):
+        raise InvalidArgument.at(
+            "sessions",
+            f"{len(request.sessions)} sessions for {len(request.units)} units; this experiment draws a unit anew in "
+            "each of its sessions: send one for each unit, in the same order",
+        )
+    for index, session in enumerate(request.sessions):
+        if not 0 < len(session) <= 64:
+            check_session(session, f"sessions.{index}")
 
 
 def _find(snapshot: Snapshot, resource: str) -> Entry:

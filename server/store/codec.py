@@ -7,15 +7,18 @@ The numbers of the ledger are in ``packed``.
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import TypeVar
 
+from bandit.features import dimension_of
 from bandit.ids import parse_name
+from bandit.linear.rule import LinearRule
 from bandit.ranges import Ranges
 from bandit.rollout.audit import AuditRecord
-from bandit.rollout.state import Allocation, ArmState, Experiment, PastEpoch, Rollback, State
+from bandit.rollout.state import Allocation, Apart, ArmState, Experiment, PastEpoch, Rollback, State
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.parse import parse_mapping
 from bandit.spec.render import to_mapping
@@ -23,6 +26,7 @@ from bandit.token import KeyRing
 from server.store.packed import SCHEMA, check_schema, reading
 
 T = TypeVar("T")
+_U16 = (1 << 16) - 1
 _U32 = (1 << 32) - 1
 _U63 = (1 << 63) - 1
 _PPM = 1_000_000
@@ -93,9 +97,21 @@ def dump_allocation(allocation: Allocation) -> bytes:
             "time_ms": allocation.time_ms,
             "arms": allocation.ranges.arms,
             "ranges": allocation.ranges.owned,
+            "moved": allocation.ranges.moved,
             "centres": [float(centre) for centre in allocation.centres],
             "cause": allocation.cause,
+            "apart": [
+                {
+                    "cohort": each.cohort,
+                    "ranges": each.ranges.owned,
+                    "moved": each.ranges.moved,
+                    "arm": each.arm,
+                    "chance": each.chance,
+                }
+                for each in allocation.apart
+            ],
         }
+        | ({"linear": b64encode(allocation.linear.pack()).decode()} if allocation.linear else {})
     )
 
 
@@ -104,15 +120,23 @@ def load_allocation(key: str, raw: bytes) -> Allocation:
     with reading(key):
         fields = _Fields("allocation", _parse(raw))
         fields.schema()
+        arms = fields.whole("arms", 1, 256)
         allocation = Allocation(
             number=fields.whole("number", 1, _U32),
             epoch=fields.whole("epoch", 1, _U32),
             time_ms=fields.whole("time_ms", 0, _U63),
-            ranges=Ranges.of(fields.whole("arms", 1, 256), fields.each("ranges", _range)),
+            ranges=_ranges(fields, arms),
             centres=tuple(fields.each("centres", _finite)),
             cause=fields.text("cause"),
+            apart=tuple(fields.perhaps("apart", lambda path, value: _apart(path, value, arms))),
+            linear=LinearRule.unpack(b64decode(fields.text("linear"), validate=True))
+            if fields.has("linear")
+            else None,
         )
         fields.end()
+        cohorts = [each.cohort for each in allocation.apart]
+        if cohorts != sorted(set(cohorts)):
+            raise ValueError(f"cohorts {cohorts} are apart, not each once and in order")
         return allocation
 
 
@@ -126,6 +150,18 @@ def misfit(experiment: Experiment, allocation: Allocation) -> str | None:
             f"an allocation of {allocation.ranges.arms} arms and {len(allocation.centres)} metrics for a spec of "
             f"{len(spec.arms)} and {len(spec.metrics)}"
         )
+    if allocation.linear is not None and (
+        not spec.is_linear
+        or allocation.linear.arms != len(spec.arms)
+        or allocation.linear.dimension != dimension_of(spec)
+    ):
+        return (
+            f"an allocation with a linear model of {allocation.linear.arms} arms and {allocation.linear.dimension} "
+            f"columns for a spec of {len(spec.arms)} and {dimension_of(spec)}"
+        )
+    cohorts = len(spec.cohorts.values) if spec.cohorts else 0
+    if any(each.cohort > cohorts for each in allocation.apart):
+        return f"an allocation with cohort {allocation.apart[-1].cohort} apart for a spec of {cohorts}"
     return None
 
 
@@ -224,6 +260,14 @@ class _Fields:
             raise TypeError(f"{self._path}.{key}: {_show(value)} is not a list")
         return [read(f"{self._path}.{key}.{index}", item) for index, item in enumerate(value)]
 
+    def perhaps(self, key: str, read: Callable[[str, object], T]) -> list[T]:
+        """As :meth:`each`; nothing where an older version wrote none."""
+        return self.each(key, read) if key in self._fields else []
+
+    def has(self, key: str) -> bool:
+        """Is there such a field?"""
+        return key in self._fields
+
     def end(self) -> None:
         """Nothing may be left."""
         if self._fields:
@@ -270,6 +314,22 @@ def _range(path: str, value: object) -> tuple[int, int, int]:
         raise TypeError(f"{path}: {_show(value)} is not [low, high, arm]")
     low, high, arm = (_whole(path, part, 0, _PPM) for part in value)
     return low, high, arm
+
+
+def _ranges(fields: _Fields, arms: int) -> Ranges:
+    return Ranges.of(arms, fields.each("ranges", _range), fields.perhaps("moved", _share))
+
+
+def _apart(path: str, value: object, arms: int) -> Apart:
+    fields = _Fields(path, value)
+    apart = Apart(
+        cohort=fields.whole("cohort", 0, _U16),
+        ranges=_ranges(fields, arms),
+        arm=fields.whole("arm", 0, arms - 1),
+        chance=_finite(f"{path}.chance", fields.take("chance")),
+    )
+    fields.end()
+    return apart
 
 
 def _arm(path: str, value: object) -> ArmState:

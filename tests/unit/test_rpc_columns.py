@@ -66,6 +66,7 @@ def test_many_ranges_and_empty_arms() -> None:
         st.just(0),
         st.integers(0, 2**16 - 1),
         st.just(0),
+        st.binary(max_size=31),
     ),
     rows=st.lists(
         st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 255), st.integers(0, PPM)),
@@ -77,12 +78,13 @@ def test_tokens_are_those_of_sign(first: Claims, rows: list[tuple[int, int, int]
     hashes, arms, shares = zip(*rows, strict=True)
     columns = Columns(np.array(hashes, np.uint64), np.array(arms, np.uint8), np.array(shares, np.uint32))
     tokens = sign_many(RING, first, columns)
-    assert len(tokens) == TOKEN_BYTES * len(rows)
+    size = TOKEN_BYTES + len(first.features)
+    assert len(tokens) == size * len(rows)
     for index, (unit_hash, arm, share) in enumerate(rows):
         claims = first._replace(
             number=first.number + index, unit_hash=unit_hash, arm=arm, propensity_ppm=share
         )
-        token = tokens[index * TOKEN_BYTES : (index + 1) * TOKEN_BYTES]
+        token = tokens[index * size : (index + 1) * size]
         assert token == sign(RING, claims)
         assert verify(RING, token) == claims
 
