@@ -29,6 +29,8 @@ from bandit.v1 import (
     report_pb2,
     reward_service_pb2,
     reward_service_pb2_grpc,
+    server_service_pb2,
+    server_service_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class Client:
         self._decisions = decision_service_pb2_grpc.DecisionServiceStub(self._channel)
         self._rewards = reward_service_pb2_grpc.RewardServiceStub(self._channel)
         self._experiments = experiment_service_pb2_grpc.ExperimentServiceStub(self._channel)
+        self._server = server_service_pb2_grpc.ServerServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -89,24 +92,32 @@ class Client:
         self._channel.close()
 
     def decide(
-        self, experiment: str, unit: str, attributes: Mapping[str, str] | None = None
+        self, experiment: str, unit: str, attributes: Mapping[str, str] | None = None, session: str = ""
     ) -> decision_service_pb2.DecideResponse:
-        """The arm of a unit. Counts one exposure."""
+        """The arm of a unit; ``session`` where the experiment draws it anew in each. Counts one exposure."""
         return self._call(
             self._decisions.Decide,
             decision_service_pb2.DecideRequest(
-                experiment=_experiment(experiment), unit=unit, attributes=attributes or {}
+                experiment=_experiment(experiment), unit=unit, attributes=attributes or {}, session=session
             ),
         )
 
     def decide_batch(
-        self, experiment: str, units: Sequence[str], attributes: Mapping[str, str] | None = None
+        self,
+        experiment: str,
+        units: Sequence[str],
+        attributes: Mapping[str, str] | None = None,
+        sessions: Sequence[str] = (),
     ) -> decision_service_pb2.DecideBatchResponse:
-        """The arms of at most 10000 units, in columns. Counts one exposure each."""
+        """The arms of at most 10000 units, in columns; ``sessions``: one for each, where the experiment draws a unit
+        anew in each of them. Counts one exposure each."""
         return self._call(
             self._decisions.DecideBatch,
             decision_service_pb2.DecideBatchRequest(
-                experiment=_experiment(experiment), units=units, attributes=attributes or {}
+                experiment=_experiment(experiment),
+                units=units,
+                attributes=attributes or {},
+                sessions=sessions,
             ),
         )
 
@@ -302,6 +313,23 @@ class Client:
             name=_arm(experiment, arm), etag=etag, reason=reason, **self._signed()
         )
         return self._call(self._experiments.PromoteArm, request).experiment
+
+    def server(self) -> server_service_pb2.Server:
+        """How the server stands that this client speaks to; it answers without the store too."""
+        request = server_service_pb2.GetServerRequest()
+        return self._call(self._server.GetServer, request).server
+
+    def stop_arm(self, experiment: str, arm: str, reason: str) -> server_service_pb2.LocalStop:
+        """Takes all traffic from a challenger on the machine that this client speaks to, whatever the store does."""
+        request = server_service_pb2.StopArmRequest(
+            name=_arm(experiment, arm), actor=self.actor, reason=reason
+        )
+        return self._call(self._server.StopArm, request).stop
+
+    def accept_store(self, reason: str) -> server_service_pb2.Server:
+        """Lets that machine take the store as it is, after it was emptied, set back or exchanged."""
+        request = server_service_pb2.AcceptStoreRequest(actor=self.actor, reason=reason)
+        return self._call(self._server.AcceptStore, request).server
 
     def _signed(self) -> dict[str, Any]:
         """The fields of every write: a fresh request_id, under which retries have one effect, and who asks."""
