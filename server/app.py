@@ -59,12 +59,13 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     telemetry = ServingTelemetry(_levels(clock, keeper, exposures, shelf, stops))
     decisions = Decisions(keeper, clock, None, telemetry)
     rewards = Rewards(keeper, store, clock, telemetry)
-    experiments = Experiments(store, clock)
+    local = Local(keeper, stops, clock, lambda: shelf.saved_ms)
+    experiments = Experiments(store, clock, standing=local.standing)
     rpc, server = build_server(
         decisions,
         rewards,
         experiments,
-        local=Local(keeper, stops, clock, lambda: shelf.saved_ms),
+        local=local,
         limits=Limits(decide_threads=config.threads, streams=config.streams),
         telemetry=telemetry,
         reflection=config.reflection,

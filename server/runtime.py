@@ -23,6 +23,7 @@ from server.control.lease import Leases
 from server.control.report import report_message
 from server.control.status import status_of
 from server.learner import Writer
+from server.pauses import Pauses
 from server.store.base import Commit, Fence, Store, Stored
 
 log = structlog.get_logger(__name__)
@@ -86,9 +87,11 @@ class LearnerLoop:
     def run(self, stop: threading.Event) -> None:
         """Turn until ``stop``; then give the leases up."""
         lost_s: float | None = None
+        pauses = Pauses(cap_s=self._settings.retry_s)
         while not stop.is_set():
             try:
                 self.step()
+                pauses.reset()
                 if lost_s is not None:
                     log.info("store_back", away_s=round(self._clock.monotonic_s() - lost_s, 1))
                     lost_s = None
@@ -98,7 +101,7 @@ class LearnerLoop:
                     log.warning("store_lost", reason=str(error))
                 self._writers.clear()
                 self._version = -1
-                stop.wait(self._settings.retry_s)
+                stop.wait(pauses.next())
         self._leases.release_all()
 
     def step(self) -> None:
@@ -157,7 +160,11 @@ class LearnerLoop:
         version = self._store.version()
         if version == self._version:
             return
-        for name, stored in self._store.load_many(sorted(self._writers)).items():
+        orders = self._store.orders() if self._writers else {}
+        changed = [
+            name for name, writer in self._writers.items() if orders.get(name) != _order(writer.stored)
+        ]
+        for name, stored in self._store.load_many(sorted(changed)).items():
             if isinstance(stored, Exception):
                 self._park(name, f"what is stored cannot be read: {stored}")
             else:
@@ -310,3 +317,8 @@ class LearnerLoop:
         self._writers.pop(name, None)
         self._leases.drop(name)
         self._parked[name] = (self._clock.monotonic_s() + self._settings.parked_s, reason)
+
+
+def _order(stored: Stored) -> tuple[int, int]:
+    """uid and generation, as ``ControlStore.orders`` has them."""
+    return stored.experiment.uid, stored.generation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -36,10 +36,17 @@ LOAD_AT_ONCE = 100
 class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
     """Experiments, their state, what is known about them."""
 
-    def __init__(self, store: ControlStore, clock: Clock, *, check_s: float = CHECK_S) -> None:
+    def __init__(
+        self,
+        store: ControlStore,
+        clock: Clock,
+        *,
+        check_s: float = CHECK_S,
+        standing: Callable[[str], list[str]] = lambda _: [],
+    ) -> None:
         self._store = store
         self._changes = Changes(store, clock)
-        self._statuses = StatusReader(store, clock)
+        self._statuses = StatusReader(store, clock, standing)
         self.watcher = Watcher(self._statuses, clock, check_s=check_s)
 
     def CreateExperiment(  # noqa: N802

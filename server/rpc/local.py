@@ -93,6 +93,19 @@ class Local(server_service_pb2_grpc.ServerServiceServicer):
             )
         return pb.AcceptStoreResponse(server=self._server())
 
+    def standing(self, name: str) -> list[str]:
+        """What an operator has to know of this server's state of one experiment, in sentences."""
+        snapshot = self._keeper.snapshot
+        told = [] if snapshot is None else standing(snapshot, self._clock.monotonic_s())
+        if snapshot is not None and (entry := snapshot.entries.get(name)) is not None and entry.fault:
+            told.append(f"this server does not serve it as it is stored: {entry.fault}")
+        told += [
+            f"{stop.arm} is stopped on this server by {stop.actor}: {stop.reason}"
+            for stop in self._stops.ordered.stops
+            if stop.experiment == name
+        ]
+        return told
+
     def _snapshot(self) -> Snapshot:
         snapshot = self._keeper.snapshot
         if snapshot is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from google.protobuf.message import DecodeError
 
 from bandit.ids import experiment_resource
@@ -16,11 +18,14 @@ SILENT_S = 15.0
 
 
 class StatusReader:
-    """Reads statuses from the store."""
+    """Reads statuses from the store. ``standing``: what this server has to say of its own state of an experiment."""
 
-    def __init__(self, store: ControlStore, clock: Clock) -> None:
+    def __init__(
+        self, store: ControlStore, clock: Clock, standing: Callable[[str], list[str]] = lambda _: []
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._standing = standing
 
     def read(self, name: str) -> pb.ExperimentStatus:
         """The status now. Raises NotFound, CorruptStored, StoreUnavailable."""
@@ -33,7 +38,7 @@ class StatusReader:
         return status
 
     def _warnings(self, status: pb.ExperimentStatus, stored: Stored, fault: str) -> list[str]:
-        warnings = [fault] if fault else []
+        warnings = [*([fault] if fault else []), *self._standing(stored.experiment.name)]
         if not self._store.learner_alive():
             warnings.append(
                 "no learner is alive: rewards wait in the log, shares stand still, guardrails do not judge; "
