@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from server.ingest import kafka
 from server.ingest.base import Kind
+from server.ingest.kafka_settings import KafkaSettings
 
-SOURCES: Mapping[str, Kind] = {}
+SOURCES: Mapping[str, Kind] = {"kafka": Kind(KafkaSettings, kafka.make)}
