@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit.counting import Tables, tables_of
-from bandit.ledger import BUCKETS, COLUMNS, Ledger, Period
+from bandit.ledger import BUCKETS, COLUMNS, Layout, Ledger, Period
 from bandit.log import (
     AMENDMENTS,
     OUTCOME_LATE,
@@ -24,6 +25,7 @@ from bandit.log import (
 )
 from bandit.reward import AMENDMENT_BYTES, CLOCK_SLACK_S, RECORD_BYTES
 from bandit.rollout.state import Experiment
+from bandit.token import MOST_FEATURES
 
 RECORD_TYPE = np.dtype(
     [
@@ -43,10 +45,19 @@ AMENDMENT_TYPE = np.dtype(
     [("reward", RECORD_TYPE), ("order", "<u8"), ("event", "<u8"), ("op", "u1"), ("pad", "V7")]
 )
 _SIZES = {REWARDS: RECORD_BYTES, AMENDMENTS: AMENDMENT_BYTES}
+_TYPES = {REWARDS: RECORD_TYPE, AMENDMENTS: AMENDMENT_TYPE}
 Q_LIMIT = 1 << 30
 
 Records = NDArray[np.void]
 Rows = NDArray[np.int64]
+
+
+class Pieces(NamedTuple):
+    """Of an entry of n rewards: records [n], what amends them [n] and their features u1[n, F], where it has those."""
+
+    records: Records
+    amended: Records | None
+    features: NDArray[np.uint8] | None
 
 
 class Places:
@@ -79,15 +90,20 @@ class Places:
         return numbers
 
 
-def pieces_of(entry: LogEntry) -> tuple[Records, Records | None] | None:
-    """Records of a reward entry, with what amends them where it has that; None for an entry that has none."""
-    size = _SIZES.get(entry.kind)
-    if size is None or not entry.payload or len(entry.payload) % size:
+def pieces_of(entry: LogEntry) -> Pieces | None:
+    """Records of a reward entry, with what amends them and their features where it has that; None for an entry that
+    has none."""
+    size, features = _SIZES.get(entry.kind[:1]), int.from_bytes(entry.kind[1:], "big")
+    if size is None or len(entry.kind) > 2 or features > MOST_FEATURES:
         return None
-    if entry.kind == REWARDS:
-        return np.frombuffer(entry.payload, RECORD_TYPE), None
-    amended = np.frombuffer(entry.payload, AMENDMENT_TYPE)
-    return amended["reward"], amended
+    if not entry.payload or len(entry.payload) % (size + features):
+        return None
+    rows = np.frombuffer(entry.payload, np.uint8).reshape(-1, size + features)
+    own = np.ascontiguousarray(rows[:, :size]).view(_TYPES[entry.kind[:1]])[:, 0]
+    behind = rows[:, size:] if features else None
+    if entry.kind[:1] == REWARDS:
+        return Pieces(own, None, behind)
+    return Pieces(own["reward"], own, behind)
 
 
 def batch_of(entries: Sequence[LogEntry], ledger: Ledger) -> Batch:
@@ -96,15 +112,17 @@ def batch_of(entries: Sequence[LogEntry], ledger: Ledger) -> Batch:
         counts = [len(entry.payload) // RECORD_BYTES for entry in entries]
         return Batch(records, counts, entries, ledger)
     pieces = [found for entry in entries if (found := pieces_of(entry)) is not None]
-    counts = [len(records) for records, _ in pieces]
-    batch = Batch(np.concatenate([records for records, _ in pieces]), counts, entries, ledger)
+    counts = [len(each.records) for each in pieces]
+    batch = Batch(np.concatenate([each.records for each in pieces]), counts, entries, ledger)
     start = 0
-    for records, amended in pieces:
+    for records, amended, features in pieces:
+        part = slice(start, start + len(records))
         if amended is not None:
-            part = slice(start, start + len(records))
             batch.op[part], batch.order[part], batch.event[part] = (
                 amended[name] for name in ("op", "order", "event")
             )
+        if features is not None:
+            batch.bring(part, features)
         start += len(records)
     return batch
 
@@ -123,12 +141,24 @@ class Batch:
         self.outcome = np.zeros(n, np.uint8)
         self.op = np.full(n, REPORT, np.int64)
         self.order, self.event = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
+        self.width = np.zeros(n, np.int64)
+        self.features = np.zeros((n, 0), np.uint8)
         self.places = Places(ledger)
         self.place = np.zeros(n, np.int64)
         self.bucket = np.full(n, -1, np.int64)
         self.bases: dict[int, tuple[Period, int, int]] = {}
         self.sums = np.zeros((1, COLUMNS), np.int64)
         self.clusters = np.zeros((1, 2), np.int64)
+
+    def bring(self, rows: slice, features: NDArray[np.uint8]) -> None:
+        """Take up the features of some rewards; ``width`` [n] says how many each has, ``features`` [n, most] which."""
+        width = features.shape[1]
+        if width > self.features.shape[1]:
+            wider = np.zeros((len(self.features), width), np.uint8)
+            wider[:, : self.features.shape[1]] = self.features
+            self.features = wider
+        self.width[rows] = width
+        self.features[rows, :width] = features
 
     def part(self, tables: Tables) -> NDArray[np.int64]:
         """Which part of the attribution window the delay of each reward fits in; -1 where no delay is known."""
@@ -144,7 +174,8 @@ def judge(batch: Batch, experiment: Experiment) -> dict[int, Tables]:
     """Set late and rejected; returns how each epoch counts.
 
     Late: the window was closed when the log took it. Rejected: the epoch is forgotten, there is no such metric or it
-    has no rewards of its own, the value or operation is none, or would need values that are not remembered.
+    has no rewards of its own, the value or operation is none, or would need values that are not remembered, or the
+    features are not those of the spec.
     """
     records, outcome = batch.records, batch.outcome
     found: dict[int, Tables] = {}
@@ -163,6 +194,8 @@ def judge(batch: Batch, experiment: Experiment) -> dict[int, Tables]:
         op = batch.op[known]
         takes = (op == REPORT) | ((op > 0) & (op <= RETRACT) & (tables.join[metric] >= 0))
         takes &= (op == REPORT) | (records["issuer"][known] != 0)
+        wanted = np.isin(metric, spec.learned) * len(spec.features)
+        takes &= batch.width[known] == wanted
         judged[~takes | (tables.counted[metric] == 0)] = OUTCOME_REJECTED
         outcome[known] = judged
     outcome[records["q"] > Q_LIMIT] = OUTCOME_REJECTED
@@ -186,19 +219,27 @@ def find_places(batch: Batch) -> None:
         if period.number not in batch.bases:
             batch.bases[period.number] = (period, width, clusters)
             width += layout.cohorts * layout.arms * layout.channels
-            clusters += layout.arms * layout.clustered * BUCKETS
+            clusters += layout.arms * layout.clustered * layout.buckets
         _, base, start = batch.bases[period.number]
         arm = records["arm"][fits].astype(np.int64)
         cohort = records["cohort"][fits].astype(np.int64)
         cohort[cohort >= layout.cohorts] = 0
         batch.place[fits] = base + (cohort * layout.arms + arm) * layout.channels
         if layout.clustered:
-            bucket = records["bucket"][fits].astype(np.int64)
-            at = start + (arm * layout.clustered + batch.metric[fits]) * BUCKETS + bucket - 1
-            at[(bucket < 1) | (bucket > BUCKETS)] = -1
+            place = place_of_bucket(records["bucket"][fits], layout)
+            at = start + (arm * layout.clustered + batch.metric[fits]) * layout.buckets + place
+            at[place < 0] = -1
             batch.bucket[fits] = at
     batch.sums = np.zeros((max(width, 1), COLUMNS), np.int64)
     batch.clusters = np.zeros((max(clusters, 1), 2), np.int64)
+
+
+def place_of_bucket(bucket: NDArray[np.unsignedinteger[Any]], layout: Layout) -> NDArray[np.int64]:
+    """Place of each decision among the buckets of a layout, -1 where its unit is not known; ``bucket`` as
+    ``ledger.bucket_of`` gives it."""
+    place = bucket.astype(np.int64) - 1
+    known = (place >= 0) & (place < 2 * BUCKETS)
+    return np.where(known, place % layout.buckets, -1)
 
 
 def hand_back(batch: Batch) -> set[int]:

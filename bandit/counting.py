@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.kernels.values import LOG2_BITS, log2_fixed
-from bandit.ledger import ONE, FloatArray, Int64Array, Layout, quantise
+from bandit.ledger import BUCKETS, ONE, FloatArray, Int64Array, Layout, quantise
 from bandit.spec.channels import EARLY_PARTS, Channel, ChannelKind, channels_of, remembers
 from bandit.spec.model import ExperimentSpec, Metric, MetricKind
 
@@ -113,6 +113,7 @@ def _tables(key: _Same) -> Tables:
             len(spec.arms),
             len(channels),
             len(metrics) if is_clustered(spec) else 0,
+            2 * BUCKETS if is_clustered(spec) and spec.unit.mode == "sticky" else BUCKETS,
         ),
         counted=np.array([metric.kind is not MetricKind.RATIO for metric in metrics], np.int64),
         join=join,

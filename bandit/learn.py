@@ -12,11 +12,24 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.batch import Batch, Places, Records, Rows, batch_of, find_places, hand_back, judge, pieces_of
+from bandit.batch import (
+    Batch,
+    Places,
+    Records,
+    Rows,
+    batch_of,
+    find_places,
+    hand_back,
+    judge,
+    pieces_of,
+    place_of_bucket,
+)
 from bandit.counting import Tables, layout_of
 from bandit.kernels.fold import count_exposures, fold_rewards
 from bandit.kernels.values import fold_clusters, fold_derived
+from bandit.learn_linear import Changed, first_values, fold_linear
 from bandit.ledger import Cells, Ledger, Period
+from bandit.linear.sums import zeros
 from bandit.log import (
     EXPOSURE_HEADER,
     EXPOSURES,
@@ -42,7 +55,7 @@ from bandit.seen import (
     fingerprints,
 )
 
-EXPOSURE_TYPE = np.dtype([("allocation", "<u4"), ("cohort", "<u2"), ("arm", "u1"), ("pad", "u1")])
+EXPOSURE_TYPE = np.dtype([("allocation", "<u4"), ("cohort", "<u2"), ("arm", "u1"), ("bucket", "u1")])
 SNAPSHOT_LAG_MS = 1500
 """How long servers may still decide by an allocation after the next one was committed."""
 
@@ -99,6 +112,8 @@ def open_periods(ledger: Ledger, allocations: Iterable[Allocation], experiment: 
             shares_ppm=allocation.shares_ppm,
             centres=allocation.centres,
             cells=Cells.zeros(layout_of(spec)),
+            apart_ppm=allocation.apart_ppm,
+            linear=zeros(spec),
         )
         changed.add(allocation.number)
     ledger.epoch, ledger.layout = experiment.epoch, layout_of(experiment.spec)
@@ -172,6 +187,10 @@ def _fold_exposures(entry: LogEntry, places: Places, seen: Seen, folding: Foldin
         folding.exposures_lost += int((~known).sum())
         cell = (cohort * layout.arms + rows["arm"])[known]
         count_exposures(cell, period.cells.exposures.reshape(-1))
+        if period.cells.visits is not None:
+            place = place_of_bucket(rows["bucket"][known], layout)
+            visit = rows["arm"][known].astype(np.int64) * layout.buckets + place
+            count_exposures(visit[place >= 0], period.cells.visits.reshape(-1))
         folding.exposures += len(cell)
         folding.periods.add(period.number)
 
@@ -184,13 +203,14 @@ def _fold_rewards(
     epochs = judge(batch, experiment)
     find_places(batch)
     remembered = np.zeros(len(records), np.bool_)
+    replaced: list[tuple[int, Changed]] = []
     for epoch, tables in epochs.items():
         if tables.remembered.size:
             own = (outcome == 0) & (records["issuer"] != 0) & (records["epoch"] == epoch)
             own[own] = tables.join[batch.metric[own]] >= 0
             if (rows := np.flatnonzero(own)).size:
                 remembered |= own
-                _fold_remembered(batch, rows, epoch, tables, seen, folding)
+                replaced.append((epoch, _fold_remembered(batch, rows, epoch, tables, seen, folding)))
     if (foreign := np.flatnonzero((records["issuer"] == 0) & (outcome == 0))).size:
         _mark_foreign(records, foreign, seen, folding, outcome)
     if not remembered.all():
@@ -206,6 +226,9 @@ def _fold_rewards(
     if len(batch.clusters) > 1:
         fold_clusters(counts, batch.bucket, batch.q, batch.clusters)
     folding.periods |= hand_back(batch)
+    if batch.width.any():
+        replaced += [(epoch, first_values(counts, batch.q)) for epoch in epochs]
+        folding.periods |= fold_linear(batch, experiment, replaced)
     _count(entries, batch.counts, outcome, folding)
     start = 0
     for entry, count in zip(entries, batch.counts, strict=True):
@@ -230,7 +253,7 @@ def _count(
 
 def _fold_remembered(
     batch: Batch, rows: Rows, epoch: int, tables: Tables, seen: Seen, folding: Folding
-) -> None:
+) -> Changed:
     records = batch.records
     kept = Remembered(
         issuer=records["issuer"][rows].astype(np.int64),
@@ -246,8 +269,10 @@ def _fold_remembered(
         bucket=batch.bucket[rows],
         outcome=batch.outcome[rows],
     )
-    folding.values |= fold_remembered(kept, epoch, tables, seen, batch.sums, batch.clusters)
+    pages, (row, before, after) = fold_remembered(kept, epoch, tables, seen, batch.sums, batch.clusters)
+    folding.values |= pages
     batch.outcome[rows] = kept.outcome
+    return Changed(rows[row], before, after)
 
 
 def _mark_foreign(

@@ -5,9 +5,11 @@ Cell layout. A *period* is the life of one allocation, so shares are constant in
 * ``exposures`` int64[G, K]: decisions counted, per cohort and arm;
 * ``sums`` int64[G, K, C, 4]: per cohort, arm and channel ``(n, s1, s2_high, s2_low)`` with n decisions that have a
   value, s1 the sum of q and s2 = s2_high * 2**30 + s2_low the sum of q**2; channel m < M is metric m;
-* ``clusters`` int64[K, M, 64, 2], where units keep their arm over many decisions: ``(n, s1)`` of each metric by the
+* ``clusters`` int64[K, M, B, 2], where units keep their arm over many decisions: ``(n, s1)`` of each metric by the
   low bits of the unit's hash, cohorts added up. One unit is in one bucket, so the 64 totals of an arm vary as its
-  units do, whatever depends on what inside a unit (cf. the streaming bootstrap, Chamandy et al. 2012).
+  units do, whatever depends on what inside a unit (cf. the streaming bootstrap, Chamandy et al. 2012). Where a unit
+  moves only with its point, B is 128: the second 64 are of decisions at points that changed owner before
+  (``Ranges.moved``), whose units may have met another arm. ``visits`` int64[K, B]: the decisions in the same way.
 
 A value x of a metric with range [low, high] is the integer q = round((x - low) / (high - low) * 2**30), so
 0 <= q <= 2**30; the resolution is 1e-9 of the range. A cell has room for 2**32 rewards; see ``has_room``.
@@ -19,8 +21,8 @@ and nothing here is a float that is added to.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -43,12 +45,19 @@ class Layout(NamedTuple):
     """Sizes of the cells: cohorts (index 0 is everyone else), arms, channels (see ``spec.channels``).
 
     ``clustered``: number of metrics whose sums are also kept by the units' hash buckets; 0 where units do not repeat.
+    ``buckets``: 64, or 128 where units at points that moved are kept apart.
     """
 
     cohorts: int
     arms: int
     channels: int
     clustered: int = 0
+    buckets: int = BUCKETS
+
+
+def bucket_of(unit_hash: int, *, rerouted: bool = False) -> int:
+    """1 to 128: one more than the place of a decision in ``clusters``; see the module. 0 is for a unit not known."""
+    return 1 + unit_hash % BUCKETS + (BUCKETS if rerouted else 0)
 
 
 def quantise(value: float, low: float, high: float) -> int:
@@ -68,35 +77,50 @@ class Cells:
     exposures: Int64Array
     sums: Int64Array
     clusters: Int64Array | None = None
+    visits: Int64Array | None = None
 
     @classmethod
     def zeros(cls, layout: Layout) -> Cells:
         """Empty cells."""
-        g, k, c, m = layout
-        clusters = np.zeros((k, m, BUCKETS, 2), np.int64) if m else None
-        return cls(np.zeros((g, k), np.int64), np.zeros((g, k, c, COLUMNS), np.int64), clusters)
+        g, k, c, m, b = layout
+        clusters = np.zeros((k, m, b, 2), np.int64) if m else None
+        visits = np.zeros((k, b), np.int64) if m else None
+        return cls(np.zeros((g, k), np.int64), np.zeros((g, k, c, COLUMNS), np.int64), clusters, visits)
 
     @property
     def layout(self) -> Layout:
         """Sizes of these cells."""
         g, k, c, _ = self.sums.shape
-        return Layout(g, k, c, 0 if self.clusters is None else self.clusters.shape[1])
+        return Layout(g, k, c) if self.clusters is None else Layout(g, k, c, *self.clusters.shape[1:3])
 
     def add(self, other: Cells) -> None:
         """Add other cells of the same layout in place."""
         self.exposures += other.exposures
         self.sums += other.sums
         if self.clusters is not None and other.clusters is not None:
-            self.clusters += other.clusters
+            self.clusters = _added(self.clusters, other.clusters, 2)
+        if self.visits is not None and other.visits is not None:
+            self.visits = _added(self.visits, other.visits, 1)
 
     def copy(self) -> Cells:
         """A copy that shares no memory."""
         clusters = None if self.clusters is None else self.clusters.copy()
-        return Cells(self.exposures.copy(), self.sums.copy(), clusters)
+        visits = None if self.visits is None else self.visits.copy()
+        return Cells(self.exposures.copy(), self.sums.copy(), clusters, visits)
 
     def has_room(self, more: int = 0) -> bool:
         """True while every cell can take ``more`` further rewards without leaving int64."""
         return int(self.sums[..., N].max(initial=0)) + more <= CELL_ROOM
+
+
+def _added(one: Int64Array, other: Int64Array, axis: int) -> Int64Array:
+    """Their sum. After an upgrade periods of one epoch may differ in buckets; what was not told apart may have moved."""
+    wide, narrow = (one, other) if one.shape[axis] >= other.shape[axis] else (other.copy(), one)
+    if wide.shape == narrow.shape:
+        wide += narrow
+    else:
+        wide[(slice(None),) * axis + (slice(-BUCKETS, None),)] += narrow
+    return wide
 
 
 @dataclass(slots=True)
@@ -106,7 +130,10 @@ class Period:
     ``end_ms`` is 0 while the allocation lives. ``shares_ppm`` [K] are exact inside a period; a block has the
     shares of its last period, which no test may use. ``centres`` [M] are the control's means, scaled to
     [0, 1], frozen when the period began. ``facts`` [G, L] of a block: what readers need of its periods that
-    their sums do not tell any more (see ``bandit.facts``), per cohort.
+    their sums do not tell any more (see ``bandit.facts``), per cohort; ``units`` [K - 1, M, 64, 2] likewise, by hash
+    bucket (see ``inference.first_exposure``). ``apart_ppm``: shares of cohorts that had their own, by index.
+    ``linear`` [K, M, W]: what linear models learn from, see ``bandit.linear.sums``; then ``shares_ppm`` are what was
+    expected of all requests together, and no test may use them.
     """
 
     number: int
@@ -118,6 +145,13 @@ class Period:
     centres: tuple[float, ...]
     cells: Cells
     facts: FloatArray | None = None
+    units: FloatArray | None = None
+    apart_ppm: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    linear: Int64Array | None = None
+
+    def shares_of(self, cohort: int) -> tuple[int, ...]:
+        """[K] in ppm: exact for the units of a cohort."""
+        return self.apart_ppm.get(cohort, self.shares_ppm)
 
     @property
     def is_block(self) -> bool:
@@ -155,7 +189,8 @@ class PeriodTable:
 
     E rows, K arms, C channels. ``n`` [E, K, C] are rewards; ``s1`` and ``s2`` [E, K, C] the sums of the
     value and its square in scaled units (each value in [0, 1], see the module); ``assigned`` [E, K] the
-    exposures. ``share`` [E, K] in [0, 1]; ``centre`` [E, M] scaled. ``end_ms`` is 0 for the open period.
+    exposures. ``share`` [E, K] in [0, 1], of the row's cohort; ``centre`` [E, M] scaled. ``end_ms`` is 0 for the open
+    period.
     ``block`` [E] marks folded periods, whose shares mean nothing; ``facts`` [E, L] are theirs, zeros for others.
     ``cohort`` [E]: index of the cohort that a row is about, EVERY when all are added up.
     """
@@ -226,7 +261,10 @@ def _stack(
         start_ms=np.array([p.start_ms for p in periods], np.int64),
         end_ms=np.array([p.end_ms for p in periods], np.int64),
         block=np.array([p.is_block for p in periods], np.bool_),
-        share=np.array([p.shares_ppm for p in periods], np.float64).reshape(e, k) / 1e6,
+        share=np.array([p.shares_of(g) for p, g in zip(periods, cohorts, strict=True)], np.float64).reshape(
+            e, k
+        )
+        / 1e6,
         centre=np.array([p.centres for p in periods], np.float64).reshape(e, centres),
         assigned=np.array([each for _, each, _ in rows], np.float64).reshape(e, k),
         n=sums[..., N],
@@ -237,21 +275,61 @@ def _stack(
     )
 
 
-def cluster_totals(periods: Iterable[Period], layout: Layout) -> Int64Array | None:
-    """``clusters`` [K, M, 64, 2] added over periods of one epoch; None where the epoch keeps none."""
-    total = Cells.zeros(layout).clusters
-    if total is None:
-        return None
+def comparable(whole: PeriodTable, rows: PeriodTable | None) -> PeriodTable:
+    """``whole``, a row per period, where all cohorts have the same shares; where some have their own, a row for each
+    group of cohorts with the same, so that shares are exact in every row. ``rows``: a row per period and cohort."""
+    if rows is None or len(rows.number) < 2:
+        return whole
+    order = np.lexsort((rows.cohort, rows.number))
+    number, share = rows.number[order], rows.share[order]
+    same = number[1:] == number[:-1]
+    if not (same & (share[1:] != share[:-1]).any(axis=1) & ~rows.block[order][1:]).any():
+        return whole
+    key = np.column_stack([rows.number, np.where(rows.block[:, None], 0.0, rows.share)])
+    _, first, group = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    chosen = rows.rows(first)
+    added = {}
+    for name in ("assigned", "n", "s1", "s2", "facts"):
+        values = getattr(rows, name)
+        total = np.zeros((len(first), *values.shape[1:]))
+        np.add.at(total, group.ravel(), values)
+        added[name] = total
+    return replace(chosen, cohort=np.full(len(first), EVERY), **added)
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """Sums of one epoch by hash bucket of the unit, where units keep their arm: ``values`` int64[K, M, 64, 2] are
+    (n, s1) of each metric, ``visits`` int64[K, 64] decisions; ``rerouted`` [K] those of them at points that moved."""
+
+    values: Int64Array
+    visits: Int64Array
+    rerouted: Int64Array
+
+
+def cluster_totals(periods: Iterable[Period], layout: Layout) -> Clusters | None:
+    """``clusters`` and ``visits`` added over periods of one epoch; None where the epoch keeps none."""
+    total = Cells.zeros(layout)
     for period in periods:
-        if period.cells.clusters is not None:
-            total += period.cells.clusters
-    return total
+        total.add(period.cells)
+    if total.clusters is None or total.visits is None:
+        return None
+    k, m, b, _ = total.clusters.shape
+    visits = total.visits.reshape(k, b // BUCKETS, BUCKETS)
+    return Clusters(
+        values=total.clusters.reshape(k, m, b // BUCKETS, BUCKETS, 2).sum(axis=2),
+        visits=visits.sum(axis=1),
+        rerouted=visits[:, 1:].sum(axis=(1, 2)),
+    )
 
 
-def fold_block(periods: Iterable[Period], facts: FloatArray | None = None) -> Period:
+def fold_block(
+    periods: Iterable[Period], facts: FloatArray | None = None, units: FloatArray | None = None
+) -> Period:
     """Fold adjacent mature periods of one epoch into one block. Raises ValueError on anything else.
 
-    ``facts`` [G, L] of those among them that are no blocks yet; those of blocks are added.
+    ``facts`` [G, L] and ``units`` [K - 1, M, 64, 2] of those among them that are no blocks yet; those of blocks are
+    added.
     """
     rows = sorted(periods, key=lambda period: period.number)
     if not rows or any(a.epoch != b.epoch or a.last >= b.number for a, b in pairwise(rows)):
@@ -266,6 +344,10 @@ def fold_block(periods: Iterable[Period], facts: FloatArray | None = None) -> Pe
         kept.append(facts)
     if len({each.shape for each in kept}) > 1:
         raise ValueError("facts of one epoch have one shape")
+    by_unit = [period.units for period in rows if period.units is not None]
+    if units is not None:
+        by_unit.append(units)
+    linear = [period.linear for period in rows if period.linear is not None]
     newest = rows[-1]
     return Period(
         number=rows[0].number,
@@ -277,6 +359,8 @@ def fold_block(periods: Iterable[Period], facts: FloatArray | None = None) -> Pe
         centres=newest.centres,
         cells=cells,
         facts=np.sum(kept, axis=0) if kept else None,
+        units=np.sum(by_unit, axis=0) if by_unit else None,
+        linear=np.sum(linear, axis=0) if linear else None,
     )
 
 

@@ -1,8 +1,9 @@
 """Entries of an experiment's log: what the edge appends and the fenced writer folds. Bytes only.
 
-Exposure entry: ``<IIQ`` issuer, epoch, first number, then 8 bytes ``<IHBx`` per decision: allocation, cohort, arm;
-numbers count on from the first without gaps. Reward entry: records of 40 bytes (``bandit.reward``); an amendment
-entry has records of 64: the same with an operation, its order and the event's id.
+Exposure entry: ``<IIQ`` issuer, epoch, first number, then 8 bytes ``<IHBB`` per decision: allocation, cohort, arm,
+``ledger.bucket_of`` its unit (0: not known); numbers count on from the first without gaps. Reward entry: records of 40 bytes (``bandit.reward``); an amendment
+entry has records of 64: the same with an operation, its order and the event's id. A second byte of the kind says how
+many bytes of features follow each record.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ EXPOSURES = b"x"
 REWARDS = b"r"
 AMENDMENTS = b"a"
 EXPOSURE_HEADER = struct.Struct("<IIQ")
-EXPOSURE = struct.Struct("<IHBx")
+EXPOSURE = struct.Struct("<IHBB")
 START = "0-0"
 # One byte per reward in a reply; 0 is none yet.
 OUTCOME_APPLIED, OUTCOME_DUPLICATE, OUTCOME_CONFLICT, OUTCOME_LATE, OUTCOME_REJECTED = 1, 2, 3, 4, 5
@@ -24,6 +25,11 @@ GRPC, OTHERS = b"grpc", b"other"
 """How entries without a source are counted, and those of sources beyond the first so many."""
 # What a reward does to its decision's value; 0 in a slot that nobody amended.
 REPORT, CORRECT, RETRACT = 1, 2, 3
+
+
+def kind_of(kind: bytes, features: int) -> bytes:
+    """Kind of an entry whose records have so many bytes of features behind them; a byte more than one without."""
+    return kind + bytes([features]) if features else kind
 
 
 class LogEntry(NamedTuple):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bandit.counting import AGGREGATES, Tables
 from bandit.kernels.values import fold_values
 from bandit.ledger import ONE, Int64Array
-from bandit.log import OUTCOME_CONFLICT, OUTCOME_DUPLICATE, OUTCOME_REJECTED, REPORT
+from bandit.log import OUTCOME_CONFLICT, OUTCOME_DUPLICATE, OUTCOME_REJECTED, REPORT, RETRACT
 from bandit.seen import AMENDED, PAGE_BITS, PAGE_SLOTS, PageKey, Seen, ValuePage
 
 MOST_EVENTS = 1000
@@ -45,8 +45,12 @@ class Rows:
 
 def fold_remembered(
     rows: Rows, epoch: int, tables: Tables, seen: Seen, sums: Int64Array, clusters: Int64Array
-) -> set[PageKey]:
-    """Fold the rows into the sums and into the pages of ``seen``. Returns the keys of the changed pages."""
+) -> tuple[set[PageKey], tuple[Int64Array, Int64Array, Int64Array]]:
+    """Fold the rows into the sums and into the pages of ``seen``.
+
+    Returns the keys of the changed pages, and of each decision and metric a row that speaks of it, with the value that
+    counted before all rows and the one after, -1 for none.
+    """
     page = (rows.number >> np.uint64(PAGE_BITS)).astype(np.int64)
     slot = (rows.number & np.uint64(PAGE_SLOTS - 1)).astype(np.int64)
     join = tables.join[rows.metric]
@@ -79,6 +83,10 @@ def fold_remembered(
                 parts[g, j] = held.parts
             if held.amended is not None:
                 code[g, j], over[g, j], orders[g, j] = (held.amended[name] for name in ("op", "q", "order"))
+    flat = (group * width + join) * PAGE_SLOTS + slot
+    _, row = np.unique(flat, return_index=True)
+    places = group[row], join[row], slot[row]
+    before = _values(base[places], code[places], over[places])
     fold_values(
         group, slot, join, rows.place, rows.bucket, rows.q, rows.op, rows.order, rows.part,
         tables.remembered, tables.aggregate, base, code, over, orders, parts, sums, clusters, rows.outcome,
@@ -97,7 +105,15 @@ def fold_remembered(
                 over[g, j],
                 orders[g, j],
             )
-    return {keys[at // width][at % width] for at in touched.tolist()}
+    after = _values(base[places], code[places], over[places])
+    return {keys[at // width][at % width] for at in touched.tolist()}, (row.astype(np.int64), before, after)
+
+
+def _values(base: NDArray[np.uint32], code: NDArray[np.uint8], over: NDArray[np.uint32]) -> Int64Array:
+    """``kernels.values.value_of`` each."""
+    amended = np.where(code == RETRACT, -1, over.astype(np.int64))
+    found: Int64Array = np.where(code != 0, amended, base.astype(np.int64) - 1)
+    return found
 
 
 def _grouped(issuer: Int64Array, page: Int64Array) -> tuple[Int64Array, Int64Array]:

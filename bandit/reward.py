@@ -2,7 +2,8 @@
 
 A record is 40 bytes, little endian (``RECORD``). ``issuer`` 0 marks a reward without a token: its ``number``
 is a keyed hash of the event's id and ``issued_ms`` its event time; the learner finds the allocation. An amendment is
-64 bytes (``AMENDMENT``): a record with what it does to its decision's value, in which order.
+64 bytes (``AMENDMENT``): a record with what it does to its decision's value, in which order. Where a linear model
+learns from the metric, the features of the decision follow, a byte each (``bandit.features``).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bandit.errors import Rejected
-from bandit.ledger import BUCKETS, below_resolution, quantise
-from bandit.log import AMENDMENTS, REPORT, RETRACT, REWARDS
+from bandit.ledger import below_resolution, bucket_of, quantise
+from bandit.log import AMENDMENTS, REPORT, RETRACT, REWARDS, kind_of
 from bandit.rng import hash_unit
 from bandit.rollout.state import Experiment
 from bandit.spec.metric import Metric, MetricKind, spelled
@@ -33,7 +34,7 @@ CLOCK_SLACK_S = 600.0
 class RewardRecord(NamedTuple):
     """One accepted reward, ready for the log. ``q`` is the scaled value of ``bandit.ledger``.
 
-    ``bucket``: 1 + the low bits of the unit's hash (see ``clusters`` there); 0 when the unit is not known.
+    ``bucket``: ``ledger.bucket_of`` the unit; 0 when it is not known.
     """
 
     issuer: int
@@ -46,15 +47,16 @@ class RewardRecord(NamedTuple):
     arm: int
     metric: int
     bucket: int = 0
+    features: bytes = b""
 
     def pack(self) -> bytes:
-        """40 bytes."""
-        return RECORD.pack(*self)
+        """40 bytes and the features."""
+        return RECORD.pack(*self[:-1]) + self.features
 
     @property
     def kind(self) -> bytes:
         """Kind of the log entry that takes it."""
-        return REWARDS
+        return kind_of(REWARDS, len(self.features))
 
 
 class Amendment(NamedTuple):
@@ -70,13 +72,14 @@ class Amendment(NamedTuple):
     op: int
 
     def pack(self) -> bytes:
-        """64 bytes."""
-        return self.reward.pack() + AMENDMENT.pack(self.order, self.event, self.op)
+        """64 bytes and the features."""
+        amended = AMENDMENT.pack(self.order, self.event, self.op)
+        return RECORD.pack(*self.reward[:-1]) + amended + self.reward.features
 
     @property
     def kind(self) -> bytes:
         """Kind of the log entry that takes it."""
-        return AMENDMENTS
+        return kind_of(AMENDMENTS, len(self.reward.features))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ def accept_with_token(
     Age is taken from the token's issue time, never from the sender's clock. Raises Rejected with reason
     UNKNOWN_METRIC, DERIVED_METRIC, NO_VALUE, NOT_A_NUMBER, NOT_FINITE, NOT_BINARY, NOT_A_LEVEL, NOT_A_COUNT,
     NOT_POSITIVE, OUT_OF_RANGE, BELOW_RESOLUTION, FUTURE, LATE, UNKNOWN_EPOCH, BAD_TOKEN, NOT_CORRECTABLE,
-    NO_ORDER or NO_EVENT_ID.
+    NO_FEATURES, NO_ORDER or NO_EVENT_ID.
     """
     spec = experiment.spec_of(claims.epoch)
     if spec is None:
@@ -125,11 +128,18 @@ def accept_with_token(
         claims.issued_ms,
         claims.allocation,
         0 if event.operation == RETRACT else _scaled(spec.metrics[metric], event.value),
-        claims.cohort,
+        claims.cohort_index,
         claims.arm,
         metric,
-        1 + claims.unit_hash % BUCKETS,
+        bucket_of(claims.unit_hash, rerouted=claims.rerouted),
+        claims.features if metric in spec.learned else b"",
     )
+    if metric in spec.learned and len(claims.features) != len(spec.features):
+        raise Rejected(
+            f"the token brings {len(claims.features)} features of its request, {len(spec.features)} are learned from; "
+            "its decision was made by a server of an older version",
+            reason="NO_FEATURES",
+        )
     if metric in spec.remembered:
         return _amended(experiment, spec.metrics[metric], event, record)
     if event.operation != REPORT:
@@ -202,7 +212,8 @@ def accept_without_token(experiment: Experiment, key: bytes, event: RewardEvent,
     q = _scaled(spec.metrics[metric], event.value)
     identity = "\x00".join((experiment.name, event.unit, event.arm, event.metric, event.event_id)).encode()
     number = int.from_bytes(hmac.digest(key, identity, "sha256")[:8], "little")
-    bucket = 1 + hash_unit(experiment.salt, event.unit) % BUCKETS if event.unit else 0
+    # Nothing says under which allocation the unit got its arm, so it cannot count as one that was never re-routed.
+    bucket = bucket_of(hash_unit(experiment.salt, event.unit), rerouted=True) if event.unit else 0
     return RewardRecord(0, experiment.epoch, number, event_ms, 0, q, 0, arm, metric, bucket)
 
 

@@ -197,6 +197,12 @@ class ExperimentSpec(Frozen):
         """Indexes of the metrics whose values are kept per decision; see ``spec.channels``."""
         return remembers(self)
 
+    @cached_property
+    def learned(self) -> tuple[int, ...]:
+        """Indexes of the metrics whose rewards linear models learn from: the objective's, where there are features."""
+        found = (self.metric_index(term.metric) for term in self.objective if self.features)
+        return tuple(index for index in found if index is not None)
+
     @property
     def is_linear(self) -> bool:
         """Does each decision have its own weights, by the features of its request?"""

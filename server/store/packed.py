@@ -18,27 +18,16 @@ from numpy.typing import NDArray
 
 from bandit.errors import BanditError, CorruptStored, StoreUnavailable
 from bandit.ledger import (
-    BITS,
     BUCKETS,
-    CELL_ROOM,
-    COLUMNS,
-    ONE,
-    S1,
-    S2_HIGH,
-    S2_LOW,
-    Cells,
     Layout,
-    N,
-    Period,
 )
 from bandit.seen import PAGE_SLOTS, BucketKey, Page, PageKey
 from server.store.base import RewardCounts
 from server.store.keys import bucket_key
 
 SCHEMA = 1
-_PERIOD, _PAGE, _CHUNK, _WRITER, _FOLDED = b"P", b"G", b"F", b"W", b"A"
+_PAGE, _CHUNK, _WRITER, _FOLDED = b"G", b"F", b"W", b"A"
 _CRC = struct.Struct("<I")
-_PERIOD_HEAD = struct.Struct("<IIIQQHHHHHI")
 _PAGE_KEY = struct.Struct("<IIHQ")
 _PAGE_HEAD = struct.Struct("<Q")
 _WRITER_BODY = struct.Struct("<QIHHHHQQQQQQQQQ")
@@ -47,6 +36,7 @@ _SIZE = struct.Struct("<B")
 _COUNT = struct.Struct("<I")
 _FOREIGN_ID = np.dtype([("id", "<u8"), ("mark", "<u2")])
 _MOST_DIMENSIONS = 8
+VISITS, TWICE = 1 << 14, 1 << 15
 
 
 class WriterHead(NamedTuple):
@@ -81,64 +71,6 @@ def reading(key: str) -> Iterator[None]:
             f"{key}: {str(error) or type(error).__name__}; restore it from a copy, or delete what it belongs to",
             key=key,
         ) from error
-
-
-def pack_period(period: Period) -> bytes:
-    """Bytes of a period. Raises ValueError when its sums cannot be sums of values in [0, 1]."""
-    _check_period(period)
-    cells, facts = period.cells, period.facts
-    head = _PERIOD_HEAD.pack(
-        period.number,
-        period.last,
-        period.epoch,
-        period.start_ms,
-        period.end_ms,
-        len(period.centres),
-        *cells.layout,
-        0 if facts is None else 1 + facts.shape[1],
-    )
-    arrays = [
-        np.asarray(period.shares_ppm, "<u4"),
-        np.asarray(period.centres, "<f8"),
-        cells.exposures.astype("<i8", copy=False),
-        cells.sums.astype("<i8", copy=False),
-    ]
-    if cells.clusters is not None:
-        arrays.append(cells.clusters.astype("<i8", copy=False))
-    if facts is not None:
-        arrays.append(facts.astype("<f8", copy=False))
-    body = head + b"".join(array.tobytes() for array in arrays)
-    return frame(_PERIOD, body, _decimal(period.number))
-
-
-def unpack_period(key: str, field: bytes, raw: bytes) -> Period:
-    """The period stored in a field. Raises CorruptStored."""
-    with reading(f"{key}[{field!r}]"):
-        body = Body(opened(_PERIOD, raw, field))
-        number, last, epoch, start_ms, end_ms, m, g, k, c, clustered, width = body.struct(_PERIOD_HEAD)
-        shares = body.array("<u4", (k,))
-        centres = body.array("<f8", (m,))
-        exposures = body.array("<i8", (g, k)).astype(np.int64, copy=False)
-        sums = body.array("<i8", (g, k, c, COLUMNS)).astype(np.int64, copy=False)
-        clusters = body.array("<i8", (k, clustered, BUCKETS, 2)).astype(np.int64, copy=False)
-        facts = body.array("<f8", (g, width - 1)).astype(np.float64, copy=False) if width else None
-        body.end()
-        cells = Cells(exposures, sums, clusters if clustered else None)
-        period = Period(
-            number,
-            last,
-            epoch,
-            start_ms,
-            end_ms,
-            tuple(shares.tolist()),
-            tuple(centres.tolist()),
-            cells,
-            facts,
-        )
-        _check_period(period)
-        if field != _decimal(number):
-            raise ValueError(f"holds period {number}")
-        return period
 
 
 def page_field(key: PageKey) -> bytes:
@@ -197,13 +129,25 @@ def unpack_bucket(
         return bucket_key(bucket), ids
 
 
+def sizes_of(layout: Layout) -> tuple[int, int, int, int]:
+    """A layout as four numbers; two bits of the last say that buckets are kept twice, and that decisions are too."""
+    g, k, c, clustered, buckets = layout
+    return g, k, c, clustered and clustered | VISITS | (TWICE if buckets > BUCKETS else 0)
+
+
+def layout_from(g: int, k: int, c: int, clustered: int) -> Layout:
+    """Inverse of :func:`_sizes`."""
+    buckets = 2 * BUCKETS if clustered & TWICE else BUCKETS
+    return Layout(g, k, c, clustered & ~(VISITS | TWICE), buckets)
+
+
 def pack_writer(head: WriterHead) -> bytes:
     """Bytes of the small numbers of a writer state."""
     counts = head.counts
     body = _WRITER_BODY.pack(
         head.sequence,
         head.epoch,
-        *head.layout,
+        *sizes_of(head.layout),
         *split_offset(head.offset),
         *_six(counts),
         head.exposures_lost,
@@ -227,7 +171,7 @@ def unpack_writer(key: str, raw: bytes) -> WriterHead:
             name = body.array("u1", (size,)).tobytes().decode()
             counts.sources[name] = RewardCounts(*body.struct(_SOURCE_COUNTS))
         body.end()
-        layout = Layout(g, k, c, clustered)
+        layout = layout_from(g, k, c, clustered)
         return WriterHead(sequence, epoch, layout, f"{ms}-{count}", counts, lost)
 
 
@@ -272,12 +216,13 @@ def split_offset(offset: str) -> tuple[int, int]:
 def whole(raw: bytes | str) -> int:
     """A whole number in plain decimal, as the scripts write it. Raises ValueError for anything else."""
     number = int(raw)
-    if _decimal(number) != (raw.encode() if isinstance(raw, str) else raw):
+    if decimal(number) != (raw.encode() if isinstance(raw, str) else raw):
         raise ValueError(f"{raw!r} is not a plain whole number")
     return number
 
 
-def _decimal(number: int) -> bytes:
+def decimal(number: int) -> bytes:
+    """A whole number in plain decimal."""
     return b"%d" % number
 
 
@@ -347,36 +292,3 @@ class Body:
             raise ValueError(f"ends {size - len(part)} bytes early")
         self._at += size
         return part
-
-
-def _check_period(period: Period) -> None:
-    cells = period.cells
-    g, k, c, clustered = cells.layout
-    if cells.exposures.shape != (g, k) or len(period.shares_ppm) != k or len(period.centres) > c:
-        raise ValueError(f"period {period.number}: shares, centres, exposures and sums differ in size")
-    if cells.clusters is not None:
-        if clustered > c or cells.clusters.shape != (k, clustered, BUCKETS, 2) or (cells.clusters < 0).any():
-            raise ValueError(f"period {period.number}: sums of hash buckets that cannot be")
-        if (cells.clusters[..., 1] > cells.clusters[..., 0] * ONE).any():
-            raise ValueError(f"period {period.number}: a hash bucket with values above 1")
-    if period.facts is not None and (period.facts.ndim != 2 or period.facts.shape[0] != g):
-        raise ValueError(f"period {period.number}: facts of {period.facts.shape}, not of {g} cohorts")
-    if period.last < period.number:
-        raise ValueError(f"period {period.number} ends before it begins, at {period.last}")
-    if not all(map(math.isfinite, period.centres)):
-        raise ValueError(f"period {period.number}: a centre is not finite")
-    n, s1, high, low = (cells.sums[..., column] for column in (N, S1, S2_HIGH, S2_LOW))
-    if min(int(cells.exposures.min(initial=0)), int(cells.sums.min(initial=0))) < 0:
-        raise ValueError(f"period {period.number}: a sum below 0")
-    if int(n.max(initial=0)) > CELL_ROOM:
-        raise ValueError(f"period {period.number}: a cell with more than {CELL_ROOM} rewards")
-    # Values in [0, ONE]: s1 <= n ONE, and by Cauchy-Schwarz s1^2 <= n s2 <= n ONE s1; floats are good to 1e-15 each.
-    squares = high.astype(np.float64) * (1 << BITS) + low
-    first, count = s1.astype(np.float64), n.astype(np.float64)
-    slack = 1 + 1e-12
-    if (
-        (s1 > n * ONE).any()
-        or (first * first > count * squares * slack).any()
-        or (squares > first * ONE * slack).any()
-    ):
-        raise ValueError(f"period {period.number}: sums that no values in [0, 1] have")
