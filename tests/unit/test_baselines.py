@@ -10,12 +10,13 @@ import pytest
 
 from bandit.allocate import propose
 from bandit.baselines import BASELINES
-from bandit.baselines.base import Evidence, evidence_of
-from bandit.baselines.contrast import differences_of
+from bandit.baselines.base import Evidence, evidence_of, thinned
+from bandit.baselines.contrast import differences_of, prior_variance, ratio_of
 from bandit.facts import compare, pack, settle, unpack
 from bandit.kernels.contrast import differences
 from bandit.ledger import PeriodTable
-from bandit.reading import Cells
+from bandit.reading import Cells, Reading, Sums
+from bandit.spec.channels import ChannelKind
 from bandit.spec.model import ExperimentSpec
 from tests.builders import spec
 from tests.evidence import beliefs_from, periods
@@ -42,6 +43,49 @@ def drawn(arms: int, rows: int, seed: int) -> tuple[Any, Any]:
     level = np.linspace(0.1, 0.4, rows)[:, None]
     n = chance.integers(0, 60, (rows, arms)) + (chance.random((rows, arms)) < 0.5)
     return n.astype(np.float64), chance.binomial(n, level).astype(np.float64)
+
+
+def test_thinned_sums_keep_their_means() -> None:
+    """Each metric has so many times fewer values, a cross-moment the geometric mean of its metrics' effects fewer."""
+    made = spec()
+    n = np.full((3, len(made.columns)), 90.0)
+    read = Reading(np.full(3, 100.0), n, 0.4 * n, 0.2 * n)
+    few = thinned(made, read, np.array([4.0, 9.0]))
+    apart = [
+        {0: 4.0, 1: 9.0}.get(each.metric) if each.kind is ChannelKind.VALUE else 6.0 for each in made.columns
+    ]
+    assert few.n == pytest.approx(n / np.array(apart))
+    assert few.s1 == pytest.approx(0.4 * few.n)
+    assert few.s2 == pytest.approx(0.2 * few.n)
+    assert few.assigned is read.assigned
+    assert thinned(made, read, np.ones(2)) is read
+
+
+def test_a_plausible_lift_is_a_part_of_the_range() -> None:
+    """0.2 in a range from 1 to 3 is a tenth of it."""
+    one = spec(
+        metrics=[
+            {"name": "m", "kind": "gaussian", "direction": "maximize", "range": [1, 3], "plausible_lift": 0.2}
+        ],
+        objective=[{"metric": "m"}],
+    )
+    assert prior_variance(one.metrics[0], 0.25) == pytest.approx(0.01)
+
+
+def test_a_ratio_of_parts_that_begin_above_zero() -> None:
+    """Halves of [2, 6] and of [1, 3]: 4 over 2."""
+    parts = [
+        {"name": name, "kind": "gaussian", "direction": "minimize", "range": span}
+        for name, span in (("up", [2, 6]), ("down", [1, 3]))
+    ]
+    ratio = {"name": "r", "kind": "ratio", "direction": "minimize", "range": [0, 9]}
+    made = spec(
+        metrics=[*parts, ratio | {"numerator": "up", "denominator": "down"}], objective=[{"metric": "r"}]
+    )
+    half = Sums(np.array([4.0, 0.0, 6.0]), np.array([2.0, 0.0, 3.0]), np.zeros(3))
+    assert ratio_of(made, 2, half, half) == pytest.approx((2.0, 2.0))
+    nothing = Sums(*np.zeros((3, 3)))
+    assert ratio_of(made, 2, half, nothing) == (4.5, 1.0)
 
 
 @pytest.mark.parametrize("arms", [2, 3, 5, 8])

@@ -115,6 +115,24 @@ def test_two_constraints_multiply() -> None:
     assert 0.3 < found.q[0] < found.chance.min()
 
 
+def test_one_broken_constraint_leaves_an_arm_out_however_well_it_keeps_the_other() -> None:
+    """Of the third arm the success keeps its limit with a chance of about 0.05, below 1 - 0.9; its cost surely does."""
+    both = made(
+        objective=COST,
+        constraints=[
+            {"metric": "satisfied", "limit": 0.5, "probability": 0.9},
+            {"metric": "cost", "limit": 1.9, "probability": 0.9},
+        ],
+    )
+    beliefs = BASELINES["stationary"].beliefs(evidence_from(both, read(both, [0.6, 0.6, 0.4635], [1.0] * 3)))
+    found = feasibility(both, beliefs, LIVE)
+    assert found is not None
+    assert 0.01 < found.chance[0, 2] < 0.1
+    assert found.chance[1, 2] > 0.999
+    assert found.q[2] == 0.0
+    assert found.admitted.tolist() == [True, True, False]
+
+
 def ledger(made: ExperimentSpec, spent: list[list[float]], requests: float, at: list[int], now: int) -> Any:
     """Evidence of periods of one hour from ``at`` (ms), ``requests`` of each arm, cost per request ``spent``."""
     width, rows = len(made.columns), len(at)
@@ -146,6 +164,17 @@ def test_what_was_spent_today() -> None:
     assert found.allowed == pytest.approx((1000.0 - 450.0) / (900.0 / 4 * 22), rel=1e-9)
     again = spending(kept, evidence, cost)
     assert again == found
+
+
+def test_the_open_period_is_spent_too() -> None:
+    kept = made(**PAID)
+    hour = 3_600_000
+    evidence = ledger(kept, [[0.5, 1.0, 1.5]] * 2, 100.0, [DAY, DAY + hour], DAY + 2 * hour)
+    cost = cost_of(kept, evidence, BASELINES["stationary"].beliefs(evidence))
+    closed = spending(kept, evidence, cost)
+    open_ = replace(evidence.rows, end_ms=np.array([DAY + hour, 0]))
+    assert spending(kept, replace(evidence, rows=open_), cost) == closed
+    assert closed.spent == pytest.approx(600.0, rel=1e-9)
 
 
 def test_costs_to_come_count() -> None:
@@ -205,6 +234,7 @@ def test_the_price_is_the_least_that_is_enough() -> None:
 
     cost = np.array([0.0, 1.0])
     assert pacing(0.25, cost, shares, 1.0) == pytest.approx(3.0, rel=1e-6)
+    assert pacing(0.75, cost, shares, 1.0) == pytest.approx(1 / 3, rel=1e-6)
     assert pacing(1.0, cost, shares, 1.0) == 0.0
     assert pacing(0.0, cost, shares, 1.0) == math.inf
     assert pacing(0.25, cost + 1.0, shares, 1.0) == math.inf
@@ -228,6 +258,8 @@ def test_a_price_moves_utilities_by_the_cost() -> None:
     assert moved.mean == pytest.approx([0.3, 0.4])
     assert moved.sd == pytest.approx([math.hypot(0.05, 0.01)] * 2)
     assert moved.unit_mean == pytest.approx([(0.4 + 0.3) / 1.4, (0.6 + 0.2) / 1.4])
+    assert moved.variance == pytest.approx([(0.24 + 0.01 * 0.5) / 1.4**2] * 2)
+    assert moved.span == pytest.approx(1.4)
     assert priced(value, cost, 0.0, np.ones(2, np.bool_)) is value
 
 
