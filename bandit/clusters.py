@@ -14,25 +14,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from bandit.ledger import BUCKETS, ONE, FloatArray, Int64Array, PeriodTable
+from bandit.ledger import BUCKETS, ONE, Clusters, FloatArray, PeriodTable
 from bandit.spec.model import ExperimentSpec
 
 LEAST_VALUES = 2.0 * BUCKETS
 """Fewer values of all arms than this say nothing yet: the effect is 1."""
 
 
-def design_effects(spec: ExperimentSpec, clusters: Int64Array | None, rows: PeriodTable) -> FloatArray:
-    """[M] at least 1; ones where no clusters are kept.
-
-    ``clusters`` [K, M, 64, 2] as ``ledger.cluster_totals`` gives them for the periods of ``rows``.
-    """
+def design_effects(spec: ExperimentSpec, clusters: Clusters | None, rows: PeriodTable) -> FloatArray:
+    """[M] at least 1; ones where no clusters are kept. ``clusters`` are those of the periods of ``rows``."""
     metrics = len(spec.metrics)
     effects = np.ones(metrics)
     if clusters is None:
         return effects
     squares = rows.s2.sum(axis=0)
-    n, total = clusters[..., 0].astype(np.float64), clusters[..., 1] / ONE
-    for index in range(min(metrics, clusters.shape[1])):
+    n, total = clusters.values[..., 0].astype(np.float64), clusters.values[..., 1] / ONE
+    for index in range(min(metrics, clusters.values.shape[1])):
         counts, sums = n[:, index], total[:, index]
         values = counts.sum(axis=1)
         if values.sum() < LEAST_VALUES:

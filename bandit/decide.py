@@ -34,7 +34,7 @@ class Reason(StrEnum):
 
 class Decision(NamedTuple):
     """``arm`` index, the unit's ``cohort`` index, salted ``unit_hash``, exact ``propensity_ppm``, and what of the
-    request was looked at: a byte for each feature of the spec. ``rerouted``: the unit may have met another arm before."""
+    request was looked at: a byte for each feature of the spec. ``rerouted``: the unit may have met another arm."""
 
     arm: int
     cohort: int

@@ -15,7 +15,7 @@ from bandit.allocate import Proposal, propose
 from bandit.baselines.base import Evidence, evidence_of
 from bandit.guardrails.base import ArmStanding, Folded, Verdict
 from bandit.guardrails.judge import judge
-from bandit.ledger import Int64Array, PeriodTable
+from bandit.ledger import Clusters, PeriodTable
 from bandit.ranges import PPM
 from bandit.reading import with_silence
 from bandit.rollout.rollback import ArmDecision, Kind, decisions
@@ -62,7 +62,7 @@ def look(
     rows: PeriodTable,
     folded: Folded,
     now_ms: int,
-    clusters: Int64Array | None = None,
+    clusters: Clusters | None = None,
     *,
     batch: float | None = None,
     renew: bool = False,

@@ -21,6 +21,7 @@ from bandit.guardrails.judge import accumulate
 from bandit.inference.terms import settle as settle_terms
 from bandit.learn import Folding, fold, newest_allocation, open_periods
 from bandit.ledger import (
+    Clusters,
     FloatArray,
     Int64Array,
     Ledger,
@@ -149,7 +150,7 @@ class Writer:
             return whole, split_table(periods, layout)
         return whole, replace(whole, cohort=np.zeros(len(whole.number), np.int64))
 
-    def clusters(self) -> Int64Array | None:
+    def clusters(self) -> Clusters | None:
         """Sums of the present epoch by hash bucket of the unit, where units keep their arm."""
         return cluster_totals(self.state.ledger.current(), self.state.ledger.layout)
 

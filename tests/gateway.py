@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bandit.decide import compile_table
+from bandit.ledger import bucket_of
 from bandit.log import EXPOSURE, EXPOSURES, REWARDS, Append, exposure_entry
 from bandit.reward import RewardEvent, accept_with_token
 from bandit.rollout.audit import GENESIS
 from bandit.rollout.state import Experiment
 from bandit.rollout.transitions import Transition, audit_record, create
 from bandit.spec.model import ExperimentSpec
-from bandit.token import Claims
+from bandit.token import REROUTED, Claims
 from server.store.base import Commit, Store
 from tests.builders import SALT
 
@@ -63,11 +64,12 @@ class Gateway:
         for _ in range(count):
             decision = table.decide(f"unit-{self.number}", {})
             arm = table.arms[decision.arm]
+            bucket = bucket_of(decision.unit_hash, rerouted=decision.rerouted)
             self.decided[arm] = self.decided.get(arm, 0) + 1
-            exposures.append(EXPOSURE.pack(table.allocation, decision.cohort, decision.arm))
+            exposures.append(EXPOSURE.pack(table.allocation, decision.cohort, decision.arm, bucket))
             claims = Claims(
                 table.uid, table.epoch, table.allocation, self.issuer, self.number, now_ms, decision.unit_hash,
-                decision.propensity_ppm, decision.cohort, decision.arm,
+                decision.propensity_ppm, decision.cohort | decision.rerouted * REROUTED, decision.arm,
             )  # fmt: skip
             records += self._records(stored.experiment, claims, draw(arm, self.number), now_ms)
             self.number += 1

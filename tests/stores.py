@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bandit.ledger import COLUMNS, ONE, Cells, Layout, Ledger, Period
+from bandit.ledger import BUCKETS, COLUMNS, ONE, Cells, Layout, Ledger, Period
 from bandit.rollout.audit import AuditRecord, chained
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import create
@@ -16,7 +16,7 @@ from bandit.seen import AMENDED, PAGE_SLOTS, BucketKey, Page, PageKey, Seen, Val
 from server.store.base import Commit, FoldWrite, RewardCounts, Store, Stored, WriterState
 from tests.builders import NOW, SALT, spec
 
-LAYOUT = Layout(2, 3, 3, 2)
+LAYOUT = Layout(2, 3, 3, 2, 128)
 _names = itertools.count(1)
 
 
@@ -78,7 +78,7 @@ def record(now: Stored, action: str = "paused") -> AuditRecord:
 def possible_cells(random: np.random.Generator, layout: Layout = LAYOUT, most: int = 20) -> Cells:
     """Cells that real rewards could have led to."""
     cells = Cells.zeros(layout)
-    g, k, m, _ = layout
+    g, k, m, *_ = layout
     cells.exposures[:] = random.integers(0, 1 << 40, (g, k))
     n = random.integers(0, most, (g, k, m))
     for at in np.ndindex(g, k, m):
@@ -94,12 +94,14 @@ def possible_cells(random: np.random.Generator, layout: Layout = LAYOUT, most: i
     if cells.clusters is not None:
         cells.clusters[..., 0] = random.integers(1, 9, cells.clusters.shape[:-1])
         cells.clusters[..., 1] = random.integers(0, ONE + 1, cells.clusters.shape[:-1])
+    if cells.visits is not None:
+        cells.visits[:] = random.integers(0, 1 << 40, cells.visits.shape)
     return cells
 
 
 def period(number: int, random: np.random.Generator, *, epoch: int = 1, layout: Layout = LAYOUT) -> Period:
     """A period, or a block, with random cells."""
-    g, k, c, m = layout
+    g, k, c, m, _ = layout
     first = int(random.integers(0, 1_000_001))
     start_ms = NOW + int(random.integers(0, 1000))
     return Period(
@@ -112,6 +114,8 @@ def period(number: int, random: np.random.Generator, *, epoch: int = 1, layout: 
         centres=tuple(random.random(m or c).tolist()),
         cells=possible_cells(random, layout),
         facts=random.normal(size=(g, 4)) if random.random() < 0.5 else None,
+        units=random.normal(size=(k - 1, m, BUCKETS, 2)) if m and random.random() < 0.5 else None,
+        apart_ppm={g - 1: (0, *([0] * (k - 2)), 1_000_000)} if random.random() < 0.5 else {},
     )
 
 
@@ -292,7 +296,10 @@ def same_or_none(a: Any, b: Any) -> bool:
 
 def same_period(a: Period, b: Period) -> bool:
     plain = [
-        (each.number, each.last, each.epoch, each.start_ms, each.end_ms, each.shares_ppm, each.centres)
+        (
+            *(each.number, each.last, each.epoch, each.start_ms, each.end_ms),
+            *(each.shares_ppm, each.centres, each.apart_ppm),
+        )
         for each in (a, b)
     ]
     return (
@@ -300,5 +307,7 @@ def same_period(a: Period, b: Period) -> bool:
         and same_array(a.cells.exposures, b.cells.exposures)
         and same_array(a.cells.sums, b.cells.sums)
         and same_or_none(a.cells.clusters, b.cells.clusters)
+        and same_or_none(a.cells.visits, b.cells.visits)
+        and same_or_none(a.units, b.units)
         and same_or_none(a.facts, b.facts)
     )

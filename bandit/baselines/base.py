@@ -10,7 +10,7 @@ import numpy as np
 from bandit.clusters import design_effects
 from bandit.kernels.best_arm import NORMAL
 from bandit.kernels.quantile import quantiles
-from bandit.ledger import FloatArray, Int64Array, PeriodTable, decay_weights
+from bandit.ledger import Clusters, FloatArray, PeriodTable, decay_weights
 from bandit.reading import DelayCurve, Reading, Sums, delay_curves, read
 from bandit.spec.channels import Channel, ChannelKind
 from bandit.spec.model import ExperimentSpec
@@ -34,7 +34,7 @@ class Evidence:
 
 
 def evidence_of(
-    spec: ExperimentSpec, rows: PeriodTable, now_ms: int, clusters: Int64Array | None = None
+    spec: ExperimentSpec, rows: PeriodTable, now_ms: int, clusters: Clusters | None = None
 ) -> Evidence:
     """The evidence in ``rows``, as ``ledger.split_table`` gives them, at a time up to which the log is folded;
     ``clusters`` as ``ledger.cluster_totals`` gives them."""

@@ -54,6 +54,7 @@ def _attributes(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ..
     metavar="KEY=VALUE",
     help="For cohorts.",
 )
+@click.option("--session", default="", help="Where the experiment draws a unit anew in each of its sessions.")
 @click.option(
     "-n",
     "--count",
@@ -64,16 +65,20 @@ def _attributes(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ..
 )
 @click.pass_obj
 def decide(
-    invocation: Invocation, name: str, unit: str, attributes: dict[str, str], number: int | None
+    invocation: Invocation,
+    name: str,
+    unit: str,
+    attributes: dict[str, str],
+    session: str,
+    number: int | None,
 ) -> None:
     """Ask which arm serves a unit. Each decision counts as an exposure."""
     with invocation.connect() as client:
         if number is not None:
-            _decide_many(
-                invocation, client, name, [f"{unit}-{index}" for index in range(1, number + 1)], attributes
-            )
+            units = [f"{unit}-{index}" for index in range(1, number + 1)]
+            _decide_many(invocation, client, name, units, attributes, session)
             return
-        reply = client.decide(name, unit, attributes)
+        reply = client.decide(name, unit, attributes, session)
     if invocation.documents:
         from bandit.ctl.document import document
 
@@ -98,7 +103,12 @@ def _sentence(reply: DecideResponse) -> str:
 
 
 def _decide_many(
-    invocation: Invocation, client: Client, name: str, units: list[str], attributes: dict[str, str]
+    invocation: Invocation,
+    client: Client,
+    name: str,
+    units: list[str],
+    attributes: dict[str, str],
+    session: str,
 ) -> None:
     from bandit.client.connection import MAX_UNITS, split_tokens
     from bandit.client.words import enum_text
@@ -110,7 +120,7 @@ def _decide_many(
     reasons: dict[str, None] = {}
     for start in range(0, len(units), MAX_UNITS):
         batch = units[start : start + MAX_UNITS]
-        reply = client.decide_batch(name, batch, attributes)
+        reply = client.decide_batch(name, batch, attributes, [session] * len(batch) if session else ())
         reasons[enum_text(DecisionReason.DESCRIPTOR, reply.reason)] = None
         columns = zip(batch, reply.arm_indexes, reply.propensities_ppm, split_tokens(reply), strict=True)
         for unit, index, ppm, token in columns:

@@ -97,22 +97,27 @@ def dump_allocation(allocation: Allocation) -> bytes:
             "time_ms": allocation.time_ms,
             "arms": allocation.ranges.arms,
             "ranges": allocation.ranges.owned,
-            "moved": allocation.ranges.moved,
             "centres": [float(centre) for centre in allocation.centres],
             "cause": allocation.cause,
-            "apart": [
-                {
-                    "cohort": each.cohort,
-                    "ranges": each.ranges.owned,
-                    "moved": each.ranges.moved,
-                    "arm": each.arm,
-                    "chance": each.chance,
-                }
-                for each in allocation.apart
-            ],
+            **_moves(allocation.ranges),
+            **({"apart": [_apart_fields(each) for each in allocation.apart]} if allocation.apart else {}),
         }
         | ({"linear": b64encode(allocation.linear.pack()).decode()} if allocation.linear else {})
     )
+
+
+def _moves(ranges: Ranges) -> dict[str, object]:
+    return {"moved": ranges.moved} if ranges.moved else {}
+
+
+def _apart_fields(apart: Apart) -> dict[str, object]:
+    return {
+        "cohort": apart.cohort,
+        "ranges": apart.ranges.owned,
+        **_moves(apart.ranges),
+        "arm": apart.arm,
+        "chance": apart.chance,
+    }
 
 
 def load_allocation(key: str, raw: bytes) -> Allocation:
@@ -261,7 +266,7 @@ class _Fields:
         return [read(f"{self._path}.{key}.{index}", item) for index, item in enumerate(value)]
 
     def perhaps(self, key: str, read: Callable[[str, object], T]) -> list[T]:
-        """As :meth:`each`; nothing where an older version wrote none."""
+        """As :meth:`each`; nothing where there was nothing to write."""
         return self.each(key, read) if key in self._fields else []
 
     def has(self, key: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bandit.ledger import Ledger
 from bandit.seen import Seen, ValuePage
-from server.store import packed, packed_values
+from server.store import packed, packed_periods, packed_values
 from server.store.base import FoldWrite, WriterState
 from server.store.keys import REPLY_TTL_S, ExperimentKeys, bucket_name
 from server.store.packed import WriterHead, whole
@@ -52,7 +52,7 @@ def assemble(keys: ExperimentKeys, parts: Parts) -> WriterState:
     head = packed.unpack_writer(keys.writer, parts.writer)
     ledger = Ledger(head.epoch, head.layout)
     for field, value in parts.periods.items():
-        period = packed.unpack_period(keys.periods, field, value)
+        period = packed_periods.unpack_period(keys.periods, field, value)
         if period.epoch == head.epoch and period.cells.layout != head.layout:
             raise ValueError(f"period {period.number} is of another layout than its epoch")
         ledger.periods[period.number] = period
@@ -103,7 +103,9 @@ def fold_call(write: FoldWrite) -> FoldCall:
         keep_from=keep_from(write),
         drop_allocations=write.drop_allocations,
         reply_ttl_s=REPLY_TTL_S,
-        set_periods=[(number, packed.pack_period(period)) for number, period in write.set_periods.items()],
+        set_periods=[
+            (number, packed_periods.pack_period(period)) for number, period in write.set_periods.items()
+        ],
         drop_periods=[int(number) for number in write.drop_periods],
         set_pages=[
             (

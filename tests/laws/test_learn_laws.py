@@ -116,7 +116,7 @@ def test_exposures_count_once_however_they_are_sent_again(count: int, chance: ra
     while sent < count:
         first = chance.randint(0, sent)
         last = chance.randint(sent + 1, count)
-        payload = exposure_entry(4, 1, first, b"".join(EXPOSURE.pack(*row) for row in rows[first:last]))
+        payload = exposure_entry(4, 1, first, b"".join(EXPOSURE.pack(*row, 0) for row in rows[first:last]))
         folding = fold([entry(NOW, EXPOSURES, payload)], experiment, ledger, seen)
         assert folding.exposures == last - sent
         assert folding.exposures_lost == 0
@@ -126,7 +126,7 @@ def test_exposures_count_once_however_they_are_sent_again(count: int, chance: ra
 
 def test_a_gap_in_exposures_is_counted_as_lost() -> None:
     experiment, allocations, ledger = world()
-    payload = exposure_entry(4, 1, 10, EXPOSURE.pack(allocations[0].number, 0, 1))
+    payload = exposure_entry(4, 1, 10, EXPOSURE.pack(allocations[0].number, 0, 1, 0))
     folding = fold([entry(NOW, EXPOSURES, payload)], experiment, ledger, Seen())
     assert (folding.exposures, folding.exposures_lost) == (1, 10)
 
@@ -208,7 +208,7 @@ def test_foreign_ids_count_once_and_go_to_the_period_of_their_time() -> None:
 def test_the_writer_knows_which_allocation_it_must_have() -> None:
     world()
     reward = RewardRecord(1, 1, 1, NOW, 17, 5, 0, 1, 0).pack()
-    exposure = exposure_entry(1, 1, 0, EXPOSURE.pack(23, 0, 0))
+    exposure = exposure_entry(1, 1, 0, EXPOSURE.pack(23, 0, 0, 0))
     assert newest_allocation([entry(1, REWARDS, reward), entry(2, EXPOSURES, exposure)]) == 23
     assert newest_allocation([entry(1, REWARDS, b"junk")]) == 0
 

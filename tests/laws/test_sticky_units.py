@@ -9,7 +9,7 @@ from scipy import stats
 from bandit.clusters import design_effects
 from bandit.guardrails.base import ArmStanding, Folded, Outcome
 from bandit.guardrails.judge import judge
-from bandit.ledger import BUCKETS, ONE
+from bandit.ledger import BUCKETS, ONE, Clusters
 from tests.builders import spec
 from tests.evidence import periods
 
@@ -42,7 +42,8 @@ def release(seed: int, *, told: bool, ratio: float = 1.0) -> tuple[bool, float]:
             np.add.at(clusters[each, 0, :, 1], bucket[(arm == each) & bad], EVENTS * ONE)
         if row % 4 == 3:
             table = periods(made, n[: row + 1], s[: row + 1], centre=0.2)
-            effects = design_effects(made, clusters, table)
+            sums = Clusters(clusters, clusters[:, 0, :, 0], np.zeros(2, np.int64))
+            effects = design_effects(made, sums, table)
             (verdict,) = judge(
                 made, table, Folded.empty_of(made), standing, LATE, None, effects if told else None
             )

@@ -21,7 +21,8 @@ from bandit.rollout.state import Allocation
 from bandit.rollout.transitions import reallocate
 from bandit.seen import PageKey, Seen
 from bandit.spec.channels import ChannelKind, channels_of
-from server.store.packed import pack_page, pack_period, page_field, unpack_page, unpack_period
+from server.store.packed import pack_page, page_field, unpack_page
+from server.store.packed_periods import pack_period, unpack_period
 from server.store.packed_values import pack_values, unpack_values
 from tests.builders import NOW, running
 from tests.oracles.value_oracle import Told, ValueOracle

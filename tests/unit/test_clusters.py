@@ -11,7 +11,7 @@ import pytest
 from bandit.baselines import BASELINES
 from bandit.baselines.base import evidence_of
 from bandit.clusters import design_effects
-from bandit.ledger import BUCKETS, ONE, PeriodTable
+from bandit.ledger import BUCKETS, ONE, Clusters, PeriodTable
 from bandit.spec.model import ExperimentSpec
 from tests.builders import spec
 from tests.evidence import beliefs_from, periods
@@ -41,7 +41,8 @@ def drawn(made: ExperimentSpec, values: Any, assigned: int = 0) -> tuple[PeriodT
         for each in (np.where(np.isnan(values), np.nan, 1.0), values, values**2)
     )
     exposed = None if not assigned else np.full((1, 2), float(assigned))
-    return periods(made, n, s1, s2, assigned=exposed), clusters
+    visits = clusters[:, 0, :, 0].copy()
+    return periods(made, n, s1, s2, assigned=exposed), Clusters(clusters, visits, np.zeros(2, np.int64))
 
 
 def test_independent_values_have_no_effect() -> None:

@@ -21,17 +21,16 @@ from server.store.packed import (
     pack_chunk,
     pack_folded,
     pack_page,
-    pack_period,
     pack_writer,
     page_field,
     split_offset,
     unpack_bucket,
     unpack_folded,
     unpack_page,
-    unpack_period,
     unpack_writer,
     whole,
 )
+from server.store.packed_periods import pack_period, unpack_period
 from server.store.packed_values import pack_values, unpack_values
 from tests.stores import (
     LAYOUT,

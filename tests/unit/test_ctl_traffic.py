@@ -226,3 +226,10 @@ def test_tokens_survive_as_text(token: bytes) -> None:
 def test_what_is_no_token_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="base64url"):
         token_bytes(text)
+
+
+def test_a_session_goes_along_with_one_unit_and_with_many(ctl: Command, ground: Ground) -> None:
+    assert ctl("decide", "answers", "u1", "--session", "s1").code == 0
+    assert ctl("decide", "answers", "u1", "--session", "s1", "-n", "3").code == 0
+    assert ground.seen("Decide")[0].session == "s1"
+    assert list(ground.seen("DecideBatch")[0].sessions) == ["s1"] * 3

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandit.decide import Table, compile_table
+from bandit.ledger import bucket_of
 from bandit.ranges import PPM
 from bandit.rng import point_ppm
-from bandit.token import TOKEN_BYTES, Claims, KeyRing, sign, sign_bodies, verify
+from bandit.token import REROUTED, TOKEN_BYTES, Claims, KeyRing, sign, sign_bodies, verify
 from server.rpc.columns import Columns, decide_many, points_ppm, sign_many
 from tests.builders import running
 
@@ -64,29 +65,40 @@ def test_many_ranges_and_empty_arms() -> None:
         st.integers(0, 2**64 - 1),
         st.just(0),
         st.just(0),
-        st.integers(0, 2**16 - 1),
+        st.integers(0, 2**15 - 1),
         st.just(0),
         st.binary(max_size=31),
     ),
     rows=st.lists(
-        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 255), st.integers(0, PPM)),
+        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 255), st.integers(0, PPM), st.booleans()),
         min_size=1,
         max_size=20,
     ),
 )
-def test_tokens_are_those_of_sign(first: Claims, rows: list[tuple[int, int, int]]) -> None:
-    hashes, arms, shares = zip(*rows, strict=True)
-    columns = Columns(np.array(hashes, np.uint64), np.array(arms, np.uint8), np.array(shares, np.uint32))
+def test_tokens_are_those_of_sign(first: Claims, rows: list[tuple[int, int, int, bool]]) -> None:
+    hashes, arms, shares, moved = zip(*rows, strict=True)
+    columns = Columns(
+        np.array(hashes, np.uint64),
+        np.array(arms, np.uint8),
+        np.array(shares, np.uint32),
+        np.array(moved, np.bool_),
+    )
     tokens = sign_many(RING, first, columns)
     size = TOKEN_BYTES + len(first.features)
     assert len(tokens) == size * len(rows)
-    for index, (unit_hash, arm, share) in enumerate(rows):
+    for index, (unit_hash, arm, share, rerouted) in enumerate(rows):
         claims = first._replace(
-            number=first.number + index, unit_hash=unit_hash, arm=arm, propensity_ppm=share
+            number=first.number + index,
+            unit_hash=unit_hash,
+            arm=arm,
+            propensity_ppm=share,
+            cohort=first.cohort | rerouted * REROUTED,
         )
         token = tokens[index * size : (index + 1) * size]
         assert token == sign(RING, claims)
         assert verify(RING, token) == claims
+        assert (claims.cohort_index, claims.rerouted) == (first.cohort, rerouted)
+        assert columns.buckets[index] == bucket_of(unit_hash, rerouted=rerouted)
 
 
 @pytest.mark.parametrize("size", [32, 63, 64, 65, 200])
