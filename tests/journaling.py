@@ -72,10 +72,10 @@ class Folded:
             for number, record in enumerate(records, first):
                 if number < expected:
                     self.repeats += 1
-                    assert self.decisions[issuer, number] == Told(epoch, *record)
+                    assert self.decisions[issuer, number] == Told(epoch, *record[:3])
                     continue
                 assert (issuer, number) not in self.decisions
-                self.decisions[issuer, number] = Told(epoch, *record)
+                self.decisions[issuer, number] = Told(epoch, *record[:3])
             self.next[issuer] = max(expected, first + len(records))
         return self
 

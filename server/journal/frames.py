@@ -3,9 +3,9 @@
 A frame is one call's decisions of one experiment, little endian, padded with zeros to a multiple of 8 bytes::
 
     u32 crc32 of all that follows   u32 count   u32 uid   u32 epoch   u32 allocation   u64 first number
-    u16 cohort   count x u8 arm
+    u16 cohort   count x u8 arm   [count x u8 bucket of the unit, where the highest bit of cohort is set]
 
-So one decision takes 32 bytes, and a batch one byte per decision. A count of 0 marks what was never written. The
+So one decision takes 32 bytes, and a batch one or two bytes each. A count of 0 marks what was never written. The
 check sum tells a frame that was cut short by the end of its process from a whole one (wrong once in 2**32).
 """
 
@@ -23,15 +23,17 @@ ENTRY_DECISIONS = 4096
 _CRC = struct.Struct("<I")
 _BODY = struct.Struct("<IIIIQH")
 HEADER_BYTES = _CRC.size + _BODY.size
-_ONE_BODY = struct.Struct("<IIIIQHB")
-ONE = struct.Struct(f"<I{_ONE_BODY.size}sx")
-_ARM_AT = 6  # place of the arm in bandit.log.EXPOSURE
+_ONE_BODY = struct.Struct("<IIIIQHBB")
+ONE = struct.Struct(f"<I{_ONE_BODY.size}s")
+_ARM_AT, _BUCKET_AT = 6, 7  # places in bandit.log.EXPOSURE
+_WITH_BUCKETS = 1 << 15
 
 Buffer = bytes | memoryview
 
 
 class Frame(NamedTuple):
-    """Decisions of one call: numbers count on from ``first``, one byte of ``arms`` each."""
+    """Decisions of one call: numbers count on from ``first``, one byte of ``arms`` each, and one of ``buckets``
+    (``bandit.ledger.bucket_of``) or none at all."""
 
     uid: int
     epoch: int
@@ -39,6 +41,7 @@ class Frame(NamedTuple):
     first: int
     cohort: int
     arms: bytes
+    buckets: bytes = b""
 
 
 class Payload(NamedTuple):
@@ -49,14 +52,17 @@ class Payload(NamedTuple):
     payload: bytes
 
 
-def one_body(uid: int, epoch: int, allocation: int, number: int, cohort: int, arm: int) -> bytes:
+def one_body(
+    uid: int, epoch: int, allocation: int, number: int, cohort: int, arm: int, bucket: int = 0
+) -> bytes:
     """The body of a frame of one decision, to be packed with its check sum by ``ONE``."""
-    return _ONE_BODY.pack(1, uid, epoch, allocation, number, cohort, arm)
+    return _ONE_BODY.pack(1, uid, epoch, allocation, number, cohort | _WITH_BUCKETS, arm, bucket)
 
 
 def many(frame: Frame) -> bytes:
     """A frame of any number of decisions, padded."""
-    body = _BODY.pack(len(frame.arms), *frame[:5]) + frame.arms
+    cohort = frame.cohort | _WITH_BUCKETS if frame.buckets else frame.cohort
+    body = _BODY.pack(len(frame.arms), *frame[:4], cohort) + frame.arms + frame.buckets
     return _CRC.pack(crc32(body)) + body + bytes(-(_CRC.size + len(body)) % ALIGN)
 
 
@@ -66,13 +72,15 @@ def frame_at(buffer: Buffer, at: int) -> tuple[Frame, int] | None:
     if at + HEADER_BYTES >= len(buffer):
         return None
     count, uid, epoch, allocation, first, cohort = _BODY.unpack_from(buffer, start)
-    end = at + HEADER_BYTES + count
+    last = at + HEADER_BYTES + count
+    end = last + count if cohort & _WITH_BUCKETS else last
     if count == 0 or end > len(buffer):
         return None
     body = buffer[start:end]
     if crc32(body) != _CRC.unpack_from(buffer, at)[0]:
         return None
-    frame = Frame(uid, epoch, allocation, first, cohort, bytes(buffer[at + HEADER_BYTES : end]))
+    arms, buckets = bytes(buffer[at + HEADER_BYTES : last]), bytes(buffer[last:end])
+    frame = Frame(uid, epoch, allocation, first, cohort & ~_WITH_BUCKETS, arms, buckets)
     return frame, end + -end % ALIGN
 
 
@@ -113,9 +121,12 @@ def payloads(frames: list[Frame], issuer: int) -> Iterator[Payload]:
 
 def _records(frame: Frame) -> bytes | bytearray:
     if len(frame.arms) == 1:
-        return EXPOSURE.pack(frame.allocation, frame.cohort, frame.arms[0])
-    records = bytearray(EXPOSURE.pack(frame.allocation, frame.cohort, 0) * len(frame.arms))
+        bucket = frame.buckets[0] if frame.buckets else 0
+        return EXPOSURE.pack(frame.allocation, frame.cohort, frame.arms[0], bucket)
+    records = bytearray(EXPOSURE.pack(frame.allocation, frame.cohort, 0, 0) * len(frame.arms))
     records[_ARM_AT :: EXPOSURE.size] = frame.arms
+    if frame.buckets:
+        records[_BUCKET_AT :: EXPOSURE.size] = frame.buckets
     return records
 
 

@@ -62,8 +62,11 @@ class Journal:
         """Bytes of disk that it takes."""
         return len(self._segments) * self._segment_bytes
 
-    def record(self, uid: int, epoch: int, allocation: int, cohort: int, arm: int) -> int | None:
-        """Journal one decision; its number, or None when there is no room (it is then not counted)."""
+    def record(
+        self, uid: int, epoch: int, allocation: int, cohort: int, arm: int, bucket: int = 0
+    ) -> int | None:
+        """Journal one decision; its number, or None when there is no room (it is then not counted). ``bucket``:
+        ``bandit.ledger.bucket_of`` its unit, 0 when that is not known."""
         with self._lock:
             at = self._at
             if at + ONE.size > self._end:
@@ -72,21 +75,24 @@ class Journal:
                     return None
                 at = self._at
             number = self._next.get(uid, 0)
-            body = one_body(uid, epoch, allocation, number, cohort, arm)
+            body = one_body(uid, epoch, allocation, number, cohort, arm, bucket)
             ONE.pack_into(self._map, at, crc32(body), body)
             self._at = at + ONE.size
             self._next[uid] = number + 1
             self.recorded += 1
             return number
 
-    def record_many(self, uid: int, epoch: int, allocation: int, cohort: int, arms: bytes) -> int | None:
-        """Journal decisions of one cohort, one byte of ``arms`` each; number of the first, or None without room.
+    def record_many(
+        self, uid: int, epoch: int, allocation: int, cohort: int, arms: bytes, buckets: bytes = b""
+    ) -> int | None:
+        """Journal decisions of one cohort, one byte of ``arms`` each, and of ``buckets`` where units are known; number
+        of the first, or None without room.
 
-        ``arms`` holds at least one byte and less than a segment.
+        ``arms`` holds at least one byte; both hold less than a segment together.
         """
         with self._lock:
             first = self._next.get(uid, 0)
-            frame = many(Frame(uid, epoch, allocation, first, cohort, arms))
+            frame = many(Frame(uid, epoch, allocation, first, cohort, arms, buckets))
             if self._at + len(frame) > self._end and not (
                 len(frame) <= self._segment_bytes - START and self._roll()
             ):

@@ -29,13 +29,14 @@ from tests.serving import Faulty, put_draft
 SEGMENT = 4096
 
 frames = st.builds(
-    Frame,
-    uid=st.integers(0, 2**32 - 1),
-    epoch=st.integers(0, 2**32 - 1),
-    allocation=st.integers(0, 2**32 - 1),
-    first=st.integers(0, 2**64 - 1),
-    cohort=st.integers(0, 2**16 - 1),
-    arms=st.binary(min_size=1, max_size=70),
+    lambda numbers, first, cohort, arms, known: Frame(
+        *numbers, first, cohort, arms, bytes(arm % 129 for arm in arms) if known else b""
+    ),
+    st.tuples(*[st.integers(0, 2**32 - 1)] * 3),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**15 - 1),
+    st.binary(min_size=1, max_size=70),
+    st.booleans(),
 )
 
 
@@ -120,13 +121,14 @@ def test_entries_hold_every_decision_once_in_order(
     calls: list[tuple[int, int, int, int, bytes]], big: int
 ) -> None:
     following: dict[int, int] = {}
-    written = []
+    written: list[Frame] = []
     for uid, epoch, allocation, cohort, arms in calls:
         arms = arms * (big * 50 + 1)
-        written.append(Frame(uid, epoch, allocation, following.get(uid, 0), cohort, arms))
+        buckets = bytes((arm * 5 + len(written)) % 129 for arm in arms) if len(written) % 3 else b""
+        written.append(Frame(uid, epoch, allocation, following.get(uid, 0), cohort, arms, buckets))
         following[uid] = following.get(uid, 0) + len(arms)
     want = [
-        (f.uid, f.epoch, f.first + i, f.allocation, f.cohort, arm)
+        (f.uid, f.epoch, f.first + i, f.allocation, f.cohort, arm, f.buckets[i] if f.buckets else 0)
         for f in written
         for i, arm in enumerate(f.arms)
     ]
