@@ -46,7 +46,7 @@ DISK = Disk()
 def replace_file(path: Path, content: bytes, *, disk: Disk = DISK, before: Path | None = None) -> None:
     """Put ``content`` in the place of ``path``, whole or not at all; ``before`` then names what was there.
 
-    Raises OSError (a full disk, say); then both are as they were.
+    Raises OSError (a full disk, say); then both are as they were, or, when the last sync failed, as they were to be.
     """
     new = path.with_name(f".{path.name}.new")
     try:

@@ -29,6 +29,7 @@ from server.store.memory import MemoryStore
 from tests.builders import NOW, SALT, spec
 
 SHARES = (400_000, 300_000, 300_000)
+ANY: Any = None  # the call's own side, of which servicers ask nothing
 
 
 class Faulty:

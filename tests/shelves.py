@@ -1,4 +1,4 @@
-"""What tests of files on a disk share: a disk that fails or dies at a chosen call, and a snapshot to keep."""
+"""What tests of files on a disk share: a disk that fails or dies at a chosen call, a snapshot to keep, a stop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import NoReturn
 
 from server.disk import Disk
 from server.snapshot import Shelf, Snapshot, SnapshotKeeper
+from server.stops import Stop
 from server.store.base import Store
+from tests.builders import NOW
 from tests.fakes import FakeClock
+
+STOP = Stop("s1", "answers", 1, "small", "sha256:1", 1, NOW, "client/anna", "it rambles")
 
 
 class Killed(BaseException):

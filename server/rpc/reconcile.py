@@ -123,6 +123,7 @@ class Reconciler:
         except BanditError as error:
             log.warning("stop_waits", experiment=stop.experiment, arm=stop.arm, reason=str(error))
             return False
+        self._since_s.setdefault(stop.id, self._clock.monotonic_s())
         log.warning("stop_became_rollback", experiment=stop.experiment, arm=stop.arm, actor=stop.actor)
         return False
 
