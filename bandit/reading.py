@@ -219,8 +219,9 @@ def _pair(
     now_ms: int,
     curves: dict[int, DelayCurve] | None,
 ) -> Cells:
-    """Cross-moments with silence: a silent value of 0 adds nothing to them, another one c adds c times the other
-    metric's mean, and c d where both are silent. Rows that one of the metrics may not read are left out."""
+    """Cross-moments with silence: where the first is silent, its value c counts with the second's, and the other way
+    round, and c d where both are; which of the answers were alone is known by their number, their values by the mean
+    of all. Rows that one of the metrics may not read are left out."""
     one = counted(table, spec, Channel(ChannelKind.VALUE, channel.metric), now_ms, curves)
     two = counted(table, spec, Channel(ChannelKind.VALUE, channel.other), now_ms, curves)
     first, second = spec.metrics[channel.metric], spec.metrics[channel.other]
@@ -230,9 +231,13 @@ def _pair(
     c = silent_value(first, Channel(ChannelKind.VALUE, channel.metric)) or 0.0
     d = silent_value(second, Channel(ChannelKind.VALUE, channel.other)) or 0.0
     n = np.minimum(one.n, two.n)
-    rest = np.maximum(n - joint.n, 0.0)
-    mean_one, mean_two = _mean(one), _mean(two)
-    filled = joint.s1 + rest * np.maximum(c * mean_two + d * mean_one - c * d, 0.0)
+    answers, others = (
+        Cells(table.n[:, :, at], table.s1[:, :, at], table.s2[:, :, at], weight)
+        for at in (channel.metric, channel.other)
+    )
+    alone, other = (np.maximum(each.n - joint.n, 0.0) for each in (answers, others))
+    neither = np.maximum(n - joint.n - alone - other, 0.0)
+    filled = joint.s1 + d * alone * _mean(answers) + c * other * _mean(others) + c * d * neither
     return Cells(n, np.clip(filled, 0.0, n), joint.s2, weight)
 
 

@@ -76,6 +76,40 @@ def test_a_period_taken_at_its_middle_is_wrong_by_as_much_as_it_is_long(row: dic
     assert taken / oldest - 1 == pytest.approx(float(row["worst_weight_error_mid_bucket"]), rel=1e-9)
 
 
+@pytest.mark.parametrize("answered", [(1.0, 1.0), (0.5, 1.0), (1.0, 0.3), (0.6, 0.5), (0.0, 0.7), (0.0, 0.0)])
+def test_cross_moments_count_what_silence_means(answered: tuple[float, float]) -> None:
+    """Against the sum over single decisions, of which some answered one metric, some both, some neither."""
+    silent = 0.75, 0.5
+    made = spec(
+        metrics=[
+            {"name": name, "kind": "gaussian", "direction": "maximize", "attribution_window": "1s"}
+            | {"default_when_silent": value}
+            for name, value in zip("ab", silent, strict=True)
+        ],
+        objective=[{"metric": "a"}, {"metric": "b"}],
+    )
+    chance = np.random.default_rng(3)
+    count = 200_000
+    common = chance.random(count)
+    values = np.stack([0.5 * common + 0.5 * chance.random(count), common])
+    told = chance.random((2, count)) < np.array(answered)[:, None]
+    whole = np.where(told, values, np.array(silent)[:, None])
+    n, s1, s2 = np.zeros((3, 1, 3, len(made.columns)))
+    pair = Channel(ChannelKind.PAIR, 0, other=1)
+    channels = {
+        Channel(ChannelKind.VALUE, 0): (told[0], values[0]),
+        Channel(ChannelKind.VALUE, 1): (told[1], values[1]),
+    }
+    for channel, (seen, x) in (channels | {pair: (told.all(axis=0), values.prod(axis=0))}).items():
+        at = made.columns[channel]
+        n[:, :, at], s1[:, :, at], s2[:, :, at] = seen.sum(), (seen * x).sum(), (seen * x * x).sum()
+    rows = periods(made, n, s1, s2, assigned=np.full((1, 3), float(count)))
+    found = counted(rows, made, pair, 10**9)
+    assert found.n.tolist() == [[count] * 3]
+    # Exact when one of the two always answers or never does; else up to chance in who did.
+    assert found.s1[0] / count == pytest.approx([float((whole[0] * whole[1]).mean())] * 3, abs=0.003)
+
+
 def test_pending_decisions_by_the_golden_delay_curve() -> None:
     """Four periods of 100 decisions at the ages at which the curve has the golden values; the last one is mature."""
     made = spec(
