@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -220,7 +221,7 @@ class Cluster:
         for at, node in enumerate(self.nodes[self.primaries :]):
             own = _text(self.nodes[at % self.primaries].admin.execute_command("CLUSTER", "MYID"))
             until(
-                lambda node=node, own=own: node.admin.execute_command("CLUSTER", "REPLICATE", own),
+                partial(node.admin.execute_command, "CLUSTER", "REPLICATE", own),
                 "it follows",
             )
         until(

@@ -45,11 +45,18 @@ class Frame(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """A log entry to be: exposures of one experiment and epoch without gaps in their numbers."""
+    """A log entry to be: exposures of one experiment and epoch without gaps in their numbers, from ``first`` on."""
 
     uid: int
+    issuer: int
+    first: int
     decisions: int
     payload: bytes
+
+    @property
+    def following(self) -> int:
+        """The number after its last one."""
+        return self.first + self.decisions
 
 
 def one_body(
@@ -135,7 +142,8 @@ def _cut(uid: int, issuer: int, epoch: int, first: int, records: bytearray) -> I
     for at in range(0, len(records), most):
         part = bytes(records[at : at + most])
         count = len(part) // EXPOSURE.size
-        yield Payload(uid, count, exposure_entry(issuer, epoch, first + at // EXPOSURE.size, part))
+        start = first + at // EXPOSURE.size
+        yield Payload(uid, issuer, start, count, exposure_entry(issuer, epoch, start, part))
 
 
 def decisions_in(payload: bytes) -> int:

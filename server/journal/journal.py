@@ -1,6 +1,7 @@
 """Gives each decision its number and keeps it where the end of the process cannot lose it, before the reply goes out.
 
 It never waits for the store and never fails a decision: without room it counts the decision as not journaled.
+What the log has taken is kept for a while, for the case that the store loses its last writes.
 Measured (2 shared cores, Python 3.11): ``record`` 1.2 us; ``record_many`` 5.5 us for 1,000 decisions, 28 us for 10,000.
 """
 
@@ -19,12 +20,16 @@ from server.journal.segments import SEGMENT_BYTES, START, Folder, Segment
 
 MAX_BYTES = 1 << 30
 RETRY_S = 1.0
+# How long a shipped segment is kept, s: a store that lost its last writes is told them again. Failovers lose seconds.
+RETAIN_S = 120.0
+_RETAIN_PART = 4  # of the room, at most one part in so many
 
 
 class Journal:
     """The exposure journal of one serving process, which its ``issuer`` number names for ever.
 
-    ``max_bytes`` bounds what waits on disk for the store. Safe for several threads.
+    ``max_bytes`` bounds what waits on disk for the store; up to a quarter more is kept of what was shipped in the
+    last ``retain_s`` seconds. Safe for several threads.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Journal:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         max_bytes: int = MAX_BYTES,
+        retain_s: float = RETAIN_S,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.issuer = issuer
@@ -42,6 +48,8 @@ class Journal:
         self._folder = Folder.make(root, issuer)
         self._segment_bytes = segment_bytes
         self._most = max(max_bytes // segment_bytes, 1)
+        self._retain_s = retain_s
+        self._retained: deque[tuple[Segment, float]] = deque()
         self._monotonic_s = monotonic_s
         self._lock = threading.Lock()
         self._next: dict[int, int] = {}
@@ -60,7 +68,7 @@ class Journal:
     @property
     def bytes_held(self) -> int:
         """Bytes of disk that it takes."""
-        return len(self._segments) * self._segment_bytes
+        return (len(self._segments) + len(self._retained)) * self._segment_bytes
 
     def record(
         self, uid: int, epoch: int, allocation: int, cohort: int, arm: int, bucket: int = 0
@@ -107,8 +115,9 @@ class Journal:
     def unshipped(self) -> tuple[Segment, int] | None:
         """The oldest segment with something to ship and the position up to which it is written, or None.
 
-        Finished segments that are shipped are removed on the way.
+        Finished segments that are shipped are put aside on the way, and removed when they are old.
         """
+        self._forget()
         while True:
             with self._lock:
                 segment = self._segments[0] if self._segments else None
@@ -122,7 +131,18 @@ class Journal:
                 return segment, written
             with self._lock:
                 self._segments.popleft()
-            segment.remove()
+            self._retained.append((segment, self._monotonic_s()))
+
+    def aside(self) -> list[tuple[Segment, int]]:
+        """Segments that may be shipped once more, oldest first, and how far each is written.
+
+        For the one thread that ships: until its next :meth:`unshipped` they stay mapped.
+        """
+        with self._lock:
+            held = [*(segment for segment, _ in self._retained), *self._segments]
+            last = self._at
+        written = [last if segment is held[-1] else self._segment_bytes for segment in held]
+        return list(zip(held, written, strict=True))
 
     def close(self) -> None:
         """Record no more. What is shipped is removed; the rest waits for the next process."""
@@ -130,11 +150,20 @@ class Journal:
             left = self._segments[-1].shipped < self._at if self._segments else False
             left = left or len(self._segments) > 1
             segments, self._segments = self._segments, deque()
+            retained, self._retained = self._retained, deque()
             self._at = self._end = 0
             self._sequence = self._most = 0
-        for segment in segments:
+        for segment in (*(segment for segment, _ in retained), *segments):
             segment.close() if left else segment.remove()
         self._folder.release() if left else self._folder.remove()
+
+    def _forget(self) -> None:
+        """Remove shipped segments that are old, or too many."""
+        old_s = self._monotonic_s() - self._retain_s
+        while self._retained and (
+            self._retained[0][1] <= old_s or len(self._retained) * _RETAIN_PART > self._most
+        ):
+            self._retained.popleft()[0].remove()
 
     def _roll(self) -> bool:
         """Begin the next segment; the lock is held. 0.3 ms for the zeros, once in 32,000 single decisions."""

@@ -63,7 +63,7 @@ class Commit:
 class RewardCounts:
     """How many rewards met which end in the log, since the experiment exists.
 
-    ``sources``: the same by source (see ``bandit.log``), of entries that were folded by a version that tells them apart.
+    ``sources``: the same by source (see ``bandit.log``), as far as the entries were folded by a version that tells them.
     """
 
     applied: int = 0
@@ -121,6 +121,21 @@ class FoldWrite:
     replies: Mapping[bytes, bytes] = field(default_factory=dict)
     trim_before_ms: int = 0
     drop_allocations: int = 0
+
+
+class Shipment(NamedTuple):
+    """Exposures of one issuer for the log of an experiment: their numbers go from ``first`` to ``following`` - 1.
+
+    ``gap``: take them although the log lacks some before them, which nobody has any more; the fold counts those lost.
+    """
+
+    experiment: str
+    uid: int
+    issuer: int
+    first: int
+    following: int
+    payload: bytes
+    gap: bool = False
 
 
 class Finding(NamedTuple):
@@ -247,6 +262,17 @@ class LedgerStore(Protocol):
         The id is "" for an entry whose experiment does not exist (it was deleted): that entry is dropped.
         On StoreUnavailable some may have been taken; append all again (folding drops repeats).
         """
+
+    def ship(self, entries: Sequence[Shipment]) -> list[int | None]:
+        """Append exposures, each only when the log has all of its issuer's before them.
+
+        Per entry: up to which number the log has that issuer's exposures now; below ``first`` nothing was taken, and
+        they are to be sent from that number on. None when there is no such experiment. At most one entry of an
+        experiment in a call. On StoreUnavailable some may have been taken; send all again (repeats are not taken).
+        """
+
+    def shipped(self, names: Sequence[str], issuer: int) -> dict[str, int]:
+        """Up to which number the logs of these experiments have the issuer's exposures; 0 for none."""
 
     def read(self, offsets: Mapping[str, str], count: int, block_ms: int) -> dict[str, list[LogEntry]]:
         """Per experiment at most ``count`` entries after its offset; waits up to ``block_ms`` for the first."""

@@ -16,6 +16,7 @@ letter, so the tags ``{_registry}`` and ``{_sources}`` of what belongs to all ex
     {name}:periods      hash    number -> period, packed                                 lives with the experiment
     {name}:pages        hash    page key -> marks or values, packed                      dropped by folds
     {name}:exposed      hash    issuer -> next exposure not counted                      lives with the experiment
+    {name}:shipped      hash    issuer -> next exposure that the log does not have       lives with the experiment
     {name}:foreign      hash    bucket -> number of ids in its list                      dropped by folds
     {name}:foreign:B    list    chunks of ids of bucket B, packed                        dropped by folds
     {name}:folded       string  accumulators of the guardrails, packed                   lives with the experiment
@@ -30,6 +31,7 @@ letter, so the tags ``{_registry}`` and ``{_sources}`` of what belongs to all ex
     {_registry}:beat    string  last learner that said it is alive                       its time
     {_sources}:fed      hash    positions and counts of sources, for the dead letters    for ever
     {_sources}:letters  stream  dead letters, the newest so many                         until replayed or too many
+    {_sources}:places   zset    source and place of a dead letter, by time in s          the newest so many
     {_sources}:states   hash    source -> how it said it is                              for ever
     changes             channel names of experiments that changed
 """
@@ -67,6 +69,7 @@ class ExperimentKeys:
     foreign: str
     folded: str
     fed: str
+    shipped: str
 
     def bucket(self, name: str) -> str:
         """List of chunks of one bucket of foreign ids."""
@@ -95,6 +98,7 @@ class ExperimentKeys:
             self.folded,
             self.report,
             self.fed,
+            self.shipped,
         ]
         return fixed + [self.bucket(each) for each in buckets]
 
@@ -116,6 +120,7 @@ class Keys:
         self.changes = f"{namespace}:changes"
         self.buried = f"{namespace}:{{_sources}}:fed"
         self.letters = f"{namespace}:{{_sources}}:letters"
+        self.places = f"{namespace}:{{_sources}}:places"
         self.sources = f"{namespace}:{{_sources}}:states"
 
     def of(self, name: str) -> ExperimentKeys:
@@ -123,7 +128,7 @@ class Keys:
         root = f"{self.namespace}:{{{name}}}:"
         parts = (
             "head allocations audit requests requested lease status report log writer periods pages exposed "
-            "foreign folded fed"
+            "foreign folded fed shipped"
         )
         return ExperimentKeys(root, *(root + part for part in parts.split()))
 

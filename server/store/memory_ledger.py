@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bandit.log import Append, LogEntry
+from bandit.log import EXPOSURES, Append, LogEntry
 from bandit.rollout.audit import GENESIS
-from server.store.base import Fence, FoldWrite, WriterState
+from server.store.base import Fence, FoldWrite, Shipment, WriterState
 from server.store.keys import REPLY_TTL_S, Keys
 from server.store.packed import split_offset
 from server.store.writes import FoldCall, Parts, assemble, fold_call
@@ -79,6 +79,7 @@ class Kept:
     book: Book = field(default_factory=Book)
     replies: dict[bytes, tuple[int, deque[bytes]]] = field(default_factory=dict)
     fed: dict[str, str] = field(default_factory=dict)
+    shipped: dict[int, int] = field(default_factory=dict)
 
 
 class MemoryLedger:
@@ -107,6 +108,18 @@ class MemoryLedger:
                 ids.append(id_)
             self._changed.notify_all()
             return ids
+
+    def ship(self, entries: Sequence[Shipment]) -> list[int | None]:
+        """See LedgerStore."""
+        with self._changed:
+            return [self._ship(each) for each in entries]
+
+    def shipped(self, names: Sequence[str], issuer: int) -> dict[str, int]:
+        """See LedgerStore."""
+        with self._changed:
+            return {
+                name: kept.shipped.get(issuer, 0) if (kept := self._kept.get(name)) else 0 for name in names
+            }
 
     def read(self, offsets: Mapping[str, str], count: int, block_ms: int) -> dict[str, list[LogEntry]]:
         """See LedgerStore."""
@@ -178,6 +191,19 @@ class MemoryLedger:
                 if left_s <= 0:
                     return None
                 self._changed.wait(left_s)
+
+    def _ship(self, sent: Shipment) -> int | None:
+        kept = self._kept.get(sent.experiment)
+        if kept is None or kept.uid != sent.uid:
+            return None
+        at = kept.shipped.get(sent.issuer, 0)
+        if at >= sent.following or (at < sent.first and not sent.gap):
+            return at
+        place, id_ = self._next_id()
+        kept.log.append((place, LogEntry(id_, EXPOSURES, bytes(sent.payload))))
+        kept.shipped[sent.issuer] = sent.following
+        self._changed.notify_all()
+        return sent.following
 
     def _next_id(self) -> tuple[tuple[int, int], str]:
         """The next place in the log, and its id."""

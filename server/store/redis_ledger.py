@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from bandit.errors import BanditError, CorruptStored, StoreUnavailable
 from bandit.log import Append, LogEntry
 from server.store import packed, scripts
-from server.store.base import FoldWrite, WriterState
+from server.store.base import FoldWrite, Shipment, WriterState
 from server.store.keys import ExperimentKeys, Keys
 from server.store.link import WAIT_S, Argument, Link
 from server.store.packed import reading, whole
@@ -51,6 +51,26 @@ class RedisLedger:
             # A log of another type takes nothing; entries of others in the same batch must not suffer.
             ids.append(answer.decode() if isinstance(answer, bytes) else "")
         return ids
+
+    def ship(self, entries: Sequence[Shipment]) -> list[int | None]:
+        """See LedgerStore."""
+        answers = scripts.ship(self._link, [(self._keys.of(each.experiment), each) for each in entries])
+        for answer in answers:
+            if isinstance(answer, StoreUnavailable):
+                raise answer
+        # A log of another type takes nothing; entries of others in the same call must not suffer.
+        return [None if isinstance(answer, BanditError) else answer for answer in answers]
+
+    def shipped(self, names: Sequence[str], issuer: int) -> dict[str, int]:
+        """See LedgerStore."""
+        answers = self._link.batch([("HGET", self._keys.of(name).shipped, issuer) for name in names])
+        found: dict[str, int] = {}
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, BanditError):
+                raise answer
+            with reading(self._keys.of(name).shipped):
+                found[name] = whole(answer or b"0")
+        return found
 
     def read(self, offsets: Mapping[str, str], count: int, block_ms: int) -> dict[str, list[LogEntry]]:
         """See LedgerStore."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from bandit.errors import BanditError
+from bandit.log import EXPOSURES
+from server.store.base import Shipment
 from server.store.keys import ExperimentKeys, Keys
 from server.store.link import Argument, Link, Script
 from server.store.writes import FoldCall
@@ -20,6 +24,7 @@ _BEAT = Script("beat")
 _RESERVE = Script("reserve")
 _FOLD = Script("fold")
 _BEHIND = Script("behind")
+_SHIP = Script("ship")
 _FEED = Script("feed")
 _UNBURY = Script("unbury")
 
@@ -46,11 +51,12 @@ class CommitCall:
 
 @dataclass(frozen=True, slots=True)
 class FeedCall:
-    """Arguments of feed.lua: moves (field, text before, text after), counts, and the fields of each entry."""
+    """Arguments of feed.lua: uid or word, moves (field, text before, text after), counts, entries (place, fields)."""
 
+    uid: int | str
     moves: Sequence[tuple[str, str, str]]
     counts: Sequence[tuple[str, int]]
-    entries: Sequence[Sequence[Argument]]
+    entries: Sequence[tuple[str, Sequence[Argument]]]
     most: int = 0
     dropped: str = ""
 
@@ -193,20 +199,35 @@ def fold(link: Link, keys: ExperimentKeys, call: FoldCall) -> str:
     return answer.decode()
 
 
+def ship(link: Link, sent: Sequence[tuple[ExperimentKeys, Shipment]]) -> list[Any]:
+    """Number up to which each log has the exposures now, None for no such experiment, or its error."""
+    calls: list[tuple[list[str], list[Argument]]] = [
+        (
+            [keys.shipped, keys.log, keys.head],
+            [each.uid, each.issuer, each.first, each.following, int(each.gap), EXPOSURES, each.payload],
+        )
+        for keys, each in sent
+    ]
+    return [
+        answer if isinstance(answer, BanditError) else int(answer) if answer else None
+        for answer in link.run_many(_SHIP, calls)
+    ]
+
+
 def behind(link: Link, keys: ExperimentKeys, offset: str, most: int) -> tuple[int, str]:
     """Entries counted after the offset, at most ``most``, and the id of the last of them."""
     count, last = link.run(_BEHIND, [keys.log], [offset, most])
     return int(count), last.decode()
 
 
-def feed(link: Link, keys: Sequence[str], call: FeedCall, *, uid: int | None = None) -> list[bytes]:
+def feed(link: Link, keys: Sequence[str], call: FeedCall) -> list[bytes]:
     """Word and values of the outcome; ``keys`` as feed.lua has them."""
-    arguments: list[Argument] = ["" if uid is None else uid, call.most, call.dropped]
+    arguments: list[Argument] = [call.uid, call.most, call.dropped]
     arguments += [len(call.moves), len(call.counts), len(call.entries)]
     arguments += [each for move in call.moves for each in move]
     arguments += [each for count in call.counts for each in count]
-    for entry in call.entries:
-        arguments += [len(entry), *entry]
+    for place, fields in call.entries:
+        arguments += [place, len(fields), *fields]
     answer: list[bytes] = link.run(_FEED, keys, arguments)
     return answer
 

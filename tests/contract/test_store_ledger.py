@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bandit.ledger import ONE, Cells
 from bandit.log import EXPOSURES, REWARDS, START, Append
 from bandit.seen import BucketKey, Page, PageKey
-from server.store.base import FoldWrite, RewardCounts, Store
+from server.store.base import FoldWrite, RewardCounts, Shipment, Store
 from tests.conftest import Kept
 from tests.stores import (
     LAYOUT,
@@ -313,3 +313,47 @@ def test_an_impossible_fold_is_refused(store: Store, says: str, write: FoldWrite
         store.fold(name, write)
     assert store.load_writer(name) is None
     assert store.fold(name, simple_write(7, 0, counts=RewardCounts(1, 2, 3, 4, 5)))
+
+
+def shipment(
+    name: str, first: int, following: int, *, issuer: int = 3, uid: int = 7, gap: bool = False
+) -> Shipment:
+    return Shipment(name, uid, issuer, first, following, b"%d-%d" % (first, following), gap)
+
+
+def test_exposures_are_taken_once_and_in_order(store: Store) -> None:
+    name = put(store, new_name()).experiment.name
+
+    def ship(first: int, following: int, *, issuer: int = 3, gap: bool = False) -> int | None:
+        (at,) = store.ship([shipment(name, first, following, issuer=issuer, gap=gap)])
+        return at
+
+    assert ship(5, 9) == 0  # 0 to 4 are missing
+    assert ship(0, 5) == 5
+    assert ship(0, 5) == 5  # a repeat
+    assert ship(2, 5) == 5
+    assert ship(3, 9) == 9  # the fold drops what it has of it
+    assert ship(12, 13) == 9
+    assert ship(12, 13, gap=True) == 13
+    assert ship(1, 2, issuer=4) == 0  # another issuer counts for itself
+    assert ship(0, 2, issuer=4) == 2
+    found = store.read({name: START}, 100, 0)[name]
+    assert [(e.kind, e.payload) for e in found] == [
+        (EXPOSURES, payload) for payload in (b"0-5", b"3-9", b"12-13", b"0-2")
+    ]
+    assert store.shipped([name], 3) == {name: 13}
+    assert store.shipped([name, new_name()], 5)[name] == 0
+
+
+def test_exposures_of_what_is_gone_are_taken_by_nobody(store: Store) -> None:
+    name, other = (put(store, new_name()).experiment.name for _ in range(2))
+    assert store.ship([shipment(new_name(), 0, 1), shipment(name, 0, 1, uid=8), shipment(other, 0, 1)]) == [
+        None,
+        None,
+        1,
+    ]
+    store.ship([shipment(name, 0, 1)])
+    store.delete(name, 1)
+    assert store.ship([shipment(name, 1, 2)]) == [None]
+    put(store, name, uid=8)
+    assert store.shipped([name], 3) == {name: 0}

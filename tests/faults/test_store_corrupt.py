@@ -15,7 +15,8 @@ from redis.crc import key_slot
 from bandit.errors import BanditError, CorruptStored, Stale
 from bandit.log import REWARDS, START, Append
 from bandit.seen import BucketKey, PageKey
-from server.store.base import FoldWrite, Stored
+from server.store.base import FoldWrite, Shipment, Stored
+from server.store.fed import RECEIVED, Feed
 from server.store.keys import ExperimentKeys, Keys
 from server.store.redis import RedisStore
 from tests.stores import Writing, following, new_name, page, period, put, record, same, simple_write, stored
@@ -68,6 +69,8 @@ def used(remote: RedisStore) -> Stored:
     assert remote.put_status(name, b"status", fence)
     assert remote.put_report(name, b"report", fence)
     remote.append([Append(name, REWARDS, b"x")])
+    assert remote.ship([Shipment(name, 7, 1, 0, 10, b"x")]) == [10]
+    assert remote.feed(Feed(name, 7, "orders", counts={RECEIVED: 1})).taken
     assert remote.fold(name, full_write(expected_sequence=0))
     now = stored(remote, name)
     after = replace(now.allocation, number=now.allocation.number + 1)
