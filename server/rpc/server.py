@@ -60,6 +60,7 @@ class Limits:
     keepalive_timeout_s: float = 10.0
     ping_every_s: float = 9.0
     send_s: float = 60.0
+    handshake_s: float = 20.0
 
 
 DEFAULT_LIMITS = Limits()
@@ -199,6 +200,8 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
         # Connections end and come back now and then, so that workers sharing a port share the load.
         ("grpc.max_connection_age_ms", round(limits.connection_age_s * 1000)),
+        # A socket that never gets past its greeting is closed; gRPC itself waits a minute.
+        ("grpc.server_handshake_timeout_ms", round(limits.handshake_s * 1000)),
         ("grpc.keepalive_time_ms", round(limits.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", round(limits.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
