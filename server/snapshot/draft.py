@@ -30,7 +30,9 @@ class KeeperCounts:
 
 @dataclass(slots=True)
 class Draft:
-    """Experiments by name, still to be changed. ``set_back``: the whole store is not believed."""
+    """Experiments by name, still to be changed. ``set_back``: the whole store is not believed; ``strange``: it has not
+    the key that signs our tokens, so that nothing in it is what we know by the same name.
+    """
 
     counts: KeeperCounts
     record: Record
@@ -38,6 +40,7 @@ class Draft:
     unreadable: dict[str, str] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
     set_back: bool = False
+    strange: bool = False
     changed: bool = False
 
     @classmethod
@@ -105,19 +108,25 @@ class Draft:
 
     def _behind(self, old: Entry, stored: Stored) -> str:
         """Why what is stored does not follow what we have; "" when it does."""
+        if self.strange:
+            return "the store is another one, or was emptied: it has not the key that signs tokens"
         order = (stored.experiment.uid, stored.generation)
         if order < old.order:
             return f"the store went back to {order} from {old.order}"
-        if order == old.order or stored.experiment.uid != old.experiment.uid or not old.audit_sequence:
+        if stored.experiment.uid != old.experiment.uid:
             return ""
-        # A store set back to an old copy soon counts on beyond us; whether it knows our past, its audit chain tells.
-        if stored.audit_sequence <= old.audit_sequence:
-            same = (stored.audit_sequence, stored.audit_hash) == (old.audit_sequence, old.audit_hash)
-            found = old.audit_hash if same else None
-        else:
-            found = self.record(old.experiment.name, old.audit_sequence)
-        if found != old.audit_hash:
-            return f"the store lost audit record {old.audit_sequence}, or has another in its place"
+        if order == old.order:
+            same = (stored.experiment, stored.allocation) == (old.experiment, old.allocation)
+            return old.fault if old.behind and not same else ""
         if self.set_back and old.behind and stored.audit_sequence == old.audit_sequence:
             return old.fault  # shares alone moved: nobody has said that this past is the right one
-        return ""
+        # A store set back to an old copy soon counts on beyond us; whether it knows our past, its audit chain tells.
+        if not old.audit_sequence:
+            return ""
+        if stored.audit_sequence <= old.audit_sequence:
+            known = (stored.audit_sequence, stored.audit_hash) == (old.audit_sequence, old.audit_hash)
+        else:
+            known = self.record(old.experiment.name, old.audit_sequence) == old.audit_hash
+        return (
+            "" if known else f"the store lost audit record {old.audit_sequence}, or has another in its place"
+        )

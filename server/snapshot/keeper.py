@@ -27,7 +27,7 @@ from server.snapshot.halts import stopped_tables
 from server.snapshot.hints import Hints
 from server.snapshot.view import LEASE_S, Snapshot
 from server.stops import Ordered, Stop
-from server.store.base import ControlStore
+from server.store.base import ControlStore, Stored
 
 log = structlog.get_logger(__name__)
 
@@ -147,7 +147,7 @@ class SnapshotKeeper:
             self._suspect(f"its change number went back to {version} from {self._highest}")
         keys = self._read_keys(began_s)
         draft = Draft.after(self.snapshot, self.counts, self._record)
-        draft.set_back = bool(self._set_back)
+        draft.set_back, draft.strange = bool(self._set_back), self._strange_keys
         if accepting:
             self._take_all_anew(draft)
         elif version != self.version:
@@ -169,6 +169,8 @@ class SnapshotKeeper:
         asked = sorted(set(names))
         loaded = self._store.load_many(asked)
         draft = Draft.after(old, self.counts, self._record)
+        uids = {name: each.experiment.uid for name, each in loaded.items() if isinstance(each, Stored)}
+        self._look_at_keys(draft, uids)
         draft.take(loaded)
         # The store told us of these by name, so what it does not have was deleted.
         draft.forget(name for name in asked if name not in loaded)
@@ -283,7 +285,7 @@ class SnapshotKeeper:
         """Take the store as it is, whatever we had; from here on it is the one we know."""
         loaded = self._store.load_many(sorted(self._store.orders()))
         draft.forget({*draft.entries, *draft.unreadable})
-        draft.set_back = False
+        draft.set_back = draft.strange = False
         draft.take(loaded)
         draft.gone -= {entry.experiment.uid for entry in draft.entries.values()}
         self._accepted_ms = self._halts.ordered.accepted_ms
@@ -296,6 +298,7 @@ class SnapshotKeeper:
             for name, order in orders.items()
             if (entry := draft.entries.get(name)) is None or entry.fault or entry.order != order
         }
+        self._look_at_keys(draft, {name: uid for name, (uid, _) in orders.items()})
         loaded = self._store.load_many(sorted(wanted | draft.unreadable.keys()))
         draft.take(loaded)
         absent = {*draft.entries, *draft.unreadable} - orders.keys()
@@ -303,10 +306,20 @@ class SnapshotKeeper:
         if absent:
             self._drop(draft, absent)
 
+    def _look_at_keys(self, draft: Draft, uids: Mapping[str, int]) -> None:
+        """Before another experiment is taken for one that we know: is this the store that we know?"""
+        if any(
+            name in draft.entries and draft.entries[name].experiment.uid != uid for name, uid in uids.items()
+        ):
+            self._keys_s = float("-inf")
+            self._read_keys(self._clock.monotonic_s())
+        draft.set_back, draft.strange = bool(self._set_back), self._strange_keys
+
     def _drop(self, draft: Draft, names: set[str]) -> None:
         """Let experiments go that a list did not have, when they themselves and nothing else is gone."""
         self._keys_s = float("-inf")
         self._read_keys(self._clock.monotonic_s())
+        draft.set_back, draft.strange = bool(self._set_back), self._strange_keys
         loaded = self._store.load_many(sorted(names))
         draft.take(loaded)
         absent = names - set(loaded)
