@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from server.ingest import kafka
+from server.ingest import jsonl, redis_stream
 from server.ingest.base import Kind
-from server.ingest.kafka_settings import KafkaSettings
 
-SOURCES: Mapping[str, Kind] = {"kafka": Kind(KafkaSettings, kafka.make)}
+SOURCES: Mapping[str, Kind] = {
+    "jsonl": Kind(jsonl.Settings, jsonl.make),
+    "redis_stream": Kind(redis_stream.Settings, redis_stream.make),
+}

@@ -14,10 +14,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bandit.errors import BanditError
+from server.intake.codec import MOST_BODY_BYTES
 from server.store.fed import Position
 
-MOST_BODY_BYTES = 64 << 10
-"""Longest event; a source cuts nothing, it brings the event and the pipeline buries it."""
+__all__ = [
+    "MOST_BODY_BYTES",
+    "Chosen",
+    "Kind",
+    "Make",
+    "Position",
+    "Recall",
+    "Received",
+    "RewardSource",
+    "SourceState",
+]
 
 
 class SourceUnavailable(BanditError):
@@ -29,7 +39,7 @@ class SourceUnavailable(BanditError):
 Recall = Callable[[str], Sequence[Position]]
 """For a partition: how far each experiment that it feeds has taken it, in any order, of whatever epochs.
 
-Nothing: it was never read. Raises StoreUnavailable.
+Nothing: it was never read to the end of a portion, begin at its beginning. Raises StoreUnavailable.
 """
 
 
@@ -37,8 +47,9 @@ Nothing: it was never read. Raises StoreUnavailable.
 class Received:
     """One event as its source has it. ``headers``: lower-case names; ``content-type`` and ``ce_*`` or ``ce-*`` matter.
 
-    ``time_ms``: when the source took it, Unix ms, 0 when it does not say. ``handle``: whatever the source needs to
-    acknowledge it; nobody else looks at it.
+    A body longer than ``MOST_BODY_BYTES`` is brought all the same: the pipeline buries it. ``time_ms``: when the source
+    took it, Unix ms, 0 when it does not say. ``handle``: whatever the source needs to acknowledge it; nobody else looks
+    at it.
     """
 
     body: bytes

@@ -6,7 +6,6 @@ is wrong with one event is that event's result, never the call's.
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import threading
 from collections import Counter
@@ -18,7 +17,6 @@ from typing import cast
 import grpc
 
 from bandit.errors import InvalidArgument, Rejected, StoreUnavailable
-from bandit.ids import MAX_UNIT_BYTES, parse_experiment
 from bandit.log import (
     OUTCOME_APPLIED,
     OUTCOME_CONFLICT,
@@ -28,28 +26,24 @@ from bandit.log import (
     OUTCOME_SUPERSEDED,
     Append,
 )
-from bandit.reward import Amendment, RewardRecord, accept_with_token, accept_without_token
-from bandit.rollout.state import Experiment
-from bandit.token import verify
+from bandit.reward import Amendment, RewardRecord
 from bandit.v1 import reward_service_pb2 as pb
 from bandit.v1 import reward_service_pb2_grpc
 from server.clock import Clock
+from server.intake.accept import accept
 from server.rpc.appends import Appends
 from server.rpc.convert import duration, reward_event
 from server.rpc.counting import ServiceTelemetry, Uncounted
-from server.snapshot import Entry, Snapshot, SnapshotKeeper
+from server.snapshot import Snapshot, SnapshotKeeper
 from server.store.base import LedgerStore
 
 MAX_EVENTS = 1000
-MAX_TEXT_BYTES = 512
 MESSAGE_CHARS = 300
 REPLY_BYTES = 16
 WAIT_S = 10.0
 WAIT_CAP_S = 30.0
 ANSWER_S = 0.05  # kept of a deadline to answer in
 WAITING_AT_ONCE = 16
-BEHIND_MS = 5000
-"""A token issued so much before the snapshot was read is of an experiment that the snapshot has, or that is gone."""
 
 _LATE = "LATE"
 _ACCEPTED = pb.RewardResult(outcome=pb.REWARD_OUTCOME_ACCEPTED)
@@ -172,23 +166,10 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         self, snapshot: Snapshot, event: pb.RewardEvent, now_ms: int
     ) -> tuple[str, RewardRecord | Amendment]:
         """The experiment and the record. Raises Rejected, and StoreUnavailable when our snapshot is too old to tell."""
-        _check_lengths(event)
-        if not event.token:
-            entry = _named(snapshot, event.experiment)
-            key = foreign_key(entry.experiment)
-            return entry.table.name, accept_without_token(entry.experiment, key, reward_event(event), now_ms)
-        claims = verify(snapshot.keys, event.token)
-        found = snapshot.by_uid.get(claims.experiment_uid)
-        behind = found is not None and claims.epoch > found.experiment.epoch
-        if found is None or behind:
-            gone = self._keeper.name_of(claims.experiment_uid, float("inf")) == ""
-            if not gone and (behind or claims.issued_ms > snapshot.read_ms - BEHIND_MS):
-                raise StoreUnavailable(
-                    "this server has not read the experiment of a fresh token yet; send all again in a second",
-                    reason="SNAPSHOT_BEHIND",
-                )
-            raise Rejected("the experiment of this token was deleted", reason="UNKNOWN_EXPERIMENT")
-        return found.table.name, accept_with_token(found.experiment, claims, reward_event(event), now_ms)
+        entry, record = accept(
+            self._keeper, snapshot, event.token, event.experiment, reward_event(event), now_ms
+        )
+        return entry.table.name, record
 
     def _append(self, batches: Batches, results: list[pb.RewardResult]) -> None:
         entries = [
@@ -221,36 +202,6 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             if outcomes is not None:
                 for index, outcome in zip(batch.places, outcomes, strict=False):
                     results[index] = _OUTCOMES.get(outcome, _ACCEPTED)
-
-
-def foreign_key(experiment: Experiment) -> bytes:
-    """The key that hashes ids which are not ours, 32 bytes.
-
-    It comes from the experiment's secret salt, which every server reads and which lives as long as the experiment:
-    token keys come and go, and with them the same event would get another number and count twice.
-    """
-    return hmac.digest(experiment.salt, b"banditd ids of rewards without a token", "sha256")
-
-
-def _named(snapshot: Snapshot, resource: str) -> Entry:
-    try:
-        entry = snapshot.entries.get(parse_experiment(resource, "experiment"))
-    except InvalidArgument as error:
-        raise Rejected(f"no token, and {error}", reason="NO_TOKEN") from None
-    if entry is None:
-        raise Rejected(
-            f"there is no {resource}; if it was created within the last second, send it again",
-            reason="UNKNOWN_EXPERIMENT",
-        )
-    return entry
-
-
-def _check_lengths(event: pb.RewardEvent) -> None:
-    if len(event.unit.encode()) > MAX_UNIT_BYTES:
-        raise Rejected(f"a unit has at most {MAX_UNIT_BYTES} bytes", reason="TOO_LONG")
-    for name in ("metric", "event_id", "experiment", "arm"):
-        if len(getattr(event, name).encode()) > MAX_TEXT_BYTES:
-            raise Rejected(f"{name} is longer than {MAX_TEXT_BYTES} bytes", reason="TOO_LONG")
 
 
 def _refused(error: Rejected) -> pb.RewardResult:

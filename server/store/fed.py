@@ -35,7 +35,8 @@ class Position(NamedTuple):
 class Move(NamedTuple):
     """One step forward of a partition. ``before``: what the slot must say now (None: nothing yet).
 
-    ``fenced`` False moves whatever is there: for sources that bring old events again after newer ones.
+    ``fenced`` False is taken whatever is there, and never goes back within an epoch: for sources that bring old events
+    again after newer ones.
     """
 
     before: Position | None
@@ -75,12 +76,17 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Burial:
-    """Letters of one source with their counts and moves, all or nothing."""
+    """Letters of one source with their counts and moves, all or nothing.
+
+    ``once``: a letter whose source and place were buried already (the newest ``MOST_LETTERS`` are remembered) is passed
+    over, and each count is so much less.
+    """
 
     source: str
     letters: Sequence[Letter] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     moves: Sequence[Move] = ()
+    once: bool = False
 
 
 class Fed(NamedTuple):

@@ -32,6 +32,7 @@ class _Letters:
 
     kept: list[Letter] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
+    places: dict[tuple[str, str], None] = field(default_factory=dict)
     last: int = 0
 
 
@@ -62,9 +63,20 @@ class MemoryFed(MemoryLedger):
         """See FeedStore."""
         with self._changed:
             box = self._letters
-            told = _step(box.fields, burial.source, burial.moves, burial.counts)
+            letters = [
+                letter
+                for letter in burial.letters
+                if not burial.once or (letter.source, letter.place) not in box.places
+            ]
+            passed = len(burial.letters) - len(letters)
+            counts = {what: count - passed for what, count in burial.counts.items()}
+            told = _step(box.fields, burial.source, burial.moves, counts)
             if told.taken:
-                for letter in burial.letters:
+                if burial.once:
+                    box.places.update(dict.fromkeys((letter.source, letter.place) for letter in letters))
+                    for old in list(box.places)[: max(len(box.places) - MOST_LETTERS, 0)]:
+                        del box.places[old]
+                for letter in letters:
                     box.last += 1
                     box.kept.append(replace(letter, id=f"{self._clock_ms()}-{box.last}"))
                 dropped = max(len(box.kept) - MOST_LETTERS, 0)
@@ -126,7 +138,10 @@ def _step(fields: dict[str, str], source: str, moves: Sequence[Move], counts: Ma
     )
     if any(move.fenced and move.before != stands for move, stands in zip(moves, at, strict=True)):
         return Fed(False, at=at)
-    fields.update(zip(names, texts, strict=True))
+    for name, text, move, stands in zip(names, texts, moves, at, strict=True):
+        back = stands is not None and stands.epoch == move.after.epoch and stands.offset > move.after.offset
+        if move.fenced or not back:
+            fields[name] = text
     for what, count in counts.items():
         if count:
             _add(fields, count_field(source, what), count)

@@ -42,24 +42,25 @@ class RedisFed:
         """See FeedStore."""
         keys = self._keys.of(feed.experiment)
         source = feed.source.encode()
-        entries: list[list[Argument]] = [
-            [kind, payload, SOURCE_FIELD, source] for kind, payload in feed.entries
+        entries: list[tuple[str, list[Argument]]] = [
+            ("", [kind, payload, SOURCE_FIELD, source]) for kind, payload in feed.entries
         ]
-        call = scripts.FeedCall(_moves(feed.source, feed.moves), _counts(feed.source, feed.counts), entries)
-        return _told(
-            feed.moves, scripts.feed(self._link, [keys.fed, keys.log, keys.head], call, uid=feed.uid)
-        )
+        moves, counts = _moves(feed.source, feed.moves), _counts(feed.source, feed.counts)
+        call = scripts.FeedCall(feed.uid, moves, counts, entries)
+        return _told(feed.moves, scripts.feed(self._link, [keys.fed, keys.log, keys.head], call))
 
     def bury(self, burial: Burial) -> Fed:
         """See FeedStore."""
         call = scripts.FeedCall(
+            "once" if burial.once else "",
             _moves(burial.source, burial.moves),
             _counts(burial.source, burial.counts),
-            [_fields(letter) for letter in burial.letters],
+            [(f"{letter.source} {letter.place}", _fields(letter)) for letter in burial.letters],
             most=MOST_LETTERS,
             dropped=count_field("", DROPPED),
         )
-        return _told(burial.moves, scripts.feed(self._link, [self._keys.buried, self._keys.letters], call))
+        keys = [self._keys.buried, self._keys.letters, self._keys.places]
+        return _told(burial.moves, scripts.feed(self._link, keys, call))
 
     def fed(self, experiment: str) -> dict[str, SlotCounts]:
         """See FeedStore."""

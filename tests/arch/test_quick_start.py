@@ -19,6 +19,8 @@ SERVING = (
     "bandit.rollout.transitions",
     "bandit.spec",
     "bandit.token",
+    "server.ingest",
+    "server.intake",
     "server.journal",
     "server.rpc",
     "server.snapshot",

@@ -63,12 +63,16 @@ def test_one_move_that_does_not_fit_holds_all_back(store: Store) -> None:
     assert store.fed(name)["orders"].counts == {}
 
 
-def test_a_move_without_a_fence_goes_anywhere(store: Store) -> None:
+def test_a_move_without_a_fence_is_taken_from_anywhere_and_never_back(store: Store) -> None:
     name = put(store, new_name()).experiment.name
-    for offset in (7, 3, 7):
-        moves = [Move(None, at(offset), fenced=False)]
-        assert store.feed(Feed(name, 7, "orders", moves=moves)).taken
-        assert store.fed(name)["orders"].positions == {"topic/0": at(offset)}
+    big = 1 << 60  # beyond what a double holds exactly
+    steps = [(at(7), 7), (at(3), 7), (at(10), 10), (at(9), 10), (at(big + 1), big + 1), (at(big), big + 1)]
+    for after, stands in steps:
+        assert store.feed(Feed(name, 7, "orders", moves=[Move(None, after, fenced=False)])).taken
+        assert store.fed(name)["orders"].positions == {"topic/0": at(stands)}
+    again = Move(None, at(1, "e2"), fenced=False)
+    assert store.feed(Feed(name, 7, "orders", moves=[again])).taken
+    assert store.fed(name)["orders"].positions == {"topic/0": at(1, "e2")}
 
 
 def test_sources_do_not_see_each_other(store: Store) -> None:
@@ -123,7 +127,8 @@ def test_a_slot_moves_as_its_model(store: Store, steps: list[tuple[int, int, int
         told = store.feed(Feed(name, 7, "s", [(REWARDS, b"%d" % taken)], {RECEIVED: 1}, [move]))
         assert told == (Fed(True) if fits else Fed(False, at=(model.get(partition),)))
         if fits:
-            model[partition] = move.after
+            back = not fenced and model.get(partition, move.after).offset > after
+            model[partition] = model[partition] if back else move.after
             taken += 1
     slot = store.fed(name).get("s")
     assert (dict(slot.positions) if slot else {}) == model
@@ -182,6 +187,18 @@ def test_a_burial_is_fenced_like_a_feed(store: Store) -> None:
     assert store.bury(burial) == Fed(False, at=(at(5),))
     assert len(store.letters("", 10)) == 1
     assert store.buried()["orders"].positions == {"topic/0": at(5)}
+
+
+def test_where_a_source_has_no_order_its_letters_are_told_by_their_place(store: Store) -> None:
+    def once(*numbers: int) -> Fed:
+        letters = [letter(number) for number in numbers]
+        return store.bury(Burial("orders", letters, {RECEIVED: len(letters), DEAD: len(letters)}, once=True))
+
+    assert once(1, 2).taken
+    assert once(2, 3, 1).taken
+    assert once(3).taken
+    assert [each.body for each in store.letters("", 10)] == [letter(number).body for number in (1, 2, 3)]
+    assert store.buried()["orders"].counts == {RECEIVED: 3, DEAD: 3}
 
 
 def test_a_letter_is_taken_away_once(store: Store) -> None:

@@ -14,7 +14,8 @@ from bandit.reward import AMENDMENT, AMENDMENT_BYTES, RECORD, RECORD_BYTES
 from bandit.rollout.transitions import update
 from bandit.token import Claims, KeyRing, sign
 from bandit.v1 import reward_service_pb2 as pb
-from server.rpc.rewards import BEHIND_MS, Rewards, foreign_key
+from server.intake.accept import BEHIND_MS, foreign_key
+from server.rpc.rewards import Rewards
 from server.snapshot import SnapshotKeeper
 from server.store.base import Stored
 from server.store.memory import MemoryStore

@@ -3,21 +3,22 @@
 --
 -- KEYS[1] hash   fed: positions and counts by source; no TTL
 -- KEYS[2] stream log of the experiment (must exist), or the dead letters; no TTL
--- KEYS[3] hash   head of the experiment; read: uid. Left out for dead letters
--- ARGV[1] uid of the experiment, or ""
+-- KEYS[3] hash   head of the experiment; read: uid; or, for dead letters, zset of the places of the newest by time
+-- ARGV[1] uid of the experiment; "" for dead letters; "once" for those that are passed over where their place is known
 -- ARGV[2] most entries that the stream may have, "0" for any number
 -- ARGV[3] field that counts entries which had to make room, or ""
 -- ARGV[4..6] how many: moves, counts, entries
--- ARGV[7..] those, in this order: field, text before ("*": whatever it is), text after | field, whole number to add |
---           number of its fields and values, each of them
+-- ARGV[7..] those, in this order: field, text before ("*": whatever it is, but never back), text after | field, whole number to add |
+--           its place, number of its fields and values, each of them
 -- Returns {"ok"}, or why nothing changed: {"gone"} (no such experiment), {"moved", present text of each move}.
-for index, kind in ipairs({'hash', 'stream', 'hash'}) do
-    local found = KEYS[index] and redis.call('TYPE', KEYS[index])['ok'] or 'none'
+local buries, once = ARGV[1] == '' or ARGV[1] == 'once', ARGV[1] == 'once'
+for index, kind in ipairs({'hash', 'stream', buries and 'zset' or 'hash'}) do
+    local found = redis.call('TYPE', KEYS[index])['ok']
     if found ~= kind and found ~= 'none' then
         return redis.error_reply('WRONGTYPE ' .. KEYS[index] .. ' is a ' .. found .. ', not a ' .. kind)
     end
 end
-if KEYS[3] then
+if not buries then
     local uid = redis.call('HGET', KEYS[3], 'uid')
     if uid ~= ARGV[1] or redis.call('EXISTS', KEYS[2]) == 0 then
         return {'gone'}
@@ -43,17 +44,38 @@ for index = 0, counts - 1 do
 end
 
 -- From here on nothing can fail, but for lack of memory at the first write.
-local at = counts_at + 2 * counts
+local at, passed = counts_at + 2 * counts, 0
+local now = once and redis.call('TIME')[1]
 for _ = 1, entries do
-    local size = tonumber(ARGV[at])
-    redis.call('XADD', KEYS[2], '*', unpack(ARGV, at + 1, at + size))
-    at = at + size + 1
+    local size = tonumber(ARGV[at + 1])
+    if once and redis.call('ZADD', KEYS[3], 'NX', now, ARGV[at]) == 0 then
+        passed = passed + 1
+    else
+        redis.call('XADD', KEYS[2], '*', unpack(ARGV, at + 2, at + 1 + size))
+    end
+    at = at + size + 2
+end
+if once then
+    redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - tonumber(ARGV[2]))
+end
+-- Offsets are decimals without leading zeros: the longer one is the larger.
+local function is_back(present, after)
+    local epoch, offset = string.match(present, '^(%S+) (%d+)$')
+    local new_epoch, new_offset = string.match(after, '^(%S+) (%d+)$')
+    if epoch ~= new_epoch or not offset then
+        return false
+    end
+    return #new_offset < #offset or (#new_offset == #offset and new_offset < offset)
 end
 for index = 0, moves - 1 do
-    redis.call('HSET', KEYS[1], ARGV[7 + 3 * index], ARGV[9 + 3 * index])
+    local name, before, after = ARGV[7 + 3 * index], ARGV[8 + 3 * index], ARGV[9 + 3 * index]
+    if before ~= '*' or not is_back(answer[index + 2], after) then
+        redis.call('HSET', KEYS[1], name, after)
+    end
 end
 for index = 0, counts - 1 do
-    redis.call('HINCRBY', KEYS[1], ARGV[counts_at + 2 * index], ARGV[counts_at + 2 * index + 1])
+    local more = tonumber(ARGV[counts_at + 2 * index + 1]) - passed
+    redis.call('HINCRBY', KEYS[1], ARGV[counts_at + 2 * index], string.format('%.0f', more))
 end
 if ARGV[2] ~= '0' then
     local dropped = redis.call('XTRIM', KEYS[2], 'MAXLEN', ARGV[2])
