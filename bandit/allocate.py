@@ -14,6 +14,7 @@ from bandit.baselines import BASELINES
 from bandit.baselines.base import Belief, Evidence
 from bandit.constraints import Feasibility, feasibility
 from bandit.ledger import FloatArray
+from bandit.linear.rule import LinearRule
 from bandit.objective import utility
 from bandit.pacing import Spending, cost_of, pacing, priced, spending
 from bandit.rollout.bounds import bounded, boxes
@@ -32,6 +33,8 @@ class Proposal:
     that are left out; then ``p_best`` is of being feasible and the best that is. ``price`` of a unit of the budget's
     metric in units of the objective, see ``bandit.pacing``; 0 without a budget. ``spending``: what of the budget the
     day has used, None without one. ``utility``: the belief about the objective, no price in it.
+    Of a linear allocator, ``linear``: the rule by which each request is decided; ``coefficients``: mean and sd [K, D]
+    in units of the objective, by ``linear.crowd.contrasts``; all else is what that comes to on the whole, see ``allocate_linear``.
     """
 
     shares_ppm: tuple[int, ...]
@@ -47,6 +50,8 @@ class Proposal:
     feasible: FloatArray | None = None
     price: float = 0.0
     spending: Spending | None = None
+    linear: LinearRule | None = None
+    coefficients: tuple[FloatArray, FloatArray] | None = None
 
 
 def propose(
@@ -71,14 +76,14 @@ def propose(
         spent = spending(spec, evidence, cost)
 
         def shares(price: float) -> FloatArray:
-            weights, _, _ = _weigh(spec, priced(free, cost, price, live), live, kept, pulls, batch)
+            weights, _, _ = weigh(spec, priced(free, cost, price, live), live, kept, pulls, batch)
             return np.array(bounded(weights, low_ppm, high_ppm)) / PPM
 
         width = cost.range[1] - cost.range[0]
         price = pacing(spent.allowed, cost.mean, shares, value.span / width)
         value = priced(value, cost, price, live)
-    weights, p_best, loss = _weigh(spec, value, live, kept, pulls, batch)
-    mean, low, high = _metrics(spec, beliefs)
+    weights, p_best, loss = weigh(spec, value, live, kept, pulls, batch)
+    mean, low, high = metric_beliefs(spec, beliefs)
     return Proposal(
         shares_ppm=bounded(weights, low_ppm, high_ppm),
         weights=weights,
@@ -96,7 +101,7 @@ def propose(
     )
 
 
-def _weigh(
+def weigh(
     spec: ExperimentSpec,
     value: Utility,
     live: NDArray[np.bool_],
@@ -122,7 +127,10 @@ def _fixed(spec: ExperimentSpec, live: NDArray[np.bool_]) -> FloatArray | None:
     return fixed
 
 
-def _metrics(spec: ExperimentSpec, beliefs: tuple[Belief, ...]) -> tuple[FloatArray, FloatArray, FloatArray]:
+def metric_beliefs(
+    spec: ExperimentSpec, beliefs: tuple[Belief, ...]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(mean, low, high) [K, M] of each metric by its posterior, in the metric's own unit."""
     out = np.empty((3, len(spec.arms), len(spec.metrics)))
     for index, (metric, belief) in enumerate(zip(spec.metrics, beliefs, strict=True)):
         least, most = metric.scale

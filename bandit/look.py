@@ -11,15 +11,19 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from bandit.allocate import Proposal, propose
+from bandit.allocate import Proposal
+from bandit.allocate_linear import propose_linear
+from bandit.apart import propose_each
 from bandit.baselines.base import Evidence, evidence_of
 from bandit.guardrails.base import ArmStanding, Folded, Verdict
 from bandit.guardrails.judge import judge
 from bandit.ledger import Clusters, PeriodTable
+from bandit.linear.rule import LinearRule
+from bandit.linear.sums import Totals
 from bandit.ranges import PPM
 from bandit.reading import with_silence
 from bandit.rollout.rollback import ArmDecision, Kind, decisions
-from bandit.rollout.state import Allocation, Experiment, State
+from bandit.rollout.state import Allocation, Experiment, Parting, State
 from bandit.rollout.transitions import Transition, hold, reallocate, roll_back
 from bandit.spec.model import ExperimentSpec
 
@@ -27,6 +31,7 @@ EVIDENCE = "evidence"
 FRESH_STARTS = frozenset({"created", "started", "resumed", "new epoch"})
 MOVED_ENOUGH = 0.01
 PERIODS_IN_WINDOW = 3000
+LEARNED_ENOUGH = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +72,47 @@ def look(
     batch: float | None = None,
     renew: bool = False,
     told: bool = True,
+    totals: Totals | None = None,
 ) -> Look:
     """Judge and propose. Pure; ``now_ms`` is the time up to which the log has been folded; ``table`` and ``rows`` are
     the same periods, cohorts added up and apart, ``clusters`` their ``ledger.cluster_totals``.
 
     ``batch``: requests that the next allocation will serve, where that is known. ``renew``: the next allocation is
-    due however little would move. ``told`` as for ``guardrails.judge``.
+    due however little would move. ``told`` as for ``guardrails.judge``. ``totals``: what a linear allocator learns
+    from.
     """
     spec = experiment.spec
     evidence = evidence_of(spec, rows, now_ms, clusters)
     arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in experiment.arms]
     verdicts = judge(spec, table, folded, arms, now_ms, rows, evidence.effects, told=told)
-    proposal = propose(
-        spec,
-        evidence,
-        np.array(experiment.live(), np.bool_),
-        [arm.hold_ppm for arm in experiment.arms],
-        None if allocation.cause in FRESH_STARTS else allocation.shares_ppm,
-        max((now_ms - allocation.time_ms) / 1000, 0.0),
-        expected_requests(table, spec, now_ms) if batch is None else batch,
-    )
+    live, holds = np.array(experiment.live(), np.bool_), [arm.hold_ppm for arm in experiment.arms]
+    elapsed_s = max((now_ms - allocation.time_ms) / 1000, 0.0)
+    fresh = allocation.cause in FRESH_STARTS
+    apart: tuple[Parting, ...] = ()
+    if spec.is_linear:
+        before = None if fresh else allocation.most_ppm
+        proposal = propose_linear(spec, evidence, totals, live, holds, before, elapsed_s)
+    else:
+        coming = expected_requests(table, spec, now_ms) if batch is None else batch
+        proposal, apart = propose_each(
+            spec, evidence, live, holds, allocation, elapsed_s, coming, fresh=fresh
+        )
     decided = _first(decisions(verdicts, experiment.arms))
     transition = None
     if decided is not None:
         transition = _taken_away(experiment, allocation, decided, now_ms)
-    elif experiment.state is State.RUNNING and (renew or _due(spec, allocation, proposal, now_ms)):
+    elif experiment.state is State.RUNNING and (renew or _due(spec, allocation, proposal, apart, now_ms)):
         centres = control_centres(table, spec, allocation.centres, now_ms)
-        transition = reallocate(experiment, allocation, proposal.shares_ppm, centres, EVIDENCE, now_ms)
+        transition = reallocate(
+            experiment,
+            allocation,
+            proposal.shares_ppm,
+            centres,
+            EVIDENCE,
+            now_ms,
+            apart,
+            linear=proposal.linear,
+        )
     return Look(now_ms, table, evidence, verdicts, proposal, transition, decided)
 
 
@@ -119,20 +138,45 @@ def _taken_away(
     )
 
 
-def _due(spec: ExperimentSpec, allocation: Allocation, proposal: Proposal, now_ms: int) -> bool:
+def _due(
+    spec: ExperimentSpec, allocation: Allocation, proposal: Proposal, apart: Sequence[Parting], now_ms: int
+) -> bool:
     """Is the next allocation worth a new period now?
 
     At once after anything but an allocation by evidence; else after the least interval when at least 1 % of
-    traffic would move, and anyhow when the period is at its greatest age, so that it can mature.
+    some cohort's traffic would move, and anyhow when the period is at its greatest age, so that it can mature.
     """
     if allocation.cause != EVIDENCE:
         return True
     age_s = (now_ms - allocation.time_ms) / 1000
     if age_s >= longest_period_s(spec):
         return True
-    pairs = zip(proposal.shares_ppm, allocation.shares_ppm, strict=True)
-    moved = sum(abs(after - before) for after, before in pairs) / (2 * PPM)
-    return age_s >= shortest_period_s(spec) and moved >= MOVED_ENOUGH
+    if age_s < shortest_period_s(spec):
+        return False
+    if proposal.linear is not None and (
+        allocation.linear is None or _learned(proposal.linear, allocation.linear)
+    ):
+        return True
+    common, before = allocation.shares_ppm, allocation.apart_ppm
+    after = {each.cohort: each.shares_ppm for each in apart}
+    moved = [variation(proposal.shares_ppm, common)]
+    for cohort in before.keys() | after.keys():
+        moved.append(variation(after.get(cohort, proposal.shares_ppm), before.get(cohort, common)))
+    return max(moved) >= MOVED_ENOUGH
+
+
+def variation(after_ppm: Sequence[int], before_ppm: Sequence[int]) -> float:
+    """Total variation of two vectors of shares: the part of the units that must move, in [0, 1]."""
+    return sum(abs(after - before) for after, before in zip(after_ppm, before_ppm, strict=True)) / (2 * PPM)
+
+
+def _learned(now: LinearRule, before: LinearRule) -> bool:
+    """Has the evidence of an arm changed by a tenth? Shares of single requests may then differ where all together do
+    not (cf. the batches of Perchet et al. 2016: refreshes at a geometric pace lose nothing but a constant)."""
+    return any(
+        abs(new - old) > LEARNED_ENOUGH * (old + 1.0)
+        for new, old in zip(now.rewards, before.rewards, strict=True)
+    )
 
 
 def longest_period_s(spec: ExperimentSpec) -> float:

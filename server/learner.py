@@ -27,10 +27,12 @@ from bandit.ledger import (
     Ledger,
     PeriodTable,
     cluster_totals,
+    decay_weights,
     fold_block,
     split_table,
     table,
 )
+from bandit.linear.sums import Totals, totals
 from bandit.log import (
     GRPC,
     MOST_SOURCES,
@@ -153,6 +155,21 @@ class Writer:
     def clusters(self) -> Clusters | None:
         """Sums of the present epoch by hash bucket of the unit, where units keep their arm."""
         return cluster_totals(self.state.ledger.current(), self.state.ledger.layout)
+
+    def totals(self, now_ms: int) -> Totals | None:
+        """What linear models learn from, periods of the present epoch weighed by their age."""
+        periods = [each for each in self.state.ledger.current() if each.linear is not None]
+        if not periods:
+            return None
+        spec = self.stored.experiment.spec
+        weights = decay_weights(
+            table(periods, self.state.ledger.layout), spec.decay.half_life if spec.decay else None, now_ms
+        )
+        return totals(
+            (each.linear, float(weight))
+            for each, weight in zip(periods, weights, strict=True)
+            if each.linear is not None
+        )
 
     def folded(self) -> Folded:
         """Accumulators of the guardrails over blocks, for the present spec."""

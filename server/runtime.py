@@ -14,12 +14,13 @@ from typing import Protocol
 
 import structlog
 
-from bandit.errors import BanditError, CorruptStored, Stale, StoreUnavailable
+from bandit.errors import BanditError, CorruptStored, NotAllowed, Stale, StoreUnavailable
 from bandit.log import LogEntry
 from bandit.look import Look, look
 from bandit.rollout.transitions import audit_record
 from server.clock import Clock
 from server.control.lease import Leases
+from server.control.pasts import Pasts
 from server.control.report import report_message
 from server.control.status import status_of
 from server.learner import Writer
@@ -47,6 +48,9 @@ class Telemetry(Protocol):
     def leases(self, held: int) -> None:
         """So many leases are held."""
 
+    def set_back(self, action: str) -> None:
+        """The store had lost commits or folds of an experiment that this learner knew; what was done of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
@@ -64,9 +68,19 @@ class LoopSettings:
 
 
 class LearnerLoop:
-    """Runs until told to stop. ``step`` is one turn and may be driven by tests with their own clock."""
+    """Runs until told to stop. ``step`` is one turn and may be driven by tests with their own clock.
 
-    def __init__(self, store: Store, clock: Clock, settings: LoopSettings, telemetry: Telemetry) -> None:
+    ``accepted``: when an operator last accepted the store as it is, Unix ms (see ``server.control.pasts``).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        settings: LoopSettings,
+        telemetry: Telemetry,
+        accepted: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._settings = settings
@@ -77,6 +91,7 @@ class LearnerLoop:
         self._ticked: dict[str, float] = {}
         self._reported: dict[str, float] = {}
         self._version = -1
+        self._pasts = Pasts(store, clock, telemetry.set_back, accepted)
         self._kept_s = float("-inf")
 
     @property
@@ -129,7 +144,8 @@ class LearnerLoop:
         self._store.beat(self._settings.owner, int(self._settings.lease_ttl_s * 1000))
         now = self._clock.monotonic_s()
         self._parked = {name: each for name, each in self._parked.items() if each[0] > now}
-        names = [name for name in self._store.names() if name not in self._parked]
+        orders = self._store.orders()
+        names = [name for name in sorted(orders) if name not in self._parked]
         gained, lost = self._leases.renew(names)
         for name in lost:
             self._writers.pop(name, None)
@@ -139,7 +155,10 @@ class LearnerLoop:
             self._writers.pop(name, None)
             log.info("lease_gained", experiment=name)
         for name in self._leases.held():
-            if name not in self._writers:
+            if self._pasts.lost_by(name, orders.get(name)):
+                self._writers.pop(name, None)
+                self._guarded(name, partial(self._put_back, name))
+            if name not in self._writers and name not in self._parked:
                 self._guarded(name, partial(self._open, name))
         self._telemetry.leases(len(self._leases.held()))
 
@@ -149,11 +168,19 @@ class LearnerLoop:
             self._leases.drop(name)
             return
         writer = Writer.open(self._store, stored)
+        self._pasts.opened(name, stored, writer.state.sequence)
         writer.flush()
         self._writers[name] = writer
         log.info(
             "experiment_opened", experiment=name, generation=stored.generation, offset=writer.state.offset
         )
+
+    def _put_back(self, name: str) -> None:
+        """The store lost commits: make them once more, or leave the experiment alone."""
+        stored, fence = self._store.load(name), self._leases.fence(name)
+        if stored is not None and fence is not None:
+            self._pasts.put_back(name, stored, fence)
+            self._version = -1
 
     def _take_commits(self) -> None:
         """Take up what others committed since the last turn."""
@@ -177,6 +204,9 @@ class LearnerLoop:
             del self._writers[name]  # deleted and created anew: its ledger is another one
         elif stored.generation > writer.stored.generation:
             writer.sync(stored)
+            self._pasts.saw(name, stored)
+        elif stored.generation < writer.stored.generation:
+            self._kept_s = float("-inf")  # the store lost commits: look after that first
 
     def _fold(self, name: str, entries: list[LogEntry]) -> None:
         writer = self._writers[name]
@@ -186,8 +216,10 @@ class LearnerLoop:
                 del self._writers[name]
                 return
             writer.sync(stored)
+            self._pasts.saw(name, stored)
         began = self._clock.monotonic_s()
         folding = writer.fold(entries)
+        self._pasts.folded(name, writer.state.sequence)
         self._telemetry.folded(
             len(entries), int(folding.outcomes.sum()), folding.exposures, self._clock.monotonic_s() - began
         )
@@ -212,6 +244,7 @@ class LearnerLoop:
             writer.folded(),
             now_ms,
             writer.clusters(),
+            totals=writer.totals(now_ms),
         )
         if seen.transition is not None:
             self._commit(writer, seen)
@@ -224,7 +257,7 @@ class LearnerLoop:
             writer.state.counts,
             writer.state.exposures_lost,
             behind,
-            [],
+            self._pasts.warnings(name),
         )
         if not self._store.put_status(name, status.SerializeToString(), fence):
             raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
@@ -282,6 +315,7 @@ class LearnerLoop:
                 audit.hash if audit else stored.audit_hash,
             )
         )
+        self._pasts.saw(name, writer.stored)
         self._telemetry.committed(transition.action)
         level = log.info if audit else log.debug
         level(
@@ -301,7 +335,7 @@ class LearnerLoop:
             act()
         except StoreUnavailable:
             raise
-        except CorruptStored as error:
+        except (CorruptStored, NotAllowed) as error:
             self._park(name, str(error))
         except Stale as error:
             log.warning("writer_fenced", experiment=name, reason=str(error))

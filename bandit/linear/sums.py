@@ -72,7 +72,7 @@ def totals(parts: Iterable[tuple[Int64Array, float]]) -> Totals | None:
         if weight == 1.0:
             whole = sums.copy() if whole is None else whole + sums
         else:
-            part: FloatArray = sums * weight
+            part = np.asarray(sums * weight, np.float64)
             weighed = part if weighed is None else weighed + part
     if whole is None and weighed is None:
         return None

@@ -4,7 +4,7 @@ Ridge regression with unknown noise (normal-inverse-gamma): A = lambda I + sum x
 a = a0 + n / 2, b = b0 + (sum y^2 - theta' A theta) / 2; the value at x is Student's t with 2a degrees of freedom around
 x' theta, scale sqrt(b / a x' A^-1 x). So the propensity of a Thompson choice (LinTS; Agrawal and Goyal 2013) is the
 one-dimensional integral of ``best_arm``, not a draw. lambda I is added here and is never in the sums: sums that decay
-would let the prior decay with them. It is a library: no spec declares features, and it decides nothing by itself.
+would let the prior decay with them. ``allocate_linear`` makes of it what servers decide each request by.
 """
 
 from __future__ import annotations
@@ -49,15 +49,17 @@ class LinearFit(NamedTuple):
     log_det: FloatArray
 
 
-def fit(sums: LinearSums, *, ridge: float = RIDGE, a0: float = A0, b0: float = 1.0) -> LinearFit:
-    """The posterior of each arm; ``ridge`` = lambda > 0 and the noise prior a0, b0 > 0. Finite for any sums."""
+def fit(sums: LinearSums, *, ridge: float | FloatArray = RIDGE, a0: float = A0, b0: float = 1.0) -> LinearFit:
+    """The posterior of each arm; ``ridge`` = lambda > 0, of each column [D] where they differ, and the noise prior
+    a0, b0 > 0. Finite for any sums."""
     features = sums.xy.shape[1]
-    a_matrix = ridge * np.eye(features) + sums.xx
+    prior = np.diag(np.full(features, ridge) if np.ndim(ridge) == 0 else ridge)
+    a_matrix = prior + sums.xx
     inverse = np.asarray(np.linalg.inv(a_matrix), np.float64)
     theta = np.asarray(np.linalg.solve(a_matrix, sums.xy[:, :, None])[:, :, 0], np.float64)
     explained = np.einsum("kd,kde,ke->k", theta, a_matrix, theta)
     residual = np.maximum(sums.yy - explained, 0.0)
-    _, log_det = np.linalg.slogdet(a_matrix / ridge)
+    log_det = np.linalg.slogdet(a_matrix)[1] - np.log(np.diag(prior)).sum()
     return LinearFit(theta, inverse, a0 + 0.5 * sums.n, np.maximum(b0 + 0.5 * residual, LEAST_B), log_det)
 
 
@@ -79,6 +81,14 @@ def linucb_index(model: LinearFit, x: FloatArray, alpha: float) -> FloatArray:
     return index
 
 
+def oful_radius(
+    model: LinearFit, *, delta: float, noise: float, bound: float, ridge: float = RIDGE
+) -> FloatArray:
+    """[K] beta of :func:`oful_index`."""
+    radius: FloatArray = noise * np.sqrt(2.0 * np.log(1.0 / delta) + model.log_det) + np.sqrt(ridge) * bound
+    return radius
+
+
 def oful_index(
     model: LinearFit, x: FloatArray, *, delta: float, noise: float, bound: float, ridge: float = RIDGE
 ) -> FloatArray:
@@ -88,6 +98,6 @@ def oful_index(
     2011, theorem 2), for noise that is ``noise``-sub-Gaussian and |theta| <= ``bound``. Sums must not decay: that width
     needs sum w^2 x x' too (Russac, Vernade and Cappe 2019).
     """
-    radius = noise * np.sqrt(2.0 * np.log(1.0 / delta) + model.log_det) + np.sqrt(ridge) * bound
+    radius = oful_radius(model, delta=delta, noise=noise, bound=bound, ridge=ridge)
     index: FloatArray = model.theta @ x + radius * np.sqrt(leverage(model, x))
     return index

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from bandit.linear.rule import LinearRule
 from bandit.ranges import PPM, Ranges
-from bandit.spec.model import ExperimentSpec
+from bandit.spec.model import Arm, ExperimentSpec
 
 
 class State(StrEnum):
@@ -49,11 +49,20 @@ class ArmState:
 
 @dataclass(frozen=True, slots=True)
 class PastEpoch:
-    """An epoch that ended at ``end_ms``; rewards of its decisions still go to its own cells."""
+    """An epoch that ended at ``end_ms``; rewards of its decisions still go to its own cells. ``arms``: what had been
+    decided about each, which stands when the same build comes back; empty where it is not known."""
 
     epoch: int
     spec: ExperimentSpec
     end_ms: int
+    arms: tuple[ArmState, ...] = ()
+
+    def state_of(self, arm: Arm) -> ArmState | None:
+        """What had been decided about this very build under this name; None when it was not there."""
+        for state, each in zip(self.arms, self.spec.arms, strict=False):
+            if (each.name, each.digest, each.control) == (arm.name, arm.digest, False):
+                return state
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +152,11 @@ class Allocation:
     def shares_ppm(self) -> tuple[int, ...]:
         """Share of each arm in ppm, in all cohorts that are not apart."""
         return self.ranges.shares_ppm()
+
+    @property
+    def most_ppm(self) -> tuple[int, ...]:
+        """Most share of each arm that a single request may have: what a ramp goes on from."""
+        return self.shares_ppm if self.linear is None else self.linear.high_ppm
 
     @property
     def apart_ppm(self) -> dict[int, tuple[int, ...]]:
