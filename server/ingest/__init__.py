@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
-from server.ingest import jsonl, redis_stream
+from server.ingest import jsonl, kafka, redis_stream
 from server.ingest.base import Kind
+from server.ingest.kafka_settings import KafkaSettings
 
 SOURCES: Mapping[str, Kind] = {
     "jsonl": Kind(jsonl.Settings, jsonl.make),
+    "kafka": Kind(KafkaSettings, kafka.make),
     "redis_stream": Kind(redis_stream.Settings, redis_stream.make),
 }
