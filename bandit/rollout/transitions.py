@@ -24,7 +24,7 @@ from bandit.rollout.state import (
     all_to,
 )
 from bandit.spec.diff import diff, new_epoch, restarts_guardrails
-from bandit.spec.model import ExperimentSpec
+from bandit.spec.model import Arm, ExperimentSpec
 
 PAST_EPOCHS = 8
 _OPENS = frozenset({"created", "started", "new epoch"})
@@ -193,7 +193,8 @@ def update(
 
     A new epoch (arms, metrics, cohorts or unit changed) begins statistics anew and keeps each unit on its arm
     as far as that arm is still there. Changed guardrails begin a new attempt of every arm. An arm of the same
-    name and digest keeps its rollback; another digest is another arm. Raises NotAllowed once CONCLUDED.
+    name and digest keeps its rollback and its attempts, also after epochs without it; another digest is another
+    arm. Raises NotAllowed once CONCLUDED.
     """
     if not diff(experiment.spec, spec):
         return None
@@ -218,18 +219,18 @@ def _begin_epoch(
     experiment: Experiment, allocation: Allocation, spec: ExperimentSpec, now_ms: int
 ) -> Transition:
     old = {arm.name: index for index, arm in enumerate(experiment.spec.arms)}
+    ended = PastEpoch(experiment.epoch, experiment.spec, now_ms, experiment.arms)
+    past = (ended, *experiment.past)[:PAST_EPOCHS]
     arms = []
     kept: dict[int, int] = {}
     for index, arm in enumerate(spec.arms):
-        state = ArmState(since=allocation.number + 1)
         before = old.get(arm.name)
         if before is not None:
             kept[before] = index
-            if experiment.spec.arms[before].digest == arm.digest and not arm.control:
-                was = experiment.arms[before]
-                state = replace(was, attempt=was.attempt + 1, since=allocation.number + 1)
+        state = ArmState(since=allocation.number + 1)
+        if not arm.control and (was := _before(past, arm)) is not None:
+            state = replace(was, attempt=was.attempt + 1, since=allocation.number + 1)
         arms.append(state)
-    past = (PastEpoch(experiment.epoch, experiment.spec, now_ms), *experiment.past)[:PAST_EPOCHS]
     after = replace(
         _next(experiment, now_ms, spec=spec, arms=tuple(arms)),
         epoch=experiment.epoch + 1,
@@ -326,6 +327,11 @@ def _with_since(experiment: Experiment, since: int) -> Experiment:
 
 def _set(arms: tuple[ArmState, ...], index: int, state: ArmState) -> tuple[ArmState, ...]:
     return (*arms[:index], state, *arms[index + 1 :])
+
+
+def _before(past: Sequence[PastEpoch], arm: Arm) -> ArmState | None:
+    """What was last decided about this very build; an arm that was left out for an epoch is no new one."""
+    return next((state for each in past if (state := each.state_of(arm)) is not None), None)
 
 
 def _prior_centres(spec: ExperimentSpec) -> tuple[float, ...]:

@@ -70,7 +70,7 @@ def _meaning(spec: ExperimentSpec) -> tuple[object, ...]:
     return (
         [(arm.name, arm.digest, arm.control) for arm in spec.arms],
         [_counted(metric) for metric in spec.metrics],
-        spec.cohorts,
+        (spec.cohorts.attribute, spec.cohorts.values) if spec.cohorts else None,
         spec.unit,
         spec.features,
         _sums(spec),
@@ -78,12 +78,13 @@ def _meaning(spec: ExperimentSpec) -> tuple[object, ...]:
 
 
 def _sums(spec: ExperimentSpec) -> tuple[object, ...]:
-    """What is added up: channels, which values are remembered, and what the delay of a reward is measured against."""
+    """What is added up: channels, which values are remembered, what the delay of a reward is measured against, and
+    what silence means, which is added up where old periods are folded."""
     return (
         channels_of(spec),
         remembers(spec),
         [
-            (metric.attribution_window, metric.default_when_silent) if metric.weighs_pending else None
+            (metric.attribution_window if metric.weighs_pending else None, metric.default_when_silent)
             for metric in spec.metrics
         ],
     )

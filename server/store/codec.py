@@ -51,7 +51,12 @@ def dump_experiment(experiment: Experiment) -> bytes:
             "create_time_ms": experiment.create_time_ms,
             "update_time_ms": experiment.update_time_ms,
             "past": [
-                {"epoch": past.epoch, "spec": to_mapping(past.spec), "end_ms": past.end_ms}
+                {
+                    "epoch": past.epoch,
+                    "spec": to_mapping(past.spec),
+                    "end_ms": past.end_ms,
+                    "arms": [asdict(arm) for arm in past.arms],
+                }
                 for past in experiment.past
             ],
         }
@@ -367,7 +372,10 @@ def _past(path: str, value: object) -> PastEpoch:
         epoch=fields.whole("epoch", 0, _U32),
         spec=_spec(fields.take("spec")),
         end_ms=fields.whole("end_ms", 0, _U63),
+        arms=tuple(fields.perhaps("arms", _arm)),
     )
+    if past.arms and len(past.arms) != len(past.spec.arms):
+        raise ValueError(f"{path}.arms: {len(past.arms)} states for {len(past.spec.arms)} arms")
     fields.end()
     return past
 

@@ -43,7 +43,7 @@ EXPERIMENT = replace(
         ArmState(hold_ppm=77),
     ),
     promoted=1,
-    past=(PastEpoch(0, EXPERIMENT.spec, NOW - 5),),
+    past=(PastEpoch(0, EXPERIMENT.spec, NOW - 5, (ArmState(attempt=3),) * len(EXPERIMENT.spec.arms)),),
 )
 RECORD = record(Stored(EXPERIMENT, ALLOCATION, 1, 0, GENESIS))
 RING = KeyRing({0: bytes(32), 255: bytes(range(40))}, 255)
