@@ -10,19 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bandit.delays import DelayCurve, delay_curves
 from bandit.ledger import FloatArray, PeriodTable, decay_weights
 from bandit.spec.channels import EARLY_PARTS, Channel, ChannelKind
 from bandit.spec.metric import Metric, MetricKind
 from bandit.spec.model import ExperimentSpec
 
-LEAST_DELAYS = 20.0
-"""Delays up to a part of the window, all arms together, from which on the delay curve is believed there."""
-SHARED_DELAYS = 2.0
-"""An arm's own delay curve is believed as if so many of its rewards had followed the curve of all arms."""
-SLOWEST = 0.99
-"""Most of F(2 u) / F(u) - 1: above, delays would seem to have no end."""
-UNSEEN = 10.0
-"""So many delays more may all turn out long, as far as the error of an extrapolated curve is concerned."""
 BENT = 0.05
 STEPS = 8
 """Points at which the ages of a period's decisions are taken."""
@@ -79,16 +72,13 @@ class Cells(NamedTuple):
     weight: FloatArray
 
 
-class DelayCurve(NamedTuple):
-    """``part`` [K, 1 + P]: share of an arm's rewards that come by each of (0, *EARLY_PARTS) of the window; ``error``
-    [K]: relative standard error of its level, 0 once rewards of whole windows are known."""
-
-    part: FloatArray
-    error: FloatArray
-
-
-def read(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> Reading:
-    """Read the periods of one epoch, added up with the weights of ``decay``.
+def read(
+    table: PeriodTable,
+    spec: ExperimentSpec,
+    now_ms: int,
+    curves: dict[int, DelayCurve] | None = None,
+) -> Reading:
+    """Read the periods of one epoch, added up with the weights of ``decay``; ``curves``: their delay curves, if known.
 
     A metric with ``default_when_silent`` counts each exposure without a reward as that value: in mature periods, and in
     younger ones as :func:`counted` says. A metric without it counts each reward at once and leaves silence out.
@@ -97,7 +87,7 @@ def read(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> Reading:
     channels = tuple(spec.columns)
     arms = len(spec.arms)
     n, s1, s2 = (np.zeros((arms, len(channels))) for _ in range(3))
-    curves = delay_curves(table, spec, now_ms)
+    curves = delay_curves(table, spec, now_ms) if curves is None else curves
     for index, channel in enumerate(channels):
         if channel.kind is not ChannelKind.EARLY:
             cells = counted(table, spec, channel, now_ms, curves)
@@ -244,59 +234,6 @@ def _pair(
 def _mean(cells: Cells) -> FloatArray:
     mean: FloatArray = np.divide(cells.s1, cells.n, out=np.zeros_like(cells.s1), where=cells.n > 0.0)
     return mean
-
-
-def delay_curves(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> dict[int, DelayCurve]:
-    """[K, 1 + P] by metric: share of an arm's rewards that come by each of (0, *EARLY_PARTS) of the window.
-
-    Delays are seen right-truncated: a period of age a shows only those below a. So from the longest down,
-    F(u) / F(2 u) = 1 - (delays in (u, 2 u]) / (delays up to 2 u) over the periods older than 2 u (Lynden-Bell 1971;
-    Kalbfleisch and Lawless 1991); each arm's ratio is drawn to that of all arms by SHARED_DELAYS. Where no period is
-    old enough yet, F goes on as an exponential law that has the last ratio: x = F(2 u) / F(u) - 1, F(2 u) = 1 - x^2.
-    Metrics that do not weigh pending decisions, or know too few delays yet, are left out.
-    """
-    curves: dict[int, DelayCurve] = {}
-    for index, metric in enumerate(spec.metrics):
-        if not metric.weighs_pending:
-            continue
-        columns = [
-            spec.columns[Channel(ChannelKind.EARLY, index, place=each)] for each in range(len(EARLY_PARTS))
-        ]
-        end = np.where(table.end_ms > 0, table.end_ms, now_ms)
-        age = (now_ms - end) / (1000.0 * metric.attribution_window)
-        old = (age[:, None] >= np.array(EARLY_PARTS)) & (table.end_ms > 0)[:, None]
-        curve = _curve(table.s1[:, :, columns], old.astype(np.float64))
-        if curve is not None:
-            curves[index] = curve
-    return curves
-
-
-def _curve(early: FloatArray, old: FloatArray) -> DelayCurve | None:
-    """From counts [E, K, P] of delays up to each part, and [E, P] 1.0 where a period is that old."""
-    parts = np.array(EARLY_PARTS)
-    up_to = np.einsum("ekp,ep->kp", early, old)
-    shorter = np.concatenate([np.zeros_like(early[:, :, :1]), early[:, :, :-1]], axis=2)
-    between = up_to - np.einsum("ekp,ep->kp", shorter, old)
-    enough = np.flatnonzero(up_to.sum(axis=0) >= LEAST_DELAYS)
-    if not enough.size or enough[-1] == 0:
-        return None
-    top = int(enough[-1])
-    shared = between.sum(axis=0) / np.maximum(up_to.sum(axis=0), 1.0)
-    ratio = 1.0 - (between + SHARED_DELAYS * shared) / (up_to + SHARED_DELAYS)
-    curve = np.ones((early.shape[1], 1 + len(parts)))
-    error = np.zeros(early.shape[1])
-    curve[:, 0] = 0.0
-    if top < len(parts) - 1:
-        last = np.maximum(ratio[:, top], 1e-9)
-        rest = np.clip(1.0 / last - 1.0, 0.0, SLOWEST)
-        curve[:, 1 + top :] = 1.0 - rest[:, None] ** (parts[top:] / parts[top - 1])
-        seen = up_to[:, top] + SHARED_DELAYS
-        # Few delays that happen to be short look like an end: what the next few may show is error too.
-        doubt = np.sqrt(last * (1.0 - last) / seen) / last**2 + UNSEEN / seen
-        error = 2.0 * np.minimum(rest + doubt, 1.0) * doubt / curve[:, 1 + top]
-    for at in range(top - 1, -1, -1):
-        curve[:, 1 + at] = curve[:, 2 + at] * ratio[:, at + 1]
-    return DelayCurve(curve, error)
 
 
 def _arrived_part(table: PeriodTable, metric: Metric, curve: DelayCurve, now_ms: int) -> FloatArray:

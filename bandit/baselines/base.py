@@ -8,10 +8,11 @@ from typing import Protocol
 import numpy as np
 
 from bandit.clusters import design_effects
+from bandit.delays import DelayCurve, delay_curves
 from bandit.kernels.best_arm import NORMAL
 from bandit.kernels.quantile import quantiles
 from bandit.ledger import Clusters, FloatArray, PeriodTable, decay_weights
-from bandit.reading import DelayCurve, Reading, Sums, delay_curves, read
+from bandit.reading import Reading, Sums, read
 from bandit.spec.channels import Channel, ChannelKind
 from bandit.spec.model import ExperimentSpec
 
@@ -42,7 +43,7 @@ def evidence_of(
     curves = delay_curves(rows, spec, now_ms)
     effects = design_effects(spec, clusters, rows)
     return Evidence(
-        spec, rows, weight, thinned(spec, read(rows, spec, now_ms), effects), curves, now_ms, effects
+        spec, rows, weight, thinned(spec, read(rows, spec, now_ms, curves), effects), curves, now_ms, effects
     )
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from bandit.allocate import propose
 from bandit.baselines.base import evidence_of
+from bandit.delays import delay_curves
 from bandit.ledger import PeriodTable
-from bandit.reading import delay_curves, read
+from bandit.reading import read
 from bandit.spec.channels import EARLY_PARTS, ChannelKind
 from bandit.spec.model import ExperimentSpec
 from tests.builders import spec

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandit.delays import DelayCurve
 from bandit.ledger import decay_weights
-from bandit.reading import DelayCurve, counted
+from bandit.reading import counted
 from bandit.spec.channels import EARLY_PARTS, Channel, ChannelKind
 from tests.builders import spec
 from tests.evidence import periods
