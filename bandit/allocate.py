@@ -34,7 +34,8 @@ class Proposal:
     metric in units of the objective, see ``bandit.pacing``; 0 without a budget. ``spending``: what of the budget the
     day has used, None without one. ``utility``: the belief about the objective, no price in it.
     Of a linear allocator, ``linear``: the rule by which each request is decided; ``coefficients``: mean and sd [K, D]
-    in units of the objective, by ``linear.crowd.contrasts``; all else is what that comes to on the whole, see ``allocate_linear``.
+    in units of the objective, by ``linear.crowd.contrasts``; all else is what that comes to on the whole, see
+    ``allocate_linear``.
     """
 
     shares_ppm: tuple[int, ...]

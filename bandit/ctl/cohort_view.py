@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
-from bandit.ctl.render import _table
+from bandit.ctl.tables import table as _table
 from bandit.ctl.text import number, plain, signed
 from bandit.v1 import report_pb2
 

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from bandit.client.words import enum_text
+from bandit.ctl.coefficient_view import coefficient_view
+from bandit.ctl.tables import table as _table
 from bandit.ctl.text import age, count, moment, number, percent, plain
 from bandit.v1 import experiment_pb2 as pb
 from bandit.v1 import report_pb2
@@ -74,6 +75,7 @@ def status_view(status: pb.ExperimentStatus, now_s: float, width: int) -> Render
         parts += [Text(each, "dim") for each in (*_distance(status), *budget_lines(status))]
     if any(arm.metrics for arm in status.arms) and _judged(status):
         parts += [Text(), _metrics(status)]
+    parts += coefficient_view(status.arms)
     parts.append(Text())
     parts += _guardrails(status, narrow=width < WIDE)
     parts += [Text(), _counts(status)]
@@ -160,6 +162,8 @@ def _header(status: pb.ExperimentStatus, now_s: float) -> RenderableType:
 def _distance(status: pb.ExperimentStatus) -> list[str]:
     """How far it is to telling the best arm, while it runs with at least two arms."""
     alive = sum(not arm.state.HasField("rollback") for arm in status.arms)
+    if any(arm.coefficients for arm in status.arms):
+        return []  # no arm is best for all requests
     if status.state != pb.EXPERIMENT_STATE_RUNNING or alive < 2:
         return []
     if not status.HasField("requests_more"):
@@ -294,15 +298,3 @@ def _counts(status: pb.ExperimentStatus) -> Text:
     if status.exposures_lost:
         line.append(f", {count(status.exposures_lost, 'exposure')} lost", "bold red")
     return line
-
-
-def _table(*heads: str) -> Table:
-    """A table without lines; a head that begins with ``>`` is of numbers (flush right), with ``|`` of short words."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in heads:
-        right = head.startswith(">")
-        whole = right or head.startswith("|")
-        table.add_column(
-            head.lstrip(">|"), justify="right" if right else "left", no_wrap=whole, overflow="fold"
-        )
-    return table

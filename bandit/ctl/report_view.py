@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from bandit.ctl.coefficient_view import coefficient_view
 from bandit.ctl.cohort_view import cohort_view
-from bandit.ctl.render import WIDE, _table, budget_lines
+from bandit.ctl.render import WIDE, budget_lines
+from bandit.ctl.tables import table as _table
 from bandit.ctl.text import age, count, number, percent, plain, signed
 from bandit.v1 import experiment_pb2, report_pb2, spec_pb2
 
@@ -36,6 +38,7 @@ def report_view(report: report_pb2.Report, now_s: float, width: int) -> Renderab
     parts += [Text(), *_winner(report.winner), Text(), *_effects(report, narrow=narrow)]
     parts += cohort_view(report, narrow=narrow)
     parts += [Text(), *_means(report, narrow=narrow)]
+    parts += coefficient_view(report.arms)
     parts += [Text(), *_guardrails(report, BAR // 3 if narrow else BAR)]
     parts += [Text(), *_traffic(report, narrow=narrow)]
     parts += [Text(f"note: {plain(note)}", "dim") for note in report.notes]

@@ -59,9 +59,9 @@ def mean_row(encoder: Encoder, totals: Totals | None) -> FloatArray:
 
 
 def contrasts(encoder: Encoder, mean: FloatArray) -> FloatArray:
-    """[D, D] from coefficients to what can be told from rewards: the value at ``mean`` columns [D], and what each column
-    adds to it. A numeric feature adds its coefficient; a value of another feature what it has more than the mean of
-    that feature's values, since an intercept and all values of a feature are known only up to a constant.
+    """[D, D] from coefficients to what can be told from rewards: the value at ``mean`` columns [D], and what each
+    column adds to it. A numeric feature adds its coefficient; a value of another feature what it has more than the mean
+    of that feature's values, since an intercept and all values of a feature are known only up to a constant.
     """
     found = np.eye(encoder.dimension)
     found[0] = mean

@@ -125,6 +125,7 @@ class ArmReport(_message.Message):
     OBJECTIVE_FIELD_NUMBER: _builtins.int
     ROLLED_BACK_FIELD_NUMBER: _builtins.int
     FEASIBLE_FIELD_NUMBER: _builtins.int
+    COEFFICIENTS_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     control: _builtins.bool
     share_ppm: _builtins.int
@@ -148,6 +149,10 @@ class ArmReport(_message.Message):
     def objective(self) -> Global___Effect:
         """Effect on the objective, better up. Not set for the control."""
 
+    @_builtins.property
+    def coefficients(self) -> _containers.RepeatedCompositeFieldContainer[_experiment_pb2.Coefficient]:
+        """Of a linear allocator: what each column adds to the arm's objective."""
+
     def __init__(
         self,
         *,
@@ -165,10 +170,11 @@ class ArmReport(_message.Message):
         objective: Global___Effect | None = ...,
         rolled_back: _builtins.bool = ...,
         feasible: _builtins.float | None = ...,
+        coefficients: _abc.Iterable[_experiment_pb2.Coefficient] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "_largest_weight", b"_largest_weight", "_least_propensity", b"_least_propensity", "_mean_weight", b"_mean_weight", "_mean_weight_se", b"_mean_weight_se", "feasible", b"feasible", "largest_weight", b"largest_weight", "least_propensity", b"least_propensity", "mean_weight", b"mean_weight", "mean_weight_se", b"mean_weight_se", "objective", b"objective"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "_largest_weight", b"_largest_weight", "_least_propensity", b"_least_propensity", "_mean_weight", b"_mean_weight", "_mean_weight_se", b"_mean_weight_se", "arm", b"arm", "control", b"control", "decisions", b"decisions", "expected_loss", b"expected_loss", "feasible", b"feasible", "floor_ppm", b"floor_ppm", "largest_weight", b"largest_weight", "least_propensity", b"least_propensity", "mean_weight", b"mean_weight", "mean_weight_se", b"mean_weight_se", "objective", b"objective", "p_best", b"p_best", "rolled_back", b"rolled_back", "share_ppm", b"share_ppm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "_largest_weight", b"_largest_weight", "_least_propensity", b"_least_propensity", "_mean_weight", b"_mean_weight", "_mean_weight_se", b"_mean_weight_se", "arm", b"arm", "coefficients", b"coefficients", "control", b"control", "decisions", b"decisions", "expected_loss", b"expected_loss", "feasible", b"feasible", "floor_ppm", b"floor_ppm", "largest_weight", b"largest_weight", "least_propensity", b"least_propensity", "mean_weight", b"mean_weight", "mean_weight_se", b"mean_weight_se", "objective", b"objective", "p_best", b"p_best", "rolled_back", b"rolled_back", "share_ppm", b"share_ppm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__feasible: _TypeAlias = _typing.Literal["feasible"]  # noqa: Y015
     _WhichOneofArgType__feasible: _TypeAlias = _typing.Literal["_feasible", b"_feasible"]  # noqa: Y015

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bandit.ids import experiment_resource
+from bandit.inference.by_features import without_comparisons
 from bandit.inference.cohorts import CohortEffect
 from bandit.inference.effects import LEVEL, Method
 from bandit.inference.report import ArmMetric, Effect, MetricReport, Report, better, report_of
@@ -20,7 +21,13 @@ from bandit.spec.check import OTHER_COHORT
 from bandit.spec.metric import Direction, Metric
 from bandit.spec.model import ExperimentSpec
 from bandit.v1 import report_pb2, spec_pb2
-from server.control.status import budget_message, feasible_of, requests_more, verdict_message
+from server.control.status import (
+    budget_message,
+    coefficients_of,
+    feasible_of,
+    requests_more,
+    verdict_message,
+)
 from server.store.base import Stored
 
 METHODS: dict[Method, report_pb2.Effect.Method.ValueType] = {
@@ -43,6 +50,8 @@ def report_message(stored: Stored, look: Look) -> report_pb2.Report:
     """What the data of a look show."""
     experiment, spec = stored.experiment, stored.experiment.spec
     report = report_of(spec, look.evidence.rows, experiment.live(), look.now_ms, look.evidence.effects)
+    if spec.is_linear:
+        report = without_comparisons(report)
     stamp = Timestamp()
     stamp.FromMilliseconds(look.now_ms)
     return report_pb2.Report(
@@ -75,6 +84,7 @@ def _arm(stored: Stored, look: Look, report: Report, index: int) -> report_pb2.A
         expected_loss=float(look.proposal.expected_loss[index]),
         rolled_back=stored.experiment.arms[index].rollback is not None,
         feasible=feasible_of(look.proposal, index),
+        coefficients=coefficients_of(spec, look.proposal, index),
     )
     known(
         message,
@@ -175,6 +185,10 @@ def _winner(stored: Stored, look: Look, winner: Winner) -> report_pb2.Winner:
 def winner_sentence(spec: ExperimentSpec, winner: Winner, p_best: float, least: float = math.inf) -> str:
     """Who won, or how far from it. ``p_best``: highest of any arm, told beside it since it decides nothing;
     ``least``: further requests that any rule needs, told where the evidence itself points nowhere."""
+    if spec.is_linear:
+        return (
+            "no winner is told: which arm is best depends on the features of a request; see the coefficients"
+        )
     if winner.leader is None or winner.rival is None:
         if len(spec.arms) > MOST_ARMS:
             return f"no winner: with more than {MOST_ARMS} arms each is compared with the control alone"
@@ -197,6 +211,10 @@ def winner_sentence(spec: ExperimentSpec, winner: Winner, p_best: float, least: 
 
 def _sample_ratio(spec: ExperimentSpec, traffic: Traffic) -> report_pb2.SampleRatio:
     seen = f"ln E {traffic.log_e:.2f}, an alarm from {traffic.log_threshold:.2f} on"
+    if spec.is_linear:
+        return report_pb2.SampleRatio(
+            message="not checked: each request has shares of its own, so that there is no one ratio to keep"
+        )
     if not traffic.mismatch:
         text = f"decisions follow the shares ({seen})"
     else:

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bandit.allocate import Proposal
 from bandit.allocators.needed import needed
+from bandit.features import encoder_of
 from bandit.guardrails.base import Verdict
 from bandit.ids import arm_resource, experiment_resource
 from bandit.ledger import ONE, S1, Ledger, N
@@ -18,6 +19,10 @@ from bandit.spec.model import ExperimentSpec
 from bandit.v1 import experiment_pb2, spec_pb2
 from server.store.base import RewardCounts, Stored
 
+UNLIKE = (
+    "each arm serves other requests, by their features: means and exposures of arms must not be compared; the "
+    "coefficients say what an arm is worth for which request"
+)
 STATES = {
     State.DRAFT: experiment_pb2.EXPERIMENT_STATE_DRAFT,
     State.RUNNING: experiment_pb2.EXPERIMENT_STATE_RUNNING,
@@ -63,7 +68,7 @@ def status_of(
         evaluation_time=_time(look.now_ms),
         log_entries_behind=behind,
         periods=len(ledger.periods),
-        warnings=warnings,
+        warnings=[*warnings, *([UNLIKE] if experiment.spec.is_linear else [])],
         etag=experiment.etag,
         requests_more=more if math.isfinite(more) else None,
         budget=budget_message(experiment.spec, look.proposal),
@@ -71,7 +76,10 @@ def status_of(
 
 
 def requests_more(experiment: Experiment, proposal: Proposal) -> float:
-    """About so many more requests until the best arm can be told with chance 1 - alpha; inf where two seem alike."""
+    """About so many more requests until the best arm can be told with chance 1 - alpha; inf where two seem alike, and
+    where no arm is best for all requests."""
+    if experiment.spec.is_linear:
+        return math.inf
     return needed(proposal.utility, np.array(experiment.live(), np.bool_), experiment.spec.alpha)
 
 
@@ -142,7 +150,20 @@ def _arm(
         metrics=metrics,
         state=_arm_state(experiment, index),
         feasible=feasible_of(proposal, index),
+        coefficients=coefficients_of(experiment.spec, proposal, index),
     )
+
+
+def coefficients_of(spec: ExperimentSpec, proposal: Proposal, index: int) -> list[experiment_pb2.Coefficient]:
+    """What each column adds to an arm's objective; nothing without a linear allocator."""
+    encoder = encoder_of(spec)
+    if encoder is None or proposal.coefficients is None:
+        return []
+    means, deviations = proposal.coefficients
+    return [
+        experiment_pb2.Coefficient(column=column, mean=float(mean), sd=float(sd))
+        for column, mean, sd in zip(encoder.columns, means[index], deviations[index], strict=True)
+    ]
 
 
 def _arm_state(experiment: Experiment, index: int) -> experiment_pb2.ArmState:
