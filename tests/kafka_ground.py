@@ -99,9 +99,12 @@ class KafkaGround:
         mock.make(topic)
 
     def send(self, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None) -> None:
-        """See Ground; they go round the partitions."""
+        """See Ground; order is promised within a partition."""
         self._mock.send(
-            self._topic, bodies, headers=[(name, value.encode()) for name, value in (headers or {}).items()]
+            self._topic,
+            bodies,
+            partition=0,
+            headers=[(name, value.encode()) for name, value in (headers or {}).items()],
         )
 
     def source(self) -> KafkaSource:

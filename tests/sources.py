@@ -21,6 +21,8 @@ from server.ingest.redis_stream import RedisStream
 from server.ingest.redis_stream import Settings as StreamSettings
 from server.store.embedded import Embedded
 from server.store.streams import Group
+from tests.kafka_ground import kafka_ground
+from tests.nats_ground import nats_ground
 
 Headers = Mapping[str, str]
 
@@ -106,4 +108,9 @@ def stream_ground(folder: Path) -> Iterator[Ground]:
 
 
 Grounds = Callable[[Path], AbstractContextManager[Ground]]
-GROUNDS: dict[str, Grounds] = {"jsonl": folder_ground, "redis_stream": stream_ground}
+GROUNDS: dict[str, Grounds] = {
+    "jsonl": folder_ground,
+    "kafka": kafka_ground,
+    "nats": nats_ground,
+    "redis_stream": stream_ground,
+}
