@@ -16,7 +16,7 @@ from bandit.distribution import clash
 from bandit.errors import BanditError, InvalidArgument, NotAllowed
 from server.config import SETTINGS, Config, Loaded, load
 from server.config.layers import CONFIG_VARIABLE, nearest
-from server.config.settings import default_of, flag_of, meaning_of
+from server.config.settings import default_of, flag_of, has_flag, meaning_of
 
 FAILED, USAGE = 1, 2
 _EPILOG = f"""\
@@ -24,7 +24,8 @@ Each setting may also be written into the file of --config (TOML, with _ for -),
 (BANDITD_ and its name, as BANDITD_HTTP_LISTEN; {CONFIG_VARIABLE} for --config). A flag wins over the environment,
 which wins over the file. A store's URL with a password belongs into one of those two.
 
-exit codes: 0 ended when asked to; 1 could not start or had to give up; 2 wrong usage or settings;
+exit codes: 0 ended when asked to; 1 could not start or had to give up; 2 wrong usage or settings; of doctor: 0 all is
+well, 3 something is not as wanted, 1 something forbids learning;
 130 ended at once by a second Ctrl-C; with --demo that of the demo"""
 
 
@@ -62,9 +63,14 @@ def run(arguments: Sequence[str], command: Callable[[str], Sequence[str]] | None
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}
     try:
         loaded = load(given, os.environ, file=options.config)
+        _check_sources(loaded.config)
         if options.check:
             _show(loaded)
             return 0
+        if options.command:
+            from server import doctor
+
+            return doctor.run(loaded.config, as_json=options.json)
         from server.supervise import service
 
         demo = service.Demo(_demo_arguments(options)) if options.demo else None
@@ -83,7 +89,7 @@ def run(arguments: Sequence[str], command: Callable[[str], Sequence[str]] | None
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="banditd",
-        usage="banditd [--config FILE] [SETTING ...] [--check | --demo [--exit] [--seconds N]]",
+        usage="banditd [doctor [--json]] [--config FILE] [SETTING ...] [--check | --demo [--exit] [--seconds N]]",
         description="Serves, learns and watches over experiments that release ML and LLM variants by evidence.",
         epilog=_EPILOG,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
@@ -91,6 +97,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         ),
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["doctor"],
+        help="look at this machine and the store, show a table and end",
+    )
+    parser.add_argument("--json", action="store_true", help="with doctor: as JSON")
     parser.add_argument("--version", action="store_true", help="show the version and end")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
     parser.add_argument("--check", action="store_true", help="check the settings, show them and end")
@@ -104,12 +117,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     demo.add_argument("--seconds", type=float, metavar="N", help="with --exit: how long the world lives")
     settings = parser.add_argument_group("settings")
     for name in SETTINGS:
-        _add_setting(settings, name)
+        if has_flag(name):
+            _add_setting(settings, name)
     options, rest = parser.parse_known_args(arguments)
     if rest:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         hint = nearest(rest[0].partition("=")[0], flags) if rest[0].startswith("-") else "it takes flags only"
         parser.error(f"{rest[0]!r} is not known; {hint}")
+    if options.json and not options.command:
+        parser.error("--json belongs to doctor")
+    if options.command and (options.demo or options.check):
+        parser.error("doctor goes without --demo and --check")
     if (options.exit or options.seconds is not None) and not options.demo:
         parser.error("--exit and --seconds belong to --demo")
     if options.demo and options.check:
@@ -139,6 +157,14 @@ def _demo_arguments(options: argparse.Namespace) -> list[str]:
     return [*(["--exit"] if options.exit else []), *seconds]
 
 
+def _check_sources(config: Config) -> None:
+    """Raises InvalidArgument with every mistake of every source."""
+    if config.sources:
+        from server.ingest import SOURCES, settings
+
+        settings.read(config.sources, SOURCES)
+
+
 def _show(loaded: Loaded) -> None:
     """The settings as TOML, secrets masked, each with where it comes from."""
     import json
@@ -146,9 +172,29 @@ def _show(loaded: Loaded) -> None:
     lines = [
         (f"{name} = {json.dumps(value, ensure_ascii=False)}", loaded.origins[name].place)
         for name, value in loaded.config.shown().items()
+        if name != "sources"
     ]
     width = min(60, max(len(line) for line, _ in lines))
     sys.stdout.write("".join(f"{line:<{width}}  # {place}\n" for line, place in lines))
+    if loaded.config.sources:
+        from server.ingest import SOURCES, settings
+
+        for chosen in settings.read(loaded.config.sources, SOURCES):
+            rows = [f"{name} = {_toml(value)}\n" for name, value in settings.shown(chosen).items()]
+            sys.stdout.write("".join(["\n[[sources]]\n", *rows]))
+
+
+def _toml(value: object) -> str:
+    """A plain value as TOML; None, which it has not, as an empty text."""
+    import json
+
+    if isinstance(value, dict):
+        return (
+            f"{{ {', '.join(f'{json.dumps(str(name))} = {_toml(each)}' for name, each in value.items())} }}"
+        )
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps("" if value is None else value, ensure_ascii=False)
 
 
 def _child(arguments: Sequence[str]) -> NoReturn:
@@ -160,7 +206,7 @@ def _child(arguments: Sequence[str]) -> NoReturn:
     from server.telemetry import logs
 
     parser = argparse.ArgumentParser(prog="banditd --child", allow_abbrev=False)
-    parser.add_argument("kind", choices=["serve", "learn", "web", "demo"])
+    parser.add_argument("kind", choices=["serve", "learn", "ingest", "web", "demo"])
     parser.add_argument("--line-fd", type=int, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
     options, rest = parser.parse_known_args(arguments)
@@ -192,6 +238,8 @@ def _work(kind: str, config: Config, part: str, issuer: int, ready: Callable[[],
 
     if kind == "serve":
         return app.run_serving(config, issuer, ready)
+    if kind == "ingest":
+        return app.run_ingest(config, ready)
     return app.run_learner(config, ready)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+INGEST_STOP_S = 8.0
+
 
 def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     """Serve until SIGTERM or SIGINT; then drain. Returns the exit status.
@@ -174,6 +176,33 @@ def _levels(
         )
 
     return levels
+
+
+def run_ingest(config: Config, ready: Callable[[], None]) -> int:
+    """Read the configured sources until SIGTERM or SIGINT. Returns the exit status, 1 when a source's thread broke."""
+    from server.ingest import SOURCES, settings
+    from server.ingest.service import Ingest
+    from server.snapshot import SnapshotKeeper
+    from server.telemetry.ingesting import IngestTelemetry
+
+    stop = _stopped_by_signals()
+    clock = SystemClock()
+    store = RedisStore(config.store)
+    keeper = SnapshotKeeper(store, clock, poll_s=config.poll_s)
+    owner = f"{socket.gethostname()}/{os.getpid()}"
+    chosen = settings.read(config.sources, SOURCES)
+    ingest = Ingest(chosen, SOURCES, store, keeper, clock, IngestTelemetry(), owner)
+    keeper.start()
+    ingest.start()
+    ready()
+    log.info("ingest_started", sources=[each.name for each in chosen])
+    while not stop.wait(0.1) and not ingest.broken.is_set():
+        pass
+    ended = ingest.stop(INGEST_STOP_S)
+    keeper.stop()
+    store.close()
+    log.info("ingest_stopped", all_ended=ended)
+    return 1 if ingest.broken.is_set() else 0
 
 
 def run_learner(config: Config, ready: Callable[[], None]) -> int:

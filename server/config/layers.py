@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bandit.errors import InvalidArgument, Violation
 from server.config.settings import OFF, PREFIX, SETTINGS, Config, flag_of, parse_of, variable_of
-from server.config.values import host_port, is_loopback, mask
+from server.config.values import host_port, is_loopback, mask, masked
 
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 # No settings: what Kubernetes sets in every pod when a Service is called banditd, and what the demo is told.
@@ -85,7 +85,7 @@ def _merged(*layers: Iterable[_Given | Violation]) -> Loaded:
         try:
             parsed[name] = parse_of(name)(raw)
         except ValueError as allowed:
-            seen = mask(raw) if isinstance(raw, str) else raw
+            seen = mask(raw) if isinstance(raw, str) else masked(raw)
             faults.append(Violation(name, f"{seen!r} ({origin.place}) is not allowed; it is to be {allowed}"))
     if not faults:
         config = Config(**parsed)
@@ -165,6 +165,8 @@ def _contradictions(config: Config, origins: Mapping[str, Origin]) -> Iterator[V
         yield Violation(
             "http_listen", f"{config.http_listen!r} is the address of listen too; give it another port"
         )
+    if config.role == "ingest" and not config.sources:
+        yield Violation("sources", "there are none, but role ingest reads nothing else; add [[sources]]")
     if config.role == "web" and config.http_listen == OFF:
         yield Violation(
             "http_listen", "it is off, but role web is nothing else; set an address, or another role"

@@ -18,9 +18,11 @@ from server.config.values import (
     choice,
     folder,
     mask,
+    masked,
     seconds,
     store,
     switch,
+    tables,
     whole,
 )
 
@@ -59,8 +61,8 @@ class Config:
     role: str = field(
         default="all",
         metadata=_is(
-            choice("all", "serve", "learn", "web"),
-            "what runs here: all, or one of serve, learn (each with the HTTP edge), web (only that)",
+            choice("all", "serve", "learn", "ingest", "web"),
+            "what runs here: all, or one of serve, learn, ingest (each with the HTTP edge), web (only that)",
         ),
     )
     listen: str = field(default="127.0.0.1:50061", metadata=_is(address, "HOST:PORT of the gRPC server"))
@@ -105,6 +107,13 @@ class Config:
         default=5.0,
         metadata=_is(seconds(2, 300), "how long a learner that fell silent keeps its experiments"),
     )
+    sources: tuple[dict[str, object], ...] = field(
+        default=(),
+        metadata={
+            **_is(tables, "sources of rewards, one table each: name, kind and the settings of the kind"),
+            "flag": False,
+        },
+    )
     log_level: str = field(
         default="info",
         metadata=_is(choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
@@ -116,7 +125,7 @@ class Config:
 
     def shown(self) -> dict[str, object]:
         """Settings by name as plain values; the store's password is masked."""
-        return {**self._plain(), "store": mask(self.store)}
+        return {**self._plain(), "store": mask(self.store), "sources": masked(self.sources)}
 
     def to_json(self) -> str:
         """All settings, secrets too: for a pipe between processes, never for a log or a command line."""
@@ -148,6 +157,11 @@ def default_of(name: str) -> object:
     """The value of a setting that nobody set."""
     each = SETTINGS[name]
     return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def has_flag(name: str) -> bool:
+    """Can it be given on the command line?"""
+    return bool(SETTINGS[name].metadata.get("flag", True))
 
 
 def variable_of(name: str) -> str:

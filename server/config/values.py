@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redi
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]@]+):(?P<port>[0-9]{1,5})")
 _PASSWORD = re.compile(r"://([^:@/?]*):.*@", re.DOTALL)
 _SECRET_IN_QUERY = re.compile(r"([?&][^=&]*(?:pass|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+
+_SECRET_NAME = re.compile(r"pass|secret|token|key|credential|jwt|seed|jaas", re.IGNORECASE)
+_TABLES = "tables: [[sources]] in the file of --config, or a list of objects in JSON"
+MASKED = "***"
+MOST_TABLES_BYTES = 32 << 10
 
 Parse = Callable[[object], Any]
 
@@ -100,6 +106,35 @@ def store(raw: object) -> str:
             "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or redis+cluster://HOST:PORT,HOST:PORT"
         )
     return str(raw)
+
+
+def tables(raw: object) -> tuple[dict[str, object], ...]:
+    """TOML tables, or the JSON of a list of such; what may be in them is for whoever they are for to judge."""
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise ValueError(_TABLES) from None
+    if not isinstance(raw, list | tuple) or not all(isinstance(each, dict) for each in raw):
+        raise ValueError(_TABLES)
+    try:
+        text = json.dumps(raw)
+    except (TypeError, ValueError):  # a date of TOML
+        raise ValueError(f"{_TABLES}, of texts, numbers, true, false, lists and tables") from None
+    if len(text) > MOST_TABLES_BYTES:
+        raise ValueError(f"{_TABLES}, of at most {MOST_TABLES_BYTES} bytes in all")
+    return tuple(dict(each) for each in raw)
+
+
+def masked(value: object, name: str = "") -> object:
+    """Tables fit for logs: URLs without passwords, and nothing of what is named like a secret."""
+    if _SECRET_NAME.search(name):
+        return MASKED
+    if isinstance(value, Mapping):
+        return {str(key): masked(each, str(key)) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(each) for each in value]
+    return mask(value) if isinstance(value, str) and "://" in value else value
 
 
 def host_port(raw: object) -> tuple[str, int]:

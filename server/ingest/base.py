@@ -20,6 +20,7 @@ from server.store.fed import Position
 __all__ = [
     "MOST_BODY_BYTES",
     "Chosen",
+    "Common",
     "Kind",
     "Make",
     "Position",
@@ -127,12 +128,25 @@ def lowest(positions: Sequence[Position], epoch: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Common:
+    """What every kind may be told: when to warn. 0 for never.
+
+    ``silence_s``: nothing came for so long. ``join_share``: less of its newest events could be read and found what they
+    name.
+    """
+
+    silence_s: float = 600.0
+    join_share: float = 0.9
+
+
+@dataclass(frozen=True, slots=True)
 class Chosen:
     """One configured source: its name, its kind, and the settings of that kind, checked (see ``settings``)."""
 
     name: str
     kind: str
     settings: object
+    common: Common = Common()
 
 
 class Make(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,7 +63,7 @@ class Pipeline:
         uniform: Callable[[], float] = _uniform,
         told: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._name = chosen.name
+        self.name = chosen.name
         self._source = source
         self._store = store
         self._keeper = keeper
@@ -90,6 +91,8 @@ class Pipeline:
             except (SourceUnavailable, StoreUnavailable) as error:
                 failures += 1
                 self._watch.failing(str(error))
+                with suppress(StoreUnavailable):
+                    self._store.put_source(self.name, self._watch.status(self._clock.now_ms()))
                 self._pause(failures, stop, rest=opened and isinstance(error, StoreUnavailable))
         self._end()
 
@@ -99,14 +102,14 @@ class Pipeline:
             self._slots.advance(self._done)
             self._publish(force=True)
         except (SourceUnavailable, StoreUnavailable) as error:
-            log.warning("source_left_open", source=self._name, reason=str(error))
+            log.warning("source_left_open", source=self.name, reason=str(error))
         self._source.close()
 
     def open(self) -> None:
         """Begin where the slots stand."""
         fresh_enough(self._keeper)
         self._source.open(self._slots.recall)
-        log.info("source_opened", source=self._name)
+        log.info("source_opened", source=self.name)
 
     def turn(self, stop: threading.Event) -> int:
         """One portion, from poll to acknowledgement. Returns how many events it had."""
@@ -190,7 +193,7 @@ class Pipeline:
                 self._done.pop(partition, None)
             self._source.rewind(lost)
             self._watch.rewound()
-            log.warning("source_rewound", source=self._name, partitions=sorted(lost))
+            log.warning("source_rewound", source=self.name, partitions=sorted(lost))
 
     def _publish(self, *, force: bool = False) -> None:
         now_s = self._clock.monotonic_s()
@@ -202,7 +205,7 @@ class Pipeline:
             self._slots.lose(state.lost - self._lost)
             self._lost = state.lost
         self._watch.seen(state, self._slots.skipped)
-        self._store.put_source(self._name, self._watch.status(self._clock.now_ms()))
+        self._store.put_source(self.name, self._watch.status(self._clock.now_ms()))
 
     def _pause(self, failures: int, stop: threading.Event, *, rest: bool) -> bool:
         """Wait, with full jitter, letting the source rest; False when we are to stop."""

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, Field, asdict, field, fields
 from typing import Any, TypeVar
 
 from bandit.errors import InvalidArgument, Violation
 from server.config.layers import nearest
-from server.config.values import Parse, mask
-from server.ingest.base import Chosen, Kind
+from server.config.values import MASKED, Parse, mask, seconds
+from server.ingest.base import Chosen, Common, Kind
 
 T = TypeVar("T")
 MOST_SOURCES = 32
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 # Doors that are always there; their events are counted under these names.
 RESERVED = ("grpc", "http", "file")
-MASKED = "***"
 
 
 def setting(parse: Parse, meaning: str, *, secret: bool = False, **default: Any) -> Any:
@@ -67,10 +66,12 @@ def read(tables: Sequence[Mapping[str, object]], kinds: Mapping[str, Kind]) -> l
         faults += found
         if not found:
             kind = str(table["kind"])
-            settings, wrong = _settings(f"{where} ({table['name']})", table, kinds[kind])
-            faults += wrong
+            named = f"{where} ({table['name']})"
+            common, wrong = _common(named, table)
+            settings, more = _settings(named, table, kinds[kind])
+            faults += wrong + more
             if settings is not None:
-                chosen.append(Chosen(str(table["name"]), kind, settings))
+                chosen.append(Chosen(str(table["name"]), kind, settings, common))
     if faults:
         text = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
         raise InvalidArgument(text, reason="BAD_CONFIG", violations=faults)
@@ -79,7 +80,7 @@ def read(tables: Sequence[Mapping[str, object]], kinds: Mapping[str, Kind]) -> l
 
 def shown(chosen: Chosen) -> dict[str, object]:
     """A source as plain values fit for logs: secrets and passwords of URLs are masked."""
-    values: dict[str, object] = {"name": chosen.name, "kind": chosen.kind}
+    values: dict[str, object] = {"name": chosen.name, "kind": chosen.kind, **asdict(chosen.common)}
     for each in _fields(type(chosen.settings)):
         value = getattr(chosen.settings, each.name)
         if each.metadata["secret"]:
@@ -110,15 +111,39 @@ def _head(
         yield Violation(f"{where}.kind", f"{kind!r} is not known; {nearest(str(kind), kinds)}")
 
 
+def _common(where: str, table: Mapping[str, object]) -> tuple[Common, list[Violation]]:
+    faults: list[Violation] = []
+    values: dict[str, float] = {}
+    for name, parse in _COMMON.items():
+        if name in table:
+            try:
+                values[name] = parse(table[name])
+            except ValueError as allowed:
+                seen = f"{table[name]!r} is not allowed; it is to be {allowed}"
+                faults.append(Violation(f"{where}.{name}", seen))
+    return Common(**values), faults
+
+
+def _share(raw: object) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 <= raw <= 1:
+        raise ValueError("a share from 0 to 1")
+    return float(raw)
+
+
+_COMMON: dict[str, Parse] = {"silence_s": seconds(0, 30 * 86_400), "join_share": _share}
+_OF_ALL = ("name", "kind", *_COMMON)
+
+
 def _settings(where: str, table: Mapping[str, object], kind: Kind) -> tuple[object, list[Violation]]:
     faults: list[Violation] = []
     known = {each.name: each for each in _fields(kind.settings)}
     values: dict[str, object] = {}
     for name, raw in table.items():
-        if name in ("name", "kind"):
+        if name in _OF_ALL:
             continue
         if name not in known:
-            faults.append(Violation(f"{where}.{name}", f"no such setting; {nearest(name, known)}"))
+            hint = nearest(name, [*known, *_OF_ALL])
+            faults.append(Violation(f"{where}.{name}", f"no such setting; {hint}"))
             continue
         try:
             values[name] = known[name].metadata["parse"](raw)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from server.ingest.base import SourceState
+from server.ingest.base import Common, SourceState
 from server.intake.sort import Fate, Sorted
 
 SCHEMA = 1
@@ -46,14 +46,6 @@ class Unwatched:
         """See SourceTelemetry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a source is to be looked at. ``silence_s`` 0: not for silence; ``join_share`` 0: not for what is dead."""
-
-    silence_s: float = 600.0
-    join_share: float = 0.9
-
-
 @dataclass(slots=True)
 class Watch:
     """Of one source; used by its pipeline's thread only. ``silence`` counts from the first event ever seen."""
@@ -62,7 +54,7 @@ class Watch:
     kind: str
     owner: str
     began_ms: int
-    limits: Limits = field(default_factory=Limits)
+    limits: Common = field(default_factory=Common)
     telemetry: SourceTelemetry = field(default_factory=Unwatched)
     _fates: Counter[str] = field(default_factory=Counter)
     _reasons: Counter[str] = field(default_factory=Counter)

@@ -33,8 +33,15 @@ STOPPED, FAILED, FORCED = 0, 1, 130
 STORE_FOLDER = "store"
 DEMO_TARGET = "BANDITD_DEMO_TARGET"
 # What is ended first, and how long it may take before it is killed; a server has config.drain_s for its calls.
-DEMO, SERVE, LEARN, WEB, STORE = range(5)
-DEMO_STOP_S, DRAIN_SLACK_S, LEARN_STOP_S, WEB_STOP_S, STORE_STOP_S = 45.0, 6.0, 5.0, 2.0, 12.0
+DEMO, SERVE, INGEST, LEARN, WEB, STORE = range(6)
+DEMO_STOP_S, DRAIN_SLACK_S, INGEST_STOP_S, LEARN_STOP_S, WEB_STOP_S, STORE_STOP_S = (
+    45.0,
+    6.0,
+    10.0,
+    5.0,
+    2.0,
+    12.0,
+)
 _PORT_WITHIN_S = 1.0
 _THREADS_OF_BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -137,6 +144,8 @@ class _Service:
             for number in range(config.workers):
                 name = f"serve-{number}"
                 yield Part(name, self._server(name), SERVE, config.drain_s + DRAIN_SLACK_S)
+        if config.role in ("all", "ingest") and config.sources:
+            yield Part("ingest", lambda: self._child("ingest", "ingest"), INGEST, INGEST_STOP_S)
         if config.role in ("all", "learn"):
             yield Part("learn", lambda: self._child("learn", "learn"), LEARN, LEARN_STOP_S)
         if config.http_listen != OFF:

@@ -14,7 +14,10 @@ MOST_EXPERIMENTS = 200
 # For labels whose values are ours, and few: a wall against a mistake of ours.
 MOST_WORDS = 64
 LABELS = frozenset(
-    {"action", "code", "experiment", "method", "mode", "outcome", "part", "python", "reason", "version"}
+    {
+        *("action", "alarm", "code", "experiment", "method", "mode", "outcome", "part", "python", "reason"),
+        *("source", "version"),
+    }
 )
 
 # How the gauges of several processes become one; `live`: those of a dead process are gone.
@@ -144,8 +147,48 @@ VERDICTS = Family(
 EVALUATED = Family(
     "banditd_evaluation_timestamp_seconds", Kind.GAUGE, "When the learner last looked.", ("experiment",)
 )
+SET_BACKS = Family(
+    "banditd_store_set_backs_total",
+    Kind.COUNTER,
+    "Times that the store had lost commits or folds of an experiment that the learner knew, by what was done.",
+    ("action",),
+)
 LEASES = Family(
     "banditd_leases_held", Kind.GAUGE, "Experiments that this machine's learner writes.", merge="livesum"
+)
+
+# Sources of rewards
+SOURCE_EVENTS = Family(
+    "banditd_source_events_total",
+    Kind.COUNTER,
+    "Events of sources as they were read, repeats too, by what became of them.",
+    ("source", "outcome", "reason"),
+)
+SOURCE_UP = Family(
+    "banditd_source_up", Kind.GAUGE, "1 when the source and the store answer.", ("source",), "livemin"
+)
+SOURCE_LAG = Family(
+    "banditd_source_lag", Kind.GAUGE, "What waits in the source: events, or bytes of files.", ("source",)
+)
+SOURCE_SKIPPED = Family(
+    "banditd_source_skipped_total", Kind.COUNTER, "Events that were in the log already.", ("source",)
+)
+SOURCE_LOST = Family(
+    "banditd_source_lost_total", Kind.COUNTER, "Events that the source dropped unread.", ("source",)
+)
+SOURCE_NEWEST = Family(
+    "banditd_source_newest_timestamp_seconds",
+    Kind.GAUGE,
+    "When the source last brought something.",
+    ("source",),
+    "livemax",
+)
+SOURCE_ALARM = Family(
+    "banditd_source_alarm",
+    Kind.GAUGE,
+    "1 while something is wrong with a source: silent, unjoined, loses, fails.",
+    ("source", "alarm"),
+    "livemax",
 )
 
 # Supervising

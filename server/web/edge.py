@@ -30,6 +30,7 @@ REQUIRED = {
     "web": {"store", "serving", "learner"},
     "serve": {"serving"},
     "learn": {"store", "learner"},
+    "ingest": {"store", "ingest"},
 }
 
 
@@ -49,7 +50,10 @@ def run(config: Config, ready: Callable[[], None]) -> int:
         ),
         Probe("learner", probes.learner(store), clock, required="learner" in required),
     ]
-    if config.role != "learn":
+    if config.sources and config.role in ("all", "ingest"):
+        names = [str(table.get("name")) for table in config.sources]
+        watched.append(Probe("ingest", probes.ingest(store, names, clock), clock, required="ingest" in required))
+    if config.role not in ("learn", "ingest"):
         watched.append(Probe("serving", probes.serving(config.listen), clock, required="serving" in required))
     scrape = Scrape(shared.folder_of(config.data_dir), clock.now_ms, version())
     pages = application(lambda: [probe.row() for probe in watched], scrape.render)

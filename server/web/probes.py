@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 EVERY_S = 1.0
 STALE_S = 5.0
+QUIET_S = 15.0
 TIMEOUT_S = 1.0
 
 
@@ -51,6 +53,13 @@ class Pinged(Protocol):
 
     def learner_alive(self) -> bool:
         """See ControlStore."""
+
+
+class Asked(Protocol):
+    """What is asked of the store about sources."""
+
+    def sources(self) -> dict[str, bytes]:
+        """See FeedStore."""
 
 
 class Probe:
@@ -145,6 +154,30 @@ def learner(pinged: Pinged) -> Look:
         return State.DOWN, "no learner has said lately that it is alive; shares stay as they are"
 
     return look
+
+
+def ingest(asked: Asked, names: Sequence[str], clock: Clock) -> Look:
+    """Has every configured source told the store lately how it is? One whose thread hangs or died has not."""
+
+    def look() -> tuple[State, str]:
+        try:
+            said = asked.sources()
+        except StoreUnavailable:
+            return State.UNKNOWN, "the store, which knows, does not answer"
+        now_ms = clock.now_ms()
+        quiet = [name for name in names if now_ms - _told_ms(said.get(name)) > QUIET_S * 1000]
+        if quiet:
+            return State.DOWN, f"not heard of for more than {QUIET_S:g} s: {', '.join(quiet)}"
+        return State.UP, f"{len(names)} sources are read"
+
+    return look
+
+
+def _told_ms(status: bytes | None) -> int:
+    try:
+        return int(json.loads(status or b"{}").get("time_ms", 0))
+    except (ValueError, TypeError, AttributeError):
+        return 0
 
 
 def serving(listen: str) -> Look:

@@ -1,0 +1,61 @@
+"""All sources of one process: a thread each; when one of them breaks, the process is to end and be started anew."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from server.clock import Clock
+from server.ingest.base import Chosen, Kind
+from server.ingest.pipeline import Pipeline
+from server.ingest.watch import SourceTelemetry, Watch
+from server.snapshot import SnapshotKeeper
+from server.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+
+class Ingest:
+    """Pipelines of the configured sources. Start once; ``broken`` is set when one of them ended by itself."""
+
+    def __init__(
+        self,
+        chosen: Sequence[Chosen],
+        kinds: Mapping[str, Kind],
+        store: Store,
+        keeper: SnapshotKeeper,
+        clock: Clock,
+        telemetry: SourceTelemetry,
+        owner: str,
+    ) -> None:
+        self.broken = threading.Event()
+        self._stop = threading.Event()
+        self._threads = []
+        for each in chosen:
+            source = kinds[each.kind].make(each, clock.now_ms)
+            watch = Watch(each.name, each.kind, owner, clock.now_ms(), each.common, telemetry)
+            pipeline = Pipeline(each, source, store, keeper, clock, watch)
+            self._threads.append(
+                threading.Thread(target=self._run, args=(pipeline,), name=f"source-{each.name}", daemon=True)
+            )
+
+    def start(self) -> None:
+        """Begin to read."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Deliver what was polled and let go. True when all ended in time."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout_s)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _run(self, pipeline: Pipeline) -> None:
+        try:
+            pipeline.run(self._stop)
+        except Exception:
+            log.exception("source_broke", source=pipeline.name)
+            self.broken.set()
