@@ -39,10 +39,12 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     """
     from server.rpc.decisions import Decisions
     from server.rpc.experiments import Experiments
+    from server.rpc.ingestion import Ingestion
     from server.rpc.local import Local
     from server.rpc.reconcile import Reconciler
     from server.rpc.rewards import Rewards
     from server.rpc.server import Limits, build_server
+    from server.rpc.tally import Tally
     from server.snapshot import Shelf, SnapshotKeeper
     from server.stops import StopFile
     from server.telemetry.serving import ServingTelemetry
@@ -60,7 +62,8 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     exposures = _Exposures(config, store, keeper, clock)
     telemetry = ServingTelemetry(_levels(clock, keeper, exposures, shelf, stops))
     decisions = Decisions(keeper, clock, None, telemetry)
-    rewards = Rewards(keeper, store, clock, telemetry)
+    tally = Tally(store)
+    rewards = Rewards(keeper, store, clock, telemetry, tally)
     local = Local(keeper, stops, clock, lambda: shelf.saved_ms)
     experiments = Experiments(store, clock, standing=local.standing)
     rpc, server = build_server(
@@ -68,6 +71,7 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
         rewards,
         experiments,
         local=local,
+        ingestion=Ingestion(store, keeper, clock),
         limits=Limits(decide_threads=config.threads, streams=config.streams),
         telemetry=telemetry,
         reflection=config.reflection,
@@ -77,7 +81,7 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
         log.error("port_refused", listen=config.listen)
         return 1
     reconciler = Reconciler(store, stops, clock)
-    parts: tuple[_Started, ...] = (keeper, shelf, telemetry, reconciler, rpc)
+    parts: tuple[_Started, ...] = (keeper, shelf, telemetry, reconciler, tally, rpc)
     for part in parts:
         part.start()
     log.info("serving_started", listen=config.listen, issuer=issuer, restored=snapshot is not None)
@@ -91,6 +95,7 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     log.info("serving_draining")
     rpc.stop(config.drain_s)
     shipped = exposures.end(min(config.drain_s, 5.0))
+    tally.stop()
     reconciler.stop()
     keeper.stop()
     shelf.stop()
@@ -222,7 +227,13 @@ def run_learner(config: Config, ready: Callable[[], None]) -> int:
     log.info("kernels_ready", seconds=round(clock.monotonic_s() - began, 1))
     owner = f"{socket.gethostname()}/{os.getpid()}"
     settings = LoopSettings(owner, lease_ttl_s=config.lease_ttl_s, tick_s=config.tick_s)
-    loop = LearnerLoop(store, clock, settings, LearnerTelemetry(clock.now_ms))
+    stops = StopFile(config.data_dir)
+
+    def accepted() -> int:
+        stops.refresh()
+        return stops.ordered.accepted_ms
+
+    loop = LearnerLoop(store, clock, settings, LearnerTelemetry(clock.now_ms), accepted)
     threading.Thread(target=warm_seldom, name="warmer", daemon=True).start()
     ready()
     loop.run(stop)

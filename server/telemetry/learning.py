@@ -37,6 +37,7 @@ class LearnerTelemetry:
         self._verdicts = shared.gauge(catalogue.VERDICTS, registry)
         self._evaluated = shared.gauge(catalogue.EVALUATED, registry)
         self._leases = shared.gauge(catalogue.LEASES, registry)
+        self._set_backs = shared.counter(catalogue.SET_BACKS, registry)
         self._bounded = shared.Bounded()
         self._label = shared.Bounded(catalogue.MOST_EXPERIMENTS)
         self._looks: dict[str, dict[str, _Look]] = {}
@@ -80,6 +81,10 @@ class LearnerTelemetry:
     def leases(self, held: int) -> None:
         """So many leases are held."""
         self._leases.set(held)
+
+    def set_back(self, action: str) -> None:
+        """The store had lost commits or folds of an experiment; what was done of it."""
+        self._set_backs.labels(self._bounded(action)).inc()
 
     def _write(self, label: str) -> None:
         """Under `other` the oldest look and the sums of the rest; not a number, which is not shown, without a look."""

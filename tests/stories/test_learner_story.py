@@ -42,6 +42,9 @@ class Quiet:
     def leases(self, held: int) -> None:
         """See Telemetry."""
 
+    def set_back(self, action: str) -> None:
+        """See Telemetry."""
+
 
 class World:
     """A store, a learner, a gateway and the time."""

@@ -79,6 +79,9 @@ class Answering:
     def nodes(self) -> list[Any]:
         return [self]
 
+    def batch(self, commands: list[tuple[object, ...]]) -> list[Any]:
+        return [self.call(*command) for command in commands]
+
     def call(self, *command: object) -> Any:
         match command:
             case ("TIME",):
