@@ -19,10 +19,13 @@ from server.config.layers import CONFIG_VARIABLE, nearest
 from server.config.settings import default_of, flag_of, has_flag, meaning_of
 
 FAILED, USAGE = 1, 2
+DOCTOR = "doctor"
 _EPILOG = f"""\
 Each setting may also be written into the file of --config (TOML, with _ for -), or into the environment
 (BANDITD_ and its name, as BANDITD_HTTP_LISTEN; {CONFIG_VARIABLE} for --config). A flag wins over the environment,
 which wins over the file. A store's URL with a password belongs into one of those two.
+
+`banditd doctor` looks at this machine and the store with the same settings, shows a table and ends.
 
 exit codes: 0 ended when asked to; 1 could not start or had to give up; 2 wrong usage or settings; of doctor: 0 all is
 well, 3 something is not as wanted, 1 something forbids learning;
@@ -67,7 +70,7 @@ def run(arguments: Sequence[str], command: Callable[[str], Sequence[str]] | None
         if options.check:
             _show(loaded)
             return 0
-        if options.command:
+        if options.doctor:
             from server import doctor
 
             return doctor.run(loaded.config, as_json=options.json)
@@ -97,12 +100,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         ),
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=["doctor"],
-        help="look at this machine and the store, show a table and end",
-    )
     parser.add_argument("--json", action="store_true", help="with doctor: as JSON")
     parser.add_argument("--version", action="store_true", help="show the version and end")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
@@ -119,14 +116,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in SETTINGS:
         if has_flag(name):
             _add_setting(settings, name)
-    options, rest = parser.parse_known_args(arguments)
+    doctor = list(arguments[:1]) == [DOCTOR]
+    options, rest = parser.parse_known_args(arguments[doctor:])
+    options.doctor = doctor
     if rest:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         hint = nearest(rest[0].partition("=")[0], flags) if rest[0].startswith("-") else "it takes flags only"
         parser.error(f"{rest[0]!r} is not known; {hint}")
-    if options.json and not options.command:
+    if options.json and not doctor:
         parser.error("--json belongs to doctor")
-    if options.command and (options.demo or options.check):
+    if doctor and (options.demo or options.check):
         parser.error("doctor goes without --demo and --check")
     if (options.exit or options.seconds is not None) and not options.demo:
         parser.error("--exit and --seconds belong to --demo")
