@@ -76,12 +76,15 @@ decision = st.tuples(st.integers(1, 3), st.integers(0, 3) | st.integers(0, 700))
 event = st.tuples(decision, st.integers(0, 1), st.sampled_from([0, 1, 77, ONE // 3, ONE]))
 
 
-@settings(max_examples=150)
-@given(st.lists(event, max_size=120), st.randoms(use_true_random=False), st.integers(1, 40))
+@pytest.mark.parametrize("joined", [True, False], ids=["values remembered", "marks alone"])
+@settings(max_examples=100)
+@given(events=st.lists(event, max_size=120), chance=st.randoms(use_true_random=False), cut=st.integers(1, 40))
 def test_rewards_equal_the_oracle(
-    events: list[tuple[tuple[int, int], int, int]], chance: random.Random, cut: int
+    joined: bool, events: list[tuple[tuple[int, int], int, int]], chance: random.Random, cut: int
 ) -> None:
-    experiment, allocations, ledger = world()
+    """Terms of one objective are remembered per decision; of other metrics a bit says what was counted."""
+    experiment, allocations, ledger = world(**({} if joined else {"objective": [{"metric": "satisfied"}]}))
+    assert bool(experiment.spec.remembered) == joined
     oracle, seen = Oracle(), Seen()
     places: dict[tuple[int, int], tuple[int, int, int]] = {}
     records = []
