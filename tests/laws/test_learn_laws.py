@@ -135,8 +135,8 @@ def test_a_gap_in_exposures_is_counted_as_lost() -> None:
     assert (folding.exposures, folding.exposures_lost) == (1, 10)
 
 
-def shuffled_bits(order: Sequence[int], split: int) -> bytes:
-    experiment, allocations, ledger = world()
+def shuffled_bits(order: Sequence[int], split: int, **changes: Any) -> bytes:
+    experiment, allocations, ledger = world(**changes)
     seen = Seen()
     records = [
         RewardRecord(1, 1, n, NOW, allocations[n % 3].number, (n * 7919) % ONE, 0, n % 3, n % 2)
@@ -148,14 +148,17 @@ def shuffled_bits(order: Sequence[int], split: int) -> bytes:
     return b"".join(p.cells.sums.tobytes() for _, p in sorted(ledger.periods.items()))
 
 
-def test_any_order_any_split_gives_the_same_bits() -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"objective": [{"metric": "satisfied"}]}], ids=["remembered", "marks"]
+)
+def test_any_order_any_split_gives_the_same_bits(changes: dict[str, Any]) -> None:
     chance = random.Random(3)
     order = list(range(2000))
-    expected = shuffled_bits(order, 2000)
+    expected = shuffled_bits(order, 2000, **changes)
     for split in (1999, 333, 64):
         chance.shuffle(order)
         repeated = order + chance.sample(order, 500)
-        assert shuffled_bits(repeated, split) == expected
+        assert shuffled_bits(repeated, split, **changes) == expected
 
 
 def test_poison_is_counted_and_passed_over() -> None:
