@@ -84,7 +84,9 @@ def look(
     spec = experiment.spec
     evidence = evidence_of(spec, rows, now_ms, clusters)
     arms = [ArmStanding(arm.attempt, arm.since, arm.rollback is None) for arm in experiment.arms]
-    verdicts = judge(spec, table, folded, arms, now_ms, rows, evidence.effects, told=told)
+    verdicts = judge(
+        spec, table, folded, arms, now_ms, rows, evidence.effects, repeats=evidence.repeats, told=told
+    )
     live, holds = np.array(experiment.live(), np.bool_), [arm.hold_ppm for arm in experiment.arms]
     elapsed_s = max((now_ms - allocation.time_ms) / 1000, 0.0)
     fresh = allocation.cause in FRESH_STARTS
@@ -160,8 +162,10 @@ def _due(
     common, before = allocation.shares_ppm, allocation.apart_ppm
     after = {each.cohort: each.shares_ppm for each in apart}
     moved = [variation(proposal.shares_ppm, common)]
-    for cohort in before.keys() | after.keys():
-        moved.append(variation(after.get(cohort, proposal.shares_ppm), before.get(cohort, common)))
+    moved += [
+        variation(after.get(cohort, proposal.shares_ppm), before.get(cohort, common))
+        for cohort in before.keys() | after.keys()
+    ]
     return max(moved) >= MOVED_ENOUGH
 
 

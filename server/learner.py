@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bandit.clusters import design_effects, repeats_of
 from bandit.compact import plan
 from bandit.counting import layout_of
 from bandit.errors import CorruptStored, Stale
@@ -180,7 +181,9 @@ class Writer:
         rows = [period for number in group if not (period := ledger.periods[number]).is_block]
         since = np.array([arm.since for arm in experiment.arms], np.int64)
         periods, cohorts = table(rows, ledger.layout), split_table(rows, ledger.layout)
-        folded = accumulate(experiment.spec, self.folded(), periods, since, cohorts)
+        spec, clusters = experiment.spec, self.clusters()
+        effects = design_effects(spec, clusters, self.tables()[0])
+        folded = accumulate(spec, self.folded(), periods, since, cohorts, repeats_of(effects, clusters))
         self.state.folded = (folded.sums, folded.since)
 
     def _settle(self, experiment: Experiment, group: list[int]) -> FloatArray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bandit.clusters import design_effects
+from bandit.clusters import Repeats, design_effects, repeats_of
 from bandit.delays import DelayCurve, delay_curves
 from bandit.kernels.best_arm import NORMAL
 from bandit.kernels.quantile import quantiles
@@ -23,7 +24,8 @@ LEAST_SD = 1e-12
 class Evidence:
     """What beliefs are made of: ``rows``, a row per period and cohort, the weight of each [E] in [0, 1] after decay,
     their ``reading``, the delay curves by metric, and the time up to which the log is folded. ``effects`` [M]: design
-    effects of units with many values; the values of the reading are divided by them."""
+    effects of units with many values; the values of the reading are divided by them. ``repeats``: the same for what
+    follows rewards period by period."""
 
     spec: ExperimentSpec
     rows: PeriodTable
@@ -32,6 +34,7 @@ class Evidence:
     curves: dict[int, DelayCurve]
     now_ms: int
     effects: FloatArray
+    repeats: Repeats | None = None
 
 
 def evidence_of(
@@ -43,8 +46,22 @@ def evidence_of(
     curves = delay_curves(rows, spec, now_ms)
     effects = design_effects(spec, clusters, rows)
     return Evidence(
-        spec, rows, weight, thinned(spec, read(rows, spec, now_ms, curves), effects), curves, now_ms, effects
+        spec=spec,
+        rows=rows,
+        weight=weight,
+        reading=thinned(spec, read(rows, spec, now_ms, curves), effects),
+        curves=curves,
+        now_ms=now_ms,
+        effects=effects,
+        repeats=repeats_of(effects, clusters),
     )
+
+
+def part_of(evidence: Evidence, chosen: NDArray[np.bool_]) -> Evidence:
+    """The evidence of some rows alone; delays and design effects are those of all."""
+    spec, rows = evidence.spec, evidence.rows.rows(chosen)
+    reading = thinned(spec, read(rows, spec, evidence.now_ms, evidence.curves), evidence.effects)
+    return replace(evidence, rows=rows, weight=evidence.weight[chosen], reading=reading)
 
 
 def thinned(spec: ExperimentSpec, reading: Reading, effects: FloatArray) -> Reading:

@@ -38,11 +38,11 @@ NORMAL_RULE = Normal()
 class Contrast:
     """Normal beliefs whose differences are those of the fixed-effects estimate."""
 
-    def beliefs(self, evidence: Evidence) -> tuple[Belief, ...]:
-        """See Baseline."""
+    def beliefs(self, evidence: Evidence, doubt: float = 1.0) -> tuple[Belief, ...]:
+        """See Baseline. ``doubt`` as for :func:`differences_of`."""
         spec = evidence.spec
         means = {
-            index: differences_of(evidence, index)
+            index: differences_of(evidence, index, doubt)
             for index, metric in enumerate(spec.metrics)
             if metric.kind is not MetricKind.RATIO
         }

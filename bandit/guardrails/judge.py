@@ -8,11 +8,14 @@ window without a reward being one where the metric says what silence means.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bandit.clusters import Repeats
 from bandit.guardrails import GUARDRAILS
 from bandit.guardrails.base import (
     ANY_COHORT,
@@ -33,7 +36,7 @@ from bandit.guardrails.levels import fail_level, thresholds
 from bandit.guardrails.wording import Seen, sentence
 from bandit.kernels import watch, weigh
 from bandit.kernels.confseq import log_mean_exp
-from bandit.ledger import EVERY, FloatArray, Int64Array, PeriodTable
+from bandit.ledger import EVERY, FloatArray, Int64Array, PeriodTable, comparable
 from bandit.spec.model import ExperimentSpec, Guardrail
 
 __all__ = ["accumulate", "judge", "thresholds"]
@@ -51,6 +54,21 @@ ADDITIVE = frozenset(
     }
 )
 """Guardrails whose evidence is a function of sums over periods, so that it can be thinned."""
+IN_ORDER = frozenset({watch.DETECTOR, watch.BREAKER})
+"""Guardrails that follow the periods one by one: each is thinned before it is added."""
+COMPARED = frozenset(
+    {
+        watch.HARM,
+        watch.HARM_ASYMPTOTIC,
+        watch.RATIO_HARM,
+        watch.QUANTILE_HARM,
+        watch.RESPONSE,
+        watch.DETECTOR,
+        watch.SAMPLE_RATIO,
+    }
+)
+"""Guardrails that need the exact shares of what they compare."""
+_COUNTS = slice(watch.ASSIGNED, watch.CENTRE)
 
 
 def judge(
@@ -62,6 +80,7 @@ def judge(
     by_cohort: PeriodTable | None = None,
     effects: FloatArray | None = None,
     *,
+    repeats: Repeats | None = None,
     told: bool = True,
 ) -> tuple[Verdict, ...]:
     """One verdict per live challenger and guardrail, arm by arm in the order of the spec.
@@ -75,6 +94,11 @@ def judge(
     ``effects`` [M]: design effects of units with many values (``bandit.clusters``). Where a guardrail's evidence is a
     function of sums, n values of such a metric are the evidence of n / effect. That is right for many units and many
     values (asymptotically), where without it the evidence grows with how often the same units come back.
+
+    ``repeats``: the same for guardrails that follow the periods one by one, and for the number of decisions.
+
+    Where some cohorts have shares of their own, what is compared with the control is compared within each group of
+    cohorts with the same shares, and added up.
 
     Not ``told``: nobody reads the messages, which stay empty, and nothing is foreseen; all else is the same.
     """
@@ -91,8 +115,19 @@ def judge(
         if (slot.cohort != EVERY) == (slot.guardrail in split)
     ]
     rows = {cohort: _rows_of(table, by_cohort, cohort) for cohort in {slot.cohort for _, slot in chosen}}
+    alike = comparable(table, by_cohort)
     weighings = {
-        slot: _Weighing(spec, slot, place, folded, rows[slot.cohort], now_ms, effects, told=told)
+        slot: _Weighing(
+            spec,
+            slot,
+            place,
+            folded,
+            _of_kind(spec, slot, rows[slot.cohort], alike),
+            now_ms,
+            effects,
+            repeats,
+            told=told,
+        )
         for place, slot in chosen
     }
     for index, guardrail in enumerate(spec.guardrails):
@@ -101,6 +136,8 @@ def judge(
             if arm == control or not standing.live:
                 continue
             levels = thresholds(spec, guardrail, standing.attempt)
+            if guardrail.kind == "became_worse":
+                levels = levels._replace(fail=levels.fail + math.log(_steps(alike)))
             found = {cohort: each(Pair(arm, control), standing.since, levels) for cohort, each in own.items()}
             for order, (cohort, evidence) in enumerate(_looks(spec, guardrail, found)):
                 outcome = _outcome(evidence, fail_level(guardrail, levels), levels.safe)
@@ -120,20 +157,24 @@ def accumulate(
     mature: PeriodTable,
     since: Int64Array,
     by_cohort: PeriodTable | None = None,
+    repeats: Repeats | None = None,
 ) -> Folded:
     """``folded`` with periods added that are about to become a block, all of them settled for every metric.
 
     ``since`` [K]: first allocation number that counts for each arm; where it moved on, the arm's sums start at zero
     and older periods are passed over. Blocks in ``mature`` are in ``folded`` already and are passed over too.
-    ``by_cohort``: the same periods with a row per cohort, needed where a guardrail looks at each.
+    ``by_cohort``: the same periods with a row per cohort, needed where a guardrail looks at each. ``repeats`` as they
+    are known now: what follows the periods one by one keeps them thinned by that.
     Open periods are refused with ValueError.
     """
     if (mature.end_ms[~mature.block] == 0).any():
         raise ValueError("an open period cannot be folded; fold it after its attribution windows closed")
     control = spec.control_index
     after = Folded.empty_of(spec)
+    alike = comparable(mature, by_cohort)
     for place, slot in enumerate(slots(spec)):
-        weighing = _Weighing(spec, slot, place, folded, _rows_of(mature, by_cohort, slot.cohort), FOREVER_MS)
+        rows = _of_kind(spec, slot, _rows_of(mature, by_cohort, slot.cohort), alike)
+        weighing = _Weighing(spec, slot, place, folded, rows, FOREVER_MS, repeats=repeats)
         for arm in range(len(spec.arms)):
             after.sums[place, arm] = weighing.sums(Pair(arm, control), int(since[arm]))
     return Folded(after.sums, np.array(since, np.int64))
@@ -145,6 +186,26 @@ def _rows_of(table: PeriodTable, by_cohort: PeriodTable | None, cohort: int) -> 
     if by_cohort is None:
         return table.rows(np.zeros(len(table.number), np.bool_))
     return by_cohort.rows(by_cohort.cohort == cohort)
+
+
+def _of_kind(spec: ExperimentSpec, slot: Slot, rows: PeriodTable, alike: PeriodTable) -> PeriodTable:
+    """The rows that a guardrail looks at: of all cohorts added up, only such with exact shares where it needs them."""
+    guardrail = spec.guardrails[slot.guardrail]
+    compares = GUARDRAILS[guardrail.kind].code(spec, guardrail) in COMPARED
+    return alike if compares and slot.cohort == EVERY else rows
+
+
+def _steps(alike: PeriodTable) -> int:
+    """Most rows of one period: a detector that takes a step with each takes so many more."""
+    return int(np.unique(alike.number, return_counts=True)[1].max(initial=1))
+
+
+def _thin(rows: FloatArray, effect: float) -> FloatArray:
+    """Rows [E, R] as if there were so many times fewer outcomes and decisions; the rest stays."""
+    thin = rows.copy()
+    thin[:, _COUNTS] /= effect
+    thin[:, watch.EDGES :] /= effect
+    return thin
 
 
 class _Weighing:
@@ -159,6 +220,7 @@ class _Weighing:
         table: PeriodTable,
         now_ms: int,
         effects: FloatArray | None = None,
+        repeats: Repeats | None = None,
         *,
         told: bool = True,
     ) -> None:
@@ -174,12 +236,28 @@ class _Weighing:
         self._effect = 1.0
         if effects is not None and metric is not None and self._code in ADDITIVE:
             self._effect = float(effects[metric])
+        if repeats is not None and self._code == watch.SAMPLE_RATIO:
+            self._effect = repeats.visits
+        self._in_order: FloatArray | None = None
+        if repeats is not None and metric is not None and self._code in IN_ORDER:
+            self._in_order = repeats.values[:, metric]
+
+    def _rows(self, pair: Pair, chosen: NDArray[np.bool_]) -> FloatArray:
+        rows = self._every.rows(*pair, chosen)
+        return rows if self._in_order is None else _thin(rows, self._repeated(pair))
+
+    def _repeated(self, pair: Pair) -> float:
+        """So many outcomes are the evidence of one, for what follows the periods one by one."""
+        if self._in_order is None:
+            return 1.0
+        both = [pair.arm, pair.control] if self._code == watch.DETECTOR else [pair.arm]
+        return float(self._in_order[both].max())
 
     def sums(self, pair: Pair, since: int) -> FloatArray:
         """[COLUMNS] of all mature periods from ``since`` on, folded ones included."""
         every = self._every
         sums = self._folded.of(self._place, pair.arm, since).copy()
-        rows = every.rows(*pair, (every.number >= since) & every.mature)
+        rows = self._rows(pair, (every.number >= since) & every.mature)
         watch.add_rows(self._code, self._params, sums, rows)
         return sums
 
@@ -187,13 +265,15 @@ class _Weighing:
         every = self._every
         sums = self.sums(pair, since)
         may_count = (every.number >= since) & ~every.mature
-        young = every.rows(*pair, may_count if every.young else np.zeros_like(may_count))
+        young = self._rows(pair, may_count if every.young else np.zeros_like(may_count))
         answers = np.zeros(weigh.ANSWERS)
         weigh.weigh(self._code, self._params, sums, young, answers)
         thin, fewer, strength = sums, young, answers
         if self._effect > 1.0:
-            thin, fewer, strength = sums / self._effect, young / self._effect, np.zeros(weigh.ANSWERS)
+            thin, fewer = sums / self._effect, _thin(young, self._effect)
+            strength = np.zeros(weigh.ANSWERS)
             weigh.weigh(self._code, self._params, thin, fewer, strength)
+        again = self._repeated(pair)
         more, pending = CANNOT_TELL, 0.0
         if self._told:
             more, pending = rewards_more(self._code, self._params, thin, fewer, strength, levels)
@@ -201,12 +281,12 @@ class _Weighing:
             seen=bool(answers[weigh.SEEN]),
             log_e=float(strength[weigh.LOG_E]),
             log_e_safe=float(strength[weigh.LOG_E_SAFE]),
-            n=float(answers[weigh.N]),
-            n_control=float(answers[weigh.N_CONTROL]),
+            n=float(answers[weigh.N]) * again,
+            n_control=float(answers[weigh.N_CONTROL]) * again,
             observed=float(answers[weigh.OBSERVED]),
             reference=float(answers[weigh.REFERENCE]),
-            more=self._effect * more,
-            pending=self._effect * pending,
+            more=self._effect * again * more,
+            pending=self._effect * again * pending,
             ready=bool(strength[weigh.READY]),
         )
 

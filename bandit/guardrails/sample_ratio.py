@@ -4,7 +4,7 @@ Shares move from period to period, so a chi-square test of the totals is wrong; 
 with their own shares are not. E is the mean over tilts d of the arm's share of exp(sum n_k ln d - N ln(1 + w_k
 (d - 1))), at any number of looks (cf. Lindon & Malek 2022). PASS: a share off by 5 per cent or more is refuted.
 
-It takes decisions for independent. Where one unit decides many times and keeps its arm, heavy units can flag.
+Where units decide many times and keep their arm, decisions count by their design effect (``clusters.visit_effect``).
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from bandit.baselines.base import evidence_of
 from bandit.baselines.contrast import differences_of
 from bandit.ledger import FloatArray, PeriodTable
 from bandit.spec.channels import log_scale
+from bandit.spec.check import LEAST_COHORTS
 from bandit.spec.metric import MetricKind
 from bandit.spec.model import ExperimentSpec
 
-LEAST_COHORTS = 4
 APART = 0.9
 """Chance of another sign than that of all cohorts from which on an effect is called apart."""
 NO_PRIOR = 1e6

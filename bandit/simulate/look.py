@@ -17,7 +17,7 @@ from bandit.rollout.rollback import ArmDecision
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import create
 from bandit.simulate.outcomes import Drawn
-from bandit.spec.model import ExperimentSpec
+from bandit.spec.model import PPM, ExperimentSpec
 
 
 @dataclass(slots=True)
@@ -36,8 +36,13 @@ class Standing:
 
     @property
     def shares_ppm(self) -> tuple[int, ...]:
-        """[K] of the next period."""
+        """[K] of the next period, in cohorts that are not apart."""
         return self.allocation.shares_ppm
+
+    def shares(self, cohorts: int) -> FloatArray:
+        """[G, K] of the next period, each in [0, 1]."""
+        own = self.allocation.apart_ppm
+        return np.array([own.get(cohort, self.shares_ppm) for cohort in range(cohorts)]) / PPM
 
     @property
     def centres(self) -> tuple[float, ...]:
@@ -55,6 +60,7 @@ class Book:
     s1: FloatArray
     s2: FloatArray
     share: FloatArray
+    common: FloatArray
     centre: FloatArray
     count: int = field(default=0, init=False)
 
@@ -69,15 +75,24 @@ class Book:
             np.zeros(cells),
             np.zeros(cells),
             np.zeros(cells),
+            np.zeros((periods, cohorts, arms)),
             np.zeros((periods, arms)),
             np.zeros((periods, len(spec.metrics))),
         )
 
-    def add(self, drawn: Drawn, shares: FloatArray, centres: tuple[float, ...]) -> None:
-        """The next period."""
+    def add(
+        self,
+        drawn: Drawn,
+        shares: FloatArray,
+        centres: tuple[float, ...],
+        common: FloatArray | None = None,
+    ) -> None:
+        """The next period, under ``shares`` [K] or [G, K]; ``common`` [K]: those of cohorts that are not apart, where
+        cohorts may be."""
         at = self.count
         self.assigned[at], self.n[at], self.s1[at], self.s2[at] = drawn
         self.share[at], self.centre[at] = shares, centres
+        self.common[at] = shares if common is None else common
         self.count += 1
 
     @property
@@ -116,7 +131,7 @@ class Book:
             start_ms=np.round(period * self.period_ms).astype(np.int64),
             end_ms=np.where(period == self.count - 1, 0, end),
             block=np.zeros(period.size, np.bool_),
-            share=self.share[period],
+            share=self.common[period] if isinstance(cohort, int) else self.share[period, cohort],
             centre=self.centre[period],
             assigned=assigned,
             n=n,

@@ -66,8 +66,8 @@ class Outcomes:
         return min(self._plan.periods, math.floor(max(late) / self._plan.period_s) + 2) if late else 1
 
     def period(self, number: int, shares: FloatArray, rng: Generator) -> Drawn:
-        """The decisions of a period under shares [K] (sum 1), and their rewards."""
-        cohorts, arms = len(self._rate), shares.size
+        """The decisions of a period under shares [K] or [G, K] (sum 1 each), and their rewards."""
+        cohorts, arms = len(self._rate), shares.shape[-1]
         total = rng.poisson(self._rate)
         assigned = rng.multinomial(total, shares)
         cell = np.repeat(np.arange(cohorts * arms), assigned.ravel())

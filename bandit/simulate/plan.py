@@ -25,7 +25,7 @@ class Plan:
     ``truth`` [E, G, K, M]: true means of a decision as it counts, on the ledger's scale; ratios on their own.
     ``parts`` [G] of the traffic. ``utility`` [E, G, K]: of one request, in units of the objective. ``harmful``
     [GD, K]: first period from which the guardrail's promise is broken, E when never. ``best``: the feasible arm with
-    the highest utility over the horizon.
+    the highest utility over the horizon; ``best_in`` [G] that of each cohort, where cohorts may be apart.
     """
 
     spec: ExperimentSpec
@@ -39,6 +39,7 @@ class Plan:
     utility: FloatArray
     harmful: NDArray[np.int64]
     best: int
+    best_in: NDArray[np.int64]
 
     @property
     def requests_per_period(self) -> float:
@@ -100,7 +101,14 @@ def plan(spec: ExperimentSpec, world: WorldFile, looks: int) -> Plan:
     harmful = np.array([harmful_from(each, known_truth) for each in spec.guardrails], np.int64)
     harmful = harmful.reshape(len(spec.guardrails), len(arms))
     best = _best(spec, np.einsum("egk,g->k", utility, parts), harmful, periods)
-    return Plan(spec, world, periods, period_s, laws, means, truth, parts, utility, harmful, best)
+    own = spec.cohorts is not None and spec.cohorts.apart is not None
+    best_in = [
+        _best(spec, utility[:, cohort].sum(axis=0), harmful, periods) if own else best
+        for cohort in range(cohorts)
+    ]
+    return Plan(
+        spec, world, periods, period_s, laws, means, truth, parts, utility, harmful, best, np.array(best_in)
+    )
 
 
 def _ratios(spec: ExperimentSpec, truth: FloatArray) -> None:

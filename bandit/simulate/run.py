@@ -25,10 +25,10 @@ NEVER = -1
 class Run:
     """What happened: E periods, K arms, GD guardrails.
 
-    ``shares`` [E, K]. ``served`` [E, K] requests. ``regret``: sum over requests of what the best feasible arm pays
-    more, in units of the objective; what a harmful arm pays more than that is no gain. ``fell`` [GD, K]: period after
-    which the guardrail acted on the arm, NEVER when it did not; ``rolled_back`` [K] likewise, whichever guardrail it
-    was, rollbacks alone.
+    ``shares`` [E, K], of all traffic. ``served`` [E, K] requests. ``regret``: sum over requests of what the best
+    feasible arm pays more (of the request's cohort, where cohorts may be apart), in units of the objective; what a
+    harmful arm pays more than that is no gain. ``fell`` [GD, K]: period after which the guardrail acted on the arm,
+    NEVER when it did not; ``rolled_back`` [K] likewise, whichever guardrail it was, rollbacks alone.
     """
 
     shares: FloatArray
@@ -50,13 +50,15 @@ def rehearse(plan: Plan, outcomes: Outcomes, rng: Generator) -> Run:
     regret = 0.0
     look(standing, book, plan.requests_per_period)
     for period in range(plan.periods):
-        shares = np.array(standing.shares_ppm) / PPM
+        shares = standing.shares(len(plan.parts))
         drawn = outcomes.period(period, shares, rng)
-        book.add(drawn, shares, standing.centres)
+        book.add(drawn, shares, standing.centres, np.array(standing.shares_ppm) / PPM)
         utility = plan.utility[period]
-        regret += float((drawn.assigned * np.maximum(utility[:, plan.best, None] - utility, 0.0)).sum())
+        most = utility[np.arange(len(plan.parts)), plan.best_in, None]
+        regret += float((drawn.assigned * np.maximum(most - utility, 0.0)).sum())
         for fall in look(standing, book, plan.requests_per_period, told=False):
             fell[names[fall.verdict.guardrail], fall.arm] = period
             if fall.kind is Kind.ROLL_BACK:
                 rolled_back[fall.arm] = period
-    return Run(book.share, book.assigned.sum(axis=1), regret, fell, rolled_back)
+    shares_of_all = np.einsum("egk,g->ek", book.share, plan.parts)
+    return Run(shares_of_all, book.assigned.sum(axis=1), regret, fell, rolled_back)

@@ -13,6 +13,7 @@ from bandit.spec.check_counting import counting_findings
 from bandit.spec.check_features import feature_findings
 from bandit.spec.check_guardrails import guardrail_findings
 from bandit.spec.check_metrics import metric_findings
+from bandit.spec.features import LINEAR
 from bandit.spec.finding import ANY, Finding, Loc, listed, unknown
 from bandit.spec.model import (
     Arm,
@@ -24,6 +25,8 @@ from bandit.spec.model import (
 from bandit.spec.shares import share_findings
 
 OTHER_COHORT = "other"
+LEAST_COHORTS = 4
+"""Estimates below which a variance between cohorts is not estimated; see ``inference.cohorts``."""
 
 
 def check(spec: ExperimentSpec) -> list[tuple[Loc, str]]:
@@ -142,6 +145,41 @@ def _cohorts(spec: ExperimentSpec) -> Iterator[Finding]:
                 f"{value!r} is listed twice, first as cohorts.values.{first[value]}; leave one out",
                 (loc, ("cohorts", "values", first[value])),
             )
+    if spec.cohorts.apart is not None:
+        yield from _apart(spec, len(spec.cohorts.values))
+
+
+def _apart(spec: ExperimentSpec, values: int) -> Iterator[Finding]:
+    """What shares of their own do not go together with."""
+    at: Loc = ("cohorts", "apart")
+    if values + 1 < LEAST_COHORTS:
+        yield Finding(
+            at,
+            f"of {values} values and {OTHER_COHORT} none can be told apart: how far cohorts differ is estimated from "
+            f"{LEAST_COHORTS} or more; declare {LEAST_COHORTS - 1 - values} more, or leave apart out",
+            (at, ("cohorts", "values")),
+        )
+    kind = spec.allocator.kind
+    if kind == "fixed" or kind in LINEAR:
+        why = (
+            "shares as written are the same for all" if kind == "fixed" else "its features can be the cohort"
+        )
+        yield Finding(
+            at, f"apart with allocator {kind}: {why}; leave one of them out", (at, ("allocator", "kind"))
+        )
+    if spec.baseline != "contrast":
+        yield Finding(
+            at,
+            f"apart with baseline {spec.baseline}, which adds up cohorts whose shares would differ, so that a cohort's "
+            "level would pass for an arm's; write baseline: contrast, or leave apart out",
+            (at, ("baseline",)),
+        )
+    if spec.budget is not None:
+        yield Finding(
+            at,
+            "apart with a budget, whose price is worked out for one set of shares; leave one of them out",
+            (at, ("budget",)),
+        )
 
 
 def _span(pair: tuple[float, float]) -> str:

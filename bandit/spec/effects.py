@@ -151,6 +151,16 @@ def _feature(edit: _Edit) -> str:
     return f"arms are chosen by its value; {EPOCH}"
 
 
+def _apart(edit: _Edit) -> str:
+    apart = edit.new.cohorts.apart if edit.new.cohorts else None
+    if apart is None:
+        return "all cohorts have the same shares"
+    return (
+        "a cohort has shares of its own once an arm's effect has another sign in it with "
+        f"{_per_cent(apart.probability)} chance, after {apart.min_decisions:,} decisions"
+    )
+
+
 def _constraint(edit: _Edit) -> str:
     name = edit.loc[1]
     kept = next((each for each in edit.new.constraints if each.metric == name), None)
@@ -275,6 +285,7 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
     ("baseline",): lambda edit: f"{_BASELINES[edit.after]}, weights may shift at once",
     ("bounds",): _shared_bound,
     ("cohorts",): _always(f"other segments of units; {EPOCH}"),
+    ("cohorts", "apart"): _apart,
     ("alpha",): lambda edit: f"{_per_cent(edit.after)} chance of any false rollback; {RESTART}",
     ("guardrails",): _always(f"another order of the guardrails; {RESTART}"),
     ("guardrails", ANY): _guardrail,

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_METRICS",
     "PPM",
     "Allocator",
+    "Apart",
     "Arm",
     "ArmBounds",
     "Bounds",
@@ -121,6 +122,18 @@ class Unit(Frozen):
     )
 
 
+class Apart(Frozen):
+    """When a cohort gets shares of its own: when the effect of an arm has another sign in it than in the others."""
+
+    probability: Annotated[float, Field(gt=0.5, lt=1), BeforeValidator(number)] = Field(
+        0.9,
+        description="how sure of another sign of an arm's effect on the objective a cohort's rewards must make",
+    )
+    min_decisions: Annotated[int, Field(ge=1, le=10**9)] = Field(
+        1000, description="decisions of a cohort before which it has the shares of all"
+    )
+
+
 class Cohorts(Frozen):
     """Declared segments of units, by one attribute of the decide request; everything else is ``other``."""
 
@@ -129,6 +142,9 @@ class Cohorts(Frozen):
     )
     values: Annotated[tuple[CohortValue, ...], Field(min_length=1, max_length=MAX_COHORTS)] = Field(
         description="values with statistics of their own"
+    )
+    apart: Apart | None = Field(
+        None, description="when a cohort gets shares of its own, within the same bounds; left out: never"
     )
 
 

@@ -1154,22 +1154,61 @@ class Cohorts(_message.Message):
 
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    APART_FIELD_NUMBER: _builtins.int
     attribute: _builtins.str
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def apart(self) -> Global___Apart:
+        """Unset: all cohorts have the same shares."""
+
     def __init__(
         self,
         *,
         attribute: _builtins.str = ...,
         values: _abc.Iterable[_builtins.str] | None = ...,
+        apart: Global___Apart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apart", b"apart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apart", b"apart", "attribute", b"attribute", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Cohorts: _TypeAlias = Cohorts  # noqa: Y015
+
+@_typing.final
+class Apart(_message.Message):
+    """When a cohort gets shares of its own, within the same bounds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    MIN_DECISIONS_FIELD_NUMBER: _builtins.int
+    probability: _builtins.float
+    """How sure of another sign of an arm's effect on the objective, in (0.5, 1). Unset: 0.9."""
+    min_decisions: _builtins.int
+    """Decisions of a cohort before which it has the shares of all. Unset: 1000."""
+    def __init__(
+        self,
+        *,
+        probability: _builtins.float | None = ...,
+        min_decisions: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_decisions", b"_min_decisions", "_probability", b"_probability", "min_decisions", b"min_decisions", "probability", b"probability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_decisions", b"_min_decisions", "_probability", b"_probability", "min_decisions", b"min_decisions", "probability", b"probability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_decisions: _TypeAlias = _typing.Literal["min_decisions"]  # noqa: Y015
+    _WhichOneofArgType__min_decisions: _TypeAlias = _typing.Literal["_min_decisions", b"_min_decisions"]  # noqa: Y015
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_decisions) -> _WhichOneofReturnType__min_decisions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
+
+Global___Apart: _TypeAlias = Apart  # noqa: Y015
 
 @_typing.final
 class Guardrail(_message.Message):

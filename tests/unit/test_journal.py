@@ -31,10 +31,12 @@ from tests.serving import Faulty, put_draft
 SEGMENT = 4096
 
 frames = st.builds(
-    lambda numbers, first, cohort, arms, known: Frame(
-        *numbers, first, cohort, arms, bytes(arm % 129 for arm in arms) if known else b""
+    lambda uid, epoch, allocation, first, cohort, arms, known: Frame(
+        uid, epoch, allocation, first, cohort, arms, bytes(arm % 129 for arm in arms) if known else b""
     ),
-    st.tuples(*[st.integers(0, 2**32 - 1)] * 3),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**15 - 1),
     st.binary(min_size=1, max_size=70),

@@ -207,7 +207,12 @@ CASES: list[tuple[str, str, tuple[str, object, object, str]]] = [
     (
         "alpha: 0.05",
         "cohorts: {attribute: plan, values: [free]}",
-        ("cohorts", None, {"attribute": "plan", "values": ["free"]}, f"other segments of units{EPOCH}"),
+        (
+            "cohorts",
+            None,
+            {"attribute": "plan", "values": ["free"], "apart": None},
+            f"other segments of units{EPOCH}",
+        ),
     ),
     (
         "alpha: 0.05",
@@ -223,6 +228,28 @@ def test_one_edit_is_one_change(old: str, new: str, expected: tuple[str, object,
     assert diff(before, after) == (Change(*expected),)
     assert new_epoch(before, after) == expected[3].endswith(EPOCH)
     assert restarts_guardrails(before, after) == expected[3].endswith(RESTART)
+
+
+def test_when_cohorts_part_can_change_within_an_epoch() -> None:
+    cohorts = "cohorts: {attribute: plan, values: [free, team, pro]%s}"
+    never, often, seldom = (
+        changed("alpha: 0.05", cohorts % each)
+        for each in ("", ", apart: {}", ", apart: {probability: 0.99, min_decisions: 5000}")
+    )
+    (begun,) = diff(never, often)
+    assert begun.path == "cohorts.apart"
+    assert begun.effect == (
+        "a cohort has shares of its own once an arm's effect has another sign in it with 90 % chance, after 1,000 "
+        "decisions"
+    )
+    assert [each.path for each in diff(often, seldom)] == [
+        "cohorts.apart.probability",
+        "cohorts.apart.min_decisions",
+    ]
+    assert diff(seldom, never)[0].effect == "all cohorts have the same shares"
+    assert not new_epoch(never, often)
+    assert not new_epoch(often, seldom)
+    assert not restarts_guardrails(never, seldom)
 
 
 def test_what_is_written_out_at_its_default_is_no_change() -> None:
