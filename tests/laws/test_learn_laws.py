@@ -83,7 +83,8 @@ def test_rewards_equal_the_oracle(
     joined: bool, events: list[tuple[tuple[int, int], int, int]], chance: random.Random, cut: int
 ) -> None:
     """Terms of one objective are remembered per decision; of other metrics a bit says what was counted."""
-    experiment, allocations, ledger = world(**({} if joined else {"objective": [{"metric": "satisfied"}]}))
+    changes: dict[str, Any] = {} if joined else {"objective": [{"metric": "satisfied"}]}
+    experiment, allocations, ledger = world(**changes)
     assert bool(experiment.spec.remembered) == joined
     oracle, seen = Oracle(), Seen()
     places: dict[tuple[int, int], tuple[int, int, int]] = {}
