@@ -217,6 +217,7 @@ def run_learner(config: Config, ready: Callable[[], None]) -> int:
     """
     from bandit.kernels.jit import warm_often, warm_seldom
     from server.runtime import LearnerLoop, LoopSettings
+    from server.stops import StopFile
     from server.telemetry.learning import LearnerTelemetry
 
     stop = _stopped_by_signals()
