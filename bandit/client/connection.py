@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import grpc
 
 from bandit.client.errors import UnexpectedAnswer, answered, from_rpc
+from bandit.client.pages import pages
 from bandit.client.retries import channel_options
 from bandit.ids import arm_resource, experiment_resource, parse_name
 from bandit.v1 import (
@@ -26,6 +27,8 @@ from bandit.v1 import (
     experiment_pb2,
     experiment_service_pb2,
     experiment_service_pb2_grpc,
+    ingest_service_pb2,
+    ingest_service_pb2_grpc,
     report_pb2,
     reward_service_pb2,
     reward_service_pb2_grpc,
@@ -78,6 +81,7 @@ class Client:
         self._rewards = reward_service_pb2_grpc.RewardServiceStub(self._channel)
         self._experiments = experiment_service_pb2_grpc.ExperimentServiceStub(self._channel)
         self._server = server_service_pb2_grpc.ServerServiceStub(self._channel)
+        self._ingest = ingest_service_pb2_grpc.IngestServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -184,6 +188,34 @@ class Client:
             event.event_time.GetCurrentTime()
         return self.report_rewards([event], wait=wait)[0]
 
+    def sources(self) -> ingest_service_pb2.ListSourcesResponse:
+        """How sources of rewards do."""
+        return self._call(self._ingest.ListSources, ingest_service_pb2.ListSourcesRequest())
+
+    def dead_letters(self, source: str = "", reason: str = "") -> Iterator[ingest_service_pb2.DeadLetter]:
+        """Events that could not be counted, oldest first; of this source and reason, "" for any."""
+
+        def page(token: str) -> ingest_service_pb2.ListDeadLettersResponse:
+            request = ingest_service_pb2.ListDeadLettersRequest(
+                source=source, reason=reason, page_token=token
+            )
+            return self._call(self._ingest.ListDeadLetters, request)
+
+        return pages(page, lambda reply: reply.letters, self.target)
+
+    def replay(
+        self, source: str = "", reason: str = ""
+    ) -> Iterator[ingest_service_pb2.ReplayDeadLettersResponse]:
+        """Have dead letters read again, as :meth:`dead_letters` gives them; what became of each page."""
+
+        def page(token: str) -> ingest_service_pb2.ReplayDeadLettersResponse:
+            request = ingest_service_pb2.ReplayDeadLettersRequest(
+                source=source, reason=reason, page_token=token
+            )
+            return self._call(self._ingest.ReplayDeadLetters, request)
+
+        return pages(page, lambda reply: [reply], self.target)
+
     def get(self, experiment: str) -> experiment_pb2.Experiment:
         """The spec and state of one experiment."""
         request = experiment_service_pb2.GetExperimentRequest(name=_experiment(experiment))
@@ -198,7 +230,7 @@ class Client:
                 experiment_service_pb2.ListExperimentsRequest(page_size=page_size, page_token=token),
             )
 
-        return _pages(page, lambda reply: reply.experiments, self.target)
+        return pages(page, lambda reply: reply.experiments, self.target)
 
     def audit(self, experiment: str, page_size: int = 100) -> Iterator[experiment_pb2.AuditRecord]:
         """The audit records of an experiment, newest first."""
@@ -211,7 +243,7 @@ class Client:
                 ),
             )
 
-        return _pages(page, lambda reply: reply.records, self.target)
+        return pages(page, lambda reply: reply.records, self.target)
 
     def status(self, experiment: str) -> experiment_pb2.ExperimentStatus:
         """Everything an operator asks about one experiment."""
@@ -363,19 +395,3 @@ def split_tokens(reply: decision_service_pb2.DecideBatchResponse) -> list[bytes]
     if not reply.counted:
         return [b""] * units
     return [reply.tokens[index * size : (index + 1) * size] for index in range(units)]
-
-
-def _pages(
-    page: Callable[[str], Any], items: Callable[[Any], Iterable[Reply]], target: str
-) -> Iterator[Reply]:
-    token = ""
-    while True:
-        reply = page(token)
-        yield from items(reply)
-        if not reply.next_page_token:
-            return
-        if reply.next_page_token == token:
-            raise UnexpectedAnswer(
-                f"{target} answers the same page again and again; it must be a banditd of this version"
-            )
-        token = reply.next_page_token

@@ -40,6 +40,9 @@ def _mended(message: Message, values: dict[str, Any]) -> dict[str, Any]:
         value, held = values[field.name], getattr(message, field.name)
         if field.cpp_type in _WIDE:
             value = [int(each) for each in value] if field.is_repeated else int(value)
+        elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+            wide = field.message_type.fields_by_name["value"].cpp_type in _WIDE
+            value = {key: int(each) if wide else each for key, each in value.items()}
         elif field.type == FieldDescriptor.TYPE_BYTES:
             value = token_text(held)
         elif isinstance(value, dict) and isinstance(held, Message):

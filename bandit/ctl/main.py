@@ -39,6 +39,7 @@ COMMANDS = {
     "audit": "reads:audit",
     "decide": "traffic:decide",
     "reward": "traffic:reward",
+    "ingest": "ingest:ingest",
     "schema": "offline:schema",
     "completion": "offline:completion",
 }

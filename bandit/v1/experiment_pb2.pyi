@@ -570,6 +570,7 @@ class ExperimentStatus(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUESTS_MORE_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """experiments/{experiment}."""
     state: Global___ExperimentState.ValueType
@@ -606,6 +607,10 @@ class ExperimentStatus(_message.Message):
     def budget(self) -> Global___BudgetStatus:
         """Not set without a budget."""
 
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceRewards]:
+        """Rewards by where they came from: grpc, http, or a configured source."""
+
     def __init__(
         self,
         *,
@@ -625,16 +630,42 @@ class ExperimentStatus(_message.Message):
         etag: _builtins.str = ...,
         requests_more: _builtins.float | None = ...,
         budget: Global___BudgetStatus | None = ...,
+        sources: _abc.Iterable[Global___SourceRewards] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "budget", b"budget", "evaluation_time", b"evaluation_time", "requests_more", b"requests_more", "rewards", b"rewards"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "log_entries_behind", b"log_entries_behind", "name", b"name", "periods", b"periods", "requests_more", b"requests_more", "rewards", b"rewards", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "log_entries_behind", b"log_entries_behind", "name", b"name", "periods", b"periods", "requests_more", b"requests_more", "rewards", b"rewards", "sources", b"sources", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__requests_more: _TypeAlias = _typing.Literal["requests_more"]  # noqa: Y015
     _WhichOneofArgType__requests_more: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_more) -> _WhichOneofReturnType__requests_more | None: ...
 
 Global___ExperimentStatus: _TypeAlias = ExperimentStatus  # noqa: Y015
+
+@_typing.final
+class SourceRewards(_message.Message):
+    """Rewards of one source; those that were folded before sources were told apart are in none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REWARDS_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    @_builtins.property
+    def rewards(self) -> Global___RewardCounts: ...
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        rewards: Global___RewardCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rewards", b"rewards"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rewards", b"rewards", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceRewards: _TypeAlias = SourceRewards  # noqa: Y015
 
 @_typing.final
 class AuditRecord(_message.Message):

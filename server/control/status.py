@@ -55,14 +55,11 @@ def status_of(
             for k in range(len(exposures))
         ],
         verdicts=[verdict_message(verdict, experiment) for verdict in look.verdicts],
-        rewards=experiment_pb2.RewardCounts(
-            applied=counts.applied,
-            duplicate=counts.duplicate,
-            conflict=counts.conflict,
-            late=counts.late,
-            rejected=counts.rejected,
-            superseded=counts.superseded,
-        ),
+        rewards=_rewards(counts),
+        sources=[
+            experiment_pb2.SourceRewards(source=source, rewards=_rewards(each))
+            for source, each in sorted(counts.sources.items())
+        ],
         exposures=int(exposures.sum()),
         exposures_lost=exposures_lost,
         evaluation_time=_time(look.now_ms),
@@ -101,6 +98,17 @@ def budget_message(spec: ExperimentSpec, proposal: Proposal) -> experiment_pb2.B
 def feasible_of(proposal: Proposal, index: int) -> float | None:
     """Chance that an arm keeps all constraints; None without any."""
     return None if proposal.feasible is None else float(proposal.feasible[index])
+
+
+def _rewards(counts: RewardCounts) -> experiment_pb2.RewardCounts:
+    return experiment_pb2.RewardCounts(
+        applied=counts.applied,
+        duplicate=counts.duplicate,
+        conflict=counts.conflict,
+        late=counts.late,
+        rejected=counts.rejected,
+        superseded=counts.superseded,
+    )
 
 
 def _allocation(allocation: Allocation) -> experiment_pb2.Allocation:

@@ -34,8 +34,10 @@ from server.intake.accept import accept
 from server.rpc.appends import Appends
 from server.rpc.convert import duration, reward_event
 from server.rpc.counting import ServiceTelemetry, Uncounted
+from server.rpc.tally import NOWHERE, Tally
 from server.snapshot import Snapshot, SnapshotKeeper
 from server.store.base import LedgerStore
+from server.store.fed import LATE, RECEIVED, REJECTED
 
 MAX_EVENTS = 1000
 MESSAGE_CHARS = 300
@@ -98,8 +100,10 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         store: LedgerStore,
         clock: Clock,
         telemetry: ServiceTelemetry | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._telemetry = telemetry or Uncounted()
+        self._tally = tally
         self._keeper = keeper
         self._store = store
         self._appends = Appends(store)
@@ -123,11 +127,13 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         batches = self._sort(snapshot, request, results)
         if batches:
             self._append(batches, results)
-            if request.wait and self._waiting.acquire(blocking=False):
-                try:
-                    self._await(batches, results, context)
-                finally:
-                    self._waiting.release()
+        if self._tally is not None:
+            _account(self._tally, snapshot, batches, results)
+        if batches and request.wait and self._waiting.acquire(blocking=False):
+            try:
+                self._await(batches, results, context)
+            finally:
+                self._waiting.release()
         for (outcome, reason), count in Counter((each.outcome, each.reason) for each in results).items():
             self._telemetry.rewarded(_OUTCOME_WORDS[outcome], reason, count)
         return pb.ReportRewardsResponse(results=results)
@@ -202,6 +208,18 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             if outcomes is not None:
                 for index, outcome in zip(batch.places, outcomes, strict=False):
                     results[index] = _OUTCOMES.get(outcome, _ACCEPTED)
+
+
+def _account(tally: Tally, snapshot: Snapshot, batches: Batches, results: list[pb.RewardResult]) -> None:
+    """Tell the tally what became of a call's events, before anybody waits for more."""
+    left = len(results)
+    for (name, _), batch in batches.items():
+        count = len(batch.places)
+        left -= count
+        tally.add((name, snapshot.entries[name].experiment.uid), Counter({RECEIVED: count}))
+    if left:
+        late = sum(each.outcome == pb.REWARD_OUTCOME_LATE for each in results)
+        tally.add(NOWHERE, Counter({RECEIVED: left, LATE: late, REJECTED: left - late}))
 
 
 def _refused(error: Rejected) -> pb.RewardResult:

@@ -16,6 +16,8 @@ from bandit.v1 import (
     decision_service_pb2_grpc,
     experiment_service_pb2,
     experiment_service_pb2_grpc,
+    ingest_service_pb2,
+    ingest_service_pb2_grpc,
     reward_service_pb2,
     reward_service_pb2_grpc,
     server_service_pb2,
@@ -23,6 +25,7 @@ from bandit.v1 import (
 )
 from server.rpc.decisions import Decisions
 from server.rpc.experiments import Experiments
+from server.rpc.ingestion import Ingestion
 from server.rpc.interceptors import Admission, NoTelemetry, Pool, RpcTelemetry, Sending, guarded
 from server.rpc.local import Local
 from server.rpc.rewards import Rewards
@@ -34,6 +37,7 @@ SERVICES = (
 )
 
 LOCAL = server_service_pb2.DESCRIPTOR.services_by_name["ServerService"]
+INGEST = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -119,6 +123,7 @@ def build_server(
     experiments: Experiments,
     *,
     local: Local | None = None,
+    ingestion: Ingestion | None = None,
     limits: Limits = DEFAULT_LIMITS,
     telemetry: RpcTelemetry | None = None,
     reflection: bool = False,
@@ -142,6 +147,7 @@ def build_server(
     pools[REFLECTION] = stream
     own = Pool("local", 2, limits.local_calls)  # a stop never waits behind calls that wait for the store
     pools.update({f"/{LOCAL.full_name}/{method.name}": own for method in LOCAL.methods})
+    pools.update({f"/{INGEST.full_name}/{method.name}": operate for method in INGEST.methods})
     server = grpc.server(
         rest,
         interceptors=[Admission(pools)],
@@ -161,6 +167,10 @@ def build_server(
         server_service_pb2_grpc.add_ServerServiceServicer_to_server(
             guarded(local, LOCAL, pools, telemetry or NoTelemetry(), sending), server
         )
+    if ingestion is not None:
+        ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(
+            guarded(ingestion, INGEST, pools, telemetry or NoTelemetry(), sending), server
+        )
     checks = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=rest)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if reflection:
@@ -175,7 +185,7 @@ def _reflect(server: grpc.Server, pool: Pool) -> None:
     from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
     names = (
-        *(service.full_name for service in (*SERVICES, LOCAL)),
+        *(service.full_name for service in (*SERVICES, LOCAL, INGEST)),
         health.SERVICE_NAME,
         reflection.SERVICE_NAME,
     )
