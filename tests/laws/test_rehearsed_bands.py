@@ -53,10 +53,9 @@ def test_a_rising_level_does_not_hide_the_best_arm() -> None:
 def test_pending_decisions_are_weighed_by_their_age() -> None:
     """Pitfall 12. The better arm converts ten times as slowly; counting silence as failure would choose the other.
 
-    Until the first window has closed nobody knows the delays, and both ways share equally: the band is of what is lost
-    from then on. The design's own run knew the delays from the start: 72 weighed, 147 matured only.
+    Two windows long, 80 runs: 57 lost when pending decisions are weighed by the curves that are learned on the way, 52
+    by the true ones, 103 when waiting. The design's own run knew the curves: 72 weighed and 147 waited in 200 periods.
     """
-    window = 30
     lost = {}
     for pending in ("weigh", "wait"):
         metric = {**LIKED, "attribution_window": "300s", "default_when_silent": 0, "pending": pending}
@@ -67,11 +66,11 @@ def test_pending_decisions_are_weighed_by_their_age() -> None:
             "a": {"liked": {"mean": 0.10, "delay": "10s"}},
             "b": {"liked": {"mean": late, "delay": "100s"}},
         }
-        made, found = runs_of(spec, world_of(500, 150, laws), 150, 24)
+        made, found = runs_of(spec, world_of(500, 60, laws), 60, 30)
         assert made.best == 1
-        assert np.mean([run.shares[-1, 1] > 0.5 for run in found]) >= 0.9
-        lost[pending] = float(np.mean([run.served[window + 1 :, 0].sum() for run in found]))
-    assert lost["weigh"] <= 0.6 * lost["wait"]
+        assert np.mean([run.shares[-1, 1] > 0.5 for run in found]) >= 0.8
+        lost[pending] = float(np.mean([run.served[:, 0].sum() for run in found]))
+    assert lost["weigh"] <= 0.8 * lost["wait"]
 
 
 def test_doubled_errors_are_stopped_in_time() -> None:
