@@ -25,6 +25,7 @@ _CALLS = {
         "ListAuditRecords",
         "DryRun",
     ),
+    "bandit.v1.IngestService": ("ListSources", "ListDeadLetters", "ReplayDeadLetters"),
     "bandit.v1.ServerService": ("GetServer", "StopArm", "AcceptStore"),
 }
 # 4 tries within 0.05 + 0.15 + 0.45 s at most: long enough for a restart behind a port, short enough for a person.

@@ -69,6 +69,9 @@ class Config:
     http_listen: str = field(
         default="127.0.0.1:50080", metadata=_is(address_or_off, "HOST:PORT of health and metrics, or off")
     )
+    http_events: bool = field(
+        default=True, metadata=_is(switch, "take rewards over HTTP too, at /v1/events of http_listen")
+    )
     allow_plaintext: bool = field(
         default=False, metadata=_is(switch, "allow to listen beyond this machine without TLS")
     )

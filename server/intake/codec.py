@@ -29,9 +29,10 @@ from bandit.log import CORRECT, REPORT, RETRACT
 from bandit.reward import RewardEvent
 
 MOST_BODY_BYTES = 64 << 10
+MOST_EVENTS = 1000
 CLOUD_EVENT_TYPE = "io.bandit.reward.v1"
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
-_PROTOBUF = ("application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf")
+PROTOBUF = ("application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf")
 _OPERATIONS = {
     "REWARD_OPERATION_UNSPECIFIED": REPORT,
     "REWARD_OPERATION_REPORT": REPORT,
@@ -43,7 +44,7 @@ _U64 = 1 << 64
 
 class Poison(Rejected):
     """The bytes are no event. ``reason``: TOO_LARGE, NOT_UTF8, NOT_JSON, NOT_AN_OBJECT, UNKNOWN_FIELD, BAD_FIELD,
-    NOT_A_CLOUD_EVENT, UNKNOWN_TYPE, NOT_PROTOBUF."""
+    NOT_A_CLOUD_EVENT, UNKNOWN_TYPE, NOT_PROTOBUF, NOT_A_BATCH."""
 
     default_reason = "POISON"
 
@@ -69,12 +70,35 @@ def decode(body: bytes, headers: Mapping[str, str]) -> Arrived:
     if content != STRUCTURED and attributes:
         cloud = _Cloud.of(attributes)
         return cloud.complete(_plain(body, content))
-    if content in _PROTOBUF:
+    if content in PROTOBUF:
         return _protobuf(body)
     fields = parse(body)
     if content == STRUCTURED or "specversion" in fields:
         return _structured(fields)
     return event_of(fields)
+
+
+def decode_batch(body: bytes, content: str) -> list[Arrived | Poison]:
+    """Events of a JSON list, structured CloudEvents (``BATCH``) or plain ones, each read or not by itself.
+
+    Raises Poison when it is no list of 1 to ``MOST_EVENTS``.
+    """
+    rows = parse_any(body)
+    if not isinstance(rows, list) or not 1 <= len(rows) <= MOST_EVENTS:
+        seen = f"{len(rows)} events" if isinstance(rows, list) else _show(rows)
+        raise Poison(f"{seen}; send a JSON list of 1 to {MOST_EVENTS} events", reason="NOT_A_BATCH")
+    return [_row(row, content) for row in rows]
+
+
+def _row(row: object, content: str) -> Arrived | Poison:
+    try:
+        if not isinstance(row, dict):
+            raise Poison(f"{_show(row)} where a JSON object belongs", reason="NOT_AN_OBJECT")
+        if content == BATCH or "specversion" in row:
+            return _structured(row)
+        return event_of(row)
+    except Poison as error:
+        return error
 
 
 def media_type(headers: Mapping[str, str]) -> str:
@@ -206,7 +230,7 @@ def _structured(fields: dict[str, object]) -> Arrived:
 
 
 def _plain(body: bytes, content: str) -> Arrived:
-    return _protobuf(body) if content in _PROTOBUF else event_of(parse(body))
+    return _protobuf(body) if content in PROTOBUF else event_of(parse(body))
 
 
 def _protobuf(body: bytes) -> Arrived:

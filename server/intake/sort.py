@@ -122,5 +122,10 @@ def letter_of(
     return Letter(source, event.reason, message, body[:MOST_BODY_BYTES], kept, place, time_ms)
 
 
+def refused(error: Rejected) -> Sorted:
+    """An event that could not even be read, as a dead one."""
+    return _dead(error)
+
+
 def _dead(error: Rejected) -> Sorted:
     return Sorted(Fate.DEAD, None, reason=error.reason, message=str(error)[:MESSAGE_CHARS])

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 from bandit.errors import NotAllowed
 from server.clock import SystemClock
 from server.config import Config, host_port
+from server.intake.door import Door
+from server.snapshot import SnapshotKeeper
 from server.store.redis import RedisStore
 from server.telemetry import catalogue, shared
 from server.telemetry.build import version
@@ -23,6 +25,8 @@ from server.web.probes import Probe, State
 log = structlog.get_logger(__name__)
 
 MOST_AT_ONCE = 64
+HTTP = "http"
+"""Name under which rewards over HTTP are counted."""
 STOP_S = 1
 # What this machine's role cannot do without. Servers go on without a store and a learner.
 REQUIRED = {
@@ -52,12 +56,20 @@ def run(config: Config, ready: Callable[[], None]) -> int:
     ]
     if config.sources and config.role in ("all", "ingest"):
         names = [str(table.get("name")) for table in config.sources]
-        watched.append(Probe("ingest", probes.ingest(store, names, clock), clock, required="ingest" in required))
+        watched.append(
+            Probe("ingest", probes.ingest(store, names, clock), clock, required="ingest" in required)
+        )
     if config.role not in ("learn", "ingest"):
         watched.append(Probe("serving", probes.serving(config.listen), clock, required="serving" in required))
     scrape = Scrape(shared.folder_of(config.data_dir), clock.now_ms, version())
-    pages = application(lambda: [probe.row() for probe in watched], scrape.render)
+    keeper = SnapshotKeeper(store, clock, poll_s=config.poll_s)
+    door = Door(store, keeper, clock, HTTP) if config.http_events else None
+    pages = application(
+        lambda: [probe.row() for probe in watched], scrape.render, door.take if door else None
+    )
     with _listening(config.http_listen) as listener:
+        if door is not None:
+            keeper.start()
         for probe in watched:
             probe.start()
         server = _Server(
@@ -77,6 +89,8 @@ def run(config: Config, ready: Callable[[], None]) -> int:
         server.run([listener])
     for probe in watched:
         probe.stop()
+    if door is not None:
+        keeper.stop()
     store.close()
     return 0
 

@@ -1,4 +1,4 @@
-"""The HTTP pages: health, readiness and metrics, all to be read only. It looks at nothing itself."""
+"""The HTTP pages: health, readiness and metrics to be read, and rewards to be sent. It looks at nothing itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.web.events import Events, Take
 from server.web.probes import Row, State
 
 INDEX = """banditd
@@ -20,6 +21,7 @@ INDEX = """banditd
 /readyz    200 when every part that is needed here is up; the parts, one by one
 /readyz/X  the same for one part: store, serving, learner
 /metrics   for Prometheus
+/v1/events POST rewards, as CloudEvents or plain JSON, where http_events is on
 """
 HEADERS = {
     "cache-control": "no-store",
@@ -31,8 +33,13 @@ HEADERS = {
 }
 
 
-def application(rows: Callable[[], Sequence[Row]], render: Callable[[str], tuple[bytes, str]]) -> ASGIApp:
-    """The pages. ``rows`` gives the parts as they are; ``render(accept)`` the metrics and their content type."""
+def application(
+    rows: Callable[[], Sequence[Row]], render: Callable[[str], tuple[bytes, str]], take: Take | None = None
+) -> ASGIApp:
+    """The pages. ``rows`` gives the parts as they are; ``render(accept)`` the metrics and their content type.
+
+    ``take``: who takes rewards, None where nobody does (see ``events``).
+    """
 
     async def index(_: Request) -> Response:
         return PlainTextResponse(INDEX)
@@ -61,6 +68,8 @@ def application(rows: Callable[[], Sequence[Row]], render: Callable[[str], tuple
         Route("/readyz/{part}", ready),
         Route("/metrics", metrics),
     ]
+    if take is not None:
+        routes.append(Route("/v1/events", Events(take).__call__, methods=["POST"]))
     return _Headers(Starlette(routes=routes))
 
 

@@ -136,7 +136,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ("drain_s", "ten", "seconds from 0 to 600"),
         ("reflection", "perhaps", "true or false"),
         ("reflection", 1, "true or false"),
-        ("role", "leader", "one of all, serve, learn, web"),
+        ("role", "leader", "one of all, serve, learn, ingest, web"),
         ("listen", "50061", "HOST:PORT"),
         ("listen", "::1:50061", "HOST:PORT"),
         ("listen", "localhost:70000", "HOST:PORT"),

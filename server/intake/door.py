@@ -1,0 +1,62 @@
+"""Takes events of callers that wait for the answer: sorted, appended, counted, nothing buried: the caller is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bandit.errors import CorruptStored, Rejected
+from server.clock import Clock
+from server.intake.codec import Arrived, Poison
+from server.intake.sort import Fate, Sorted, counts_of, entries_of, fresh_enough, refused, sort_arrived
+from server.snapshot import SnapshotKeeper
+from server.store.fed import Burial, Feed, FeedStore
+
+Slot = tuple[str, int]
+
+
+class Door:
+    """One way in, counted as a source of this name. Safe for several threads."""
+
+    def __init__(self, store: FeedStore, keeper: SnapshotKeeper, clock: Clock, source: str) -> None:
+        self._store = store
+        self._keeper = keeper
+        self._clock = clock
+        self._source = source
+
+    def take(self, arrived: Sequence[Arrived | Poison]) -> list[Sorted]:
+        """What became of each; an accepted one is in the log when this returns.
+
+        Raises StoreUnavailable: then some may have been taken, and all may be sent again.
+        """
+        snapshot, now_ms = fresh_enough(self._keeper), self._clock.now_ms()
+        events = [
+            refused(each) if isinstance(each, Poison) else sort_arrived(self._keeper, snapshot, each, now_ms)
+            for each in arrived
+        ]
+        slots: dict[Slot, list[int]] = {}
+        for place, event in enumerate(events):
+            if event.entry is not None and event.fate is not Fate.DEAD:
+                name, uid = event.entry.table.name, event.entry.experiment.uid
+                slots.setdefault((name, uid), []).append(place)
+        for slot, places in slots.items():
+            for place, error in self._feed(slot, [events[place] for place in places], places):
+                events[place] = events[place].died(error)
+        # The caller keeps them, so they are no letters: to the accounts they are rejected.
+        told = [event._replace(fate=Fate.REJECTED) if event.fate is Fate.DEAD else event for event in events]
+        nowhere = [told[place] for place, event in enumerate(events) if event.fate is Fate.DEAD]
+        if nowhere:
+            self._store.bury(Burial(self._source, counts=counts_of(nowhere)))
+        return told
+
+    def _feed(
+        self, slot: Slot, events: Sequence[Sorted], places: Sequence[int]
+    ) -> list[tuple[int, Rejected]]:
+        """Places of those that could not be taken, with why."""
+        feed = Feed(*slot, self._source, entries_of(events), counts_of(events))
+        try:
+            if self._store.feed(feed).taken:
+                return []
+            error = Rejected(f"experiments/{slot[0]} was deleted", reason="UNKNOWN_EXPERIMENT")
+        except CorruptStored as broken:
+            error = Rejected(str(broken), reason=broken.reason)
+        return [(place, error) for place in places]
