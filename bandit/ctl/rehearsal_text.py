@@ -35,12 +35,20 @@ def _lines(spec: ExperimentSpec, found: Rehearsed) -> list[Text]:
     if tally.equal_regret > 0.0:
         part = 100.0 * (1.0 - tally.regret / tally.equal_regret)
         saved = f", {abs(part):.0f} % {'less' if part >= 0 else 'more'} than equal shares"
+    against = "the best arm of each segment" if found.plan.world.segments else plain(tally.best)
     lines = [
         Text(
-            f"regret against {plain(tally.best)}: {tally.regret:.4g} +- {tally.regret_se:.2g} a release, "
+            f"regret against {against}: {tally.regret:.4g} +- {tally.regret_se:.2g} a release, "
             f"95 % of runs below {tally.regret_p95:.4g}{saved}"
         )
     ]
+    if found.blind is not None:
+        blind = found.blind
+        lines.append(
+            Text(
+                f"thompson without features, on the same requests: {blind.regret:.4g} +- {blind.regret_se:.2g}"
+            )
+        )
     top = f"{plain(tally.best)} is on top at the end in {_part(tally.on_top)}"
     if tally.top_requests and tally.top_seconds:
         top += (

@@ -26,11 +26,13 @@ CHUNK = 5
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """A world with what its runs have in common, and what a reader should know in words."""
+    """A world with what its runs have in common, and what a reader should know in words. ``blind``: the same runs by
+    thompson without features, for a spec whose allocator reads them."""
 
     plan: Plan
     tally: Tally
     advice: tuple[str, ...]
+    blind: Tally | None = None
 
 
 class _Piece(NamedTuple):
@@ -52,20 +54,37 @@ def rehearsal(
 ) -> list[Rehearsed]:
     """Rehearse each world ``runs`` times; ``advance``: told a world's name and how many runs are done anew.
 
-    Run r of world w draws from a generator of its own, made of (seed, w, r).
+    Run r of world w draws from a generator of its own, made of (seed, w, r). Where the allocator reads features,
+    thompson without them is rehearsed beside it, with the same draws.
     """
     plans = [plan(spec, world, looks) for world in worlds]
+    blind = blind_twin(spec)
+    if blind is not None:
+        plans += [plan(blind, world, looks) for world in worlds]
     pieces = [
         _Piece(world, first, min(first + CHUNK, runs))
-        for world in range(len(worlds))
+        for world in range(len(plans))
         for first in range(0, runs, CHUNK)
     ]
-    found: list[list[Run]] = [[] for _ in worlds]
+    found: list[list[Run]] = [[] for _ in plans]
     for piece, made in zip(pieces, _made(plans, pieces, seed, min(processes, len(pieces))), strict=True):
         found[piece.world] += made
-        advance(worlds[piece.world].world, len(made))
+        if piece.world < len(worlds):
+            advance(worlds[piece.world].world, len(made))
     tallies = [tally(each, made) for each, made in zip(plans, found, strict=True)]
-    return [Rehearsed(each, told, advice(each, told)) for each, told in zip(plans, tallies, strict=True)]
+    without = tallies[len(worlds) :] or [None] * len(worlds)
+    return [
+        Rehearsed(each, told, advice(each, told), beside)
+        for each, told, beside in zip(plans[: len(worlds)], tallies, without, strict=False)
+    ]
+
+
+def blind_twin(spec: ExperimentSpec) -> ExperimentSpec | None:
+    """The same release without features, by thompson; None for a spec that reads none."""
+    if not spec.is_linear:
+        return None
+    fields = {name: getattr(spec, name) for name in ExperimentSpec.model_fields}
+    return ExperimentSpec.model_validate({**fields, "allocator": {"kind": "thompson"}, "features": ()})
 
 
 def _made(plans: list[Plan], pieces: list[_Piece], seed: int, processes: int) -> Iterator[list[Run]]:
@@ -92,13 +111,15 @@ class _Worker:
     def __init__(self, plans: list[Plan], seed: int) -> None:
         self._outcomes = [Outcomes(each) for each in plans]
         self._plans, self._seed = plans, seed
+        names = [each.world.world for each in plans]
+        self._draws = [names.index(name) for name in names]
 
     def __call__(self, piece: _Piece) -> list[Run]:
         return [
             rehearse(
                 self._plans[piece.world],
                 self._outcomes[piece.world],
-                Generator(PCG64(SeedSequence(self._seed, spawn_key=(piece.world, run)))),
+                Generator(PCG64(SeedSequence(self._seed, spawn_key=(self._draws[piece.world], run)))),
             )
             for run in range(piece.first, piece.stop)
         ]
@@ -125,6 +146,9 @@ def document(found: Rehearsed) -> dict[str, Any]:
     del values["seconds"], values["shares"]
     whole = _plain(values, found.tally)
     assert isinstance(whole, dict)
+    beside = found.blind
+    if beside is not None:
+        whole["without_features"] = {"regret": beside.regret, "regret_se": beside.regret_se}
     return {**whole, "advice": list(found.advice)}
 
 

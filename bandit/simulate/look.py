@@ -16,6 +16,7 @@ from bandit.ledger import EVERY, FloatArray, PeriodTable
 from bandit.rollout.rollback import ArmDecision
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import create
+from bandit.simulate.by_features import Requests
 from bandit.simulate.outcomes import Drawn
 from bandit.spec.model import PPM, ExperimentSpec
 
@@ -52,7 +53,8 @@ class Standing:
 
 @dataclass(slots=True)
 class Book:
-    """The periods so far, as the ledger would hold them at a look: E periods, G cohorts, K arms, C channels."""
+    """The periods so far, as the ledger would hold them at a look: E periods, G cohorts, K arms, C channels. ``apart``:
+    False where the G are segments, of which the ledger knows nothing."""
 
     period_ms: float
     assigned: FloatArray
@@ -62,10 +64,20 @@ class Book:
     share: FloatArray
     common: FloatArray
     centre: FloatArray
+    apart: bool = True
     count: int = field(default=0, init=False)
 
     @classmethod
-    def empty(cls, spec: ExperimentSpec, periods: int, lags: int, cohorts: int, period_s: float) -> Book:
+    def empty(
+        cls,
+        spec: ExperimentSpec,
+        periods: int,
+        lags: int,
+        cohorts: int,
+        period_s: float,
+        *,
+        apart: bool = True,
+    ) -> Book:
         """No period yet, room for ``periods``."""
         arms, channels = len(spec.arms), len(spec.columns)
         cells = (periods, lags, cohorts, arms, channels)
@@ -78,6 +90,7 @@ class Book:
             np.zeros((periods, cohorts, arms)),
             np.zeros((periods, arms)),
             np.zeros((periods, len(spec.metrics))),
+            apart,
         )
 
     def add(
@@ -100,17 +113,23 @@ class Book:
         """The end of the newest period."""
         return round(self.count * self.period_ms)
 
+    def cells(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(n, s1, s2) [E, G, K, C] as they are now."""
+        rows = np.arange(self.count)
+        lag = np.minimum(self.count - 1 - rows, self.n.shape[1] - 1)
+        return self.n[rows, lag], self.s1[rows, lag], self.s2[rows, lag]
+
     def tables(self) -> tuple[PeriodTable, PeriodTable]:
         """(a row per period, a row per period and cohort) at the end of the newest period, which is still open."""
-        count, lags = self.count, self.n.shape[1]
-        rows = np.arange(count)
-        lag = np.minimum(count - 1 - rows, lags - 1)
-        n, s1, s2 = (each[rows, lag] for each in (self.n, self.s1, self.s2))
-        assigned = self.assigned[:count]
+        rows = np.arange(self.count)
+        n, s1, s2 = self.cells()
+        assigned = self.assigned[: self.count]
         if assigned.shape[1] == 1:
             whole = self._table(rows, EVERY, assigned[:, 0], n[:, 0], s1[:, 0], s2[:, 0])
             return whole, whole
         whole = self._table(rows, EVERY, assigned.sum(1), n.sum(1), s1.sum(1), s2.sum(1))
+        if not self.apart:
+            return whole, whole
         period, cohort = (each.ravel() for each in np.indices(assigned.shape[:2]))
         parts = (each.reshape(-1, *each.shape[2:]) for each in (assigned, n, s1, s2))
         return whole, self._table(period, cohort, *parts)
@@ -142,10 +161,13 @@ class Book:
         )
 
 
-def look(standing: Standing, book: Book, batch: float, *, told: bool = True) -> list[ArmDecision]:
+def look(
+    standing: Standing, book: Book, batch: float, *, told: bool = True, requests: Requests | None = None
+) -> list[ArmDecision]:
     """Look until nothing is left to take away and shares and centres are renewed; what was decided on the way.
 
-    ``batch``: requests until the next look; ``told`` as for ``guardrails.judge``.
+    ``batch``: requests until the next look; ``told`` as for ``guardrails.judge``; ``requests``: by their features, for
+    a linear allocator.
     """
     table, rows = book.tables()
     fell: list[ArmDecision] = []
@@ -160,6 +182,7 @@ def look(standing: Standing, book: Book, batch: float, *, told: bool = True) -> 
             batch=batch,
             renew=True,
             told=told,
+            totals=None if requests is None else requests.totals(table, book.cells(), book.now_ms),
         )
         assert seen.transition is not None
         standing.experiment, standing.allocation = seen.transition.experiment, seen.transition.allocation

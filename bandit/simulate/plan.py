@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bandit.ledger import FloatArray
 from bandit.simulate.harms import Truth, harmful_from
 from bandit.simulate.laws import Law, atoms, counted_mean
-from bandit.simulate.world import WorldFile, cohorts_of, parts_of_traffic, resolved
+from bandit.simulate.world import WorldFile, groups_of, parts_of_traffic, resolved
 from bandit.spec.model import Direction, ExperimentSpec, MetricKind
 
 LEAST_PERIOD_S = 0.1
@@ -19,13 +19,13 @@ LEAST_PERIOD_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """E periods, G cohorts, K arms, M metrics, GD guardrails.
+    """E periods, G cohorts or segments, K arms, M metrics, GD guardrails.
 
     ``laws`` [G][K][M], None for ratios. ``means`` [E, G, K, M]: means that values are drawn with, metric's unit.
     ``truth`` [E, G, K, M]: true means of a decision as it counts, on the ledger's scale; ratios on their own.
     ``parts`` [G] of the traffic. ``utility`` [E, G, K]: of one request, in units of the objective. ``harmful``
     [GD, K]: first period from which the guardrail's promise is broken, E when never. ``best``: the feasible arm with
-    the highest utility over the horizon; ``best_in`` [G] that of each cohort, where cohorts may be apart.
+    the highest utility over the horizon; ``best_in`` [G] that of each segment, or cohort where those may be apart.
     """
 
     spec: ExperimentSpec
@@ -68,7 +68,7 @@ def plan(spec: ExperimentSpec, world: WorldFile, looks: int) -> Plan:
     """Work a world out in ``looks`` periods of equal length."""
     periods = max(1, min(looks, int(world.horizon / LEAST_PERIOD_S)))
     period_s = world.horizon / periods
-    cohorts, arms, metrics = cohorts_of(spec), spec.arms, spec.metrics
+    cohorts, arms, metrics = groups_of(world, spec), spec.arms, spec.metrics
     laws = tuple(
         tuple(
             tuple(
@@ -101,7 +101,7 @@ def plan(spec: ExperimentSpec, world: WorldFile, looks: int) -> Plan:
     harmful = np.array([harmful_from(each, known_truth) for each in spec.guardrails], np.int64)
     harmful = harmful.reshape(len(spec.guardrails), len(arms))
     best = _best(spec, np.einsum("egk,g->k", utility, parts), harmful, periods)
-    own = spec.cohorts is not None and spec.cohorts.apart is not None
+    own = bool(world.segments) or (spec.cohorts is not None and spec.cohorts.apart is not None)
     best_in = [
         _best(spec, utility[:, cohort].sum(axis=0), harmful, periods) if own else best
         for cohort in range(cohorts)

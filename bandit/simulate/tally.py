@@ -193,8 +193,9 @@ def _on_top(shares: FloatArray, best: int) -> NDArray[np.int64]:
 
 
 def _equal_regret(plan: Plan) -> float:
-    lost = np.maximum(plan.arm_utility[plan.best] - plan.arm_utility, 0.0)
-    return float(lost.mean()) * plan.requests_per_period * plan.periods
+    groups = np.arange(len(plan.parts))
+    lost = np.maximum(plan.utility[:, groups, plan.best_in, None] - plan.utility, 0.0).mean(axis=2)
+    return float((lost @ plan.parts).sum()) * plan.requests_per_period
 
 
 def _wrong(plan: Plan, fell: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -20,6 +20,8 @@ OTHER = "other"
 Times = Annotated[float, Field(ge=0, le=1000), BeforeValidator(number)]
 Spread = Annotated[float, Field(gt=0, le=1e12), BeforeValidator(number)]
 Part = Annotated[float, Field(gt=0, le=1), BeforeValidator(number)]
+AttributeName = Annotated[str, Field(min_length=1, max_length=64)]
+AttributeText = Annotated[str, Field(max_length=256)]
 
 
 class Drift(Frozen):
@@ -82,6 +84,15 @@ class CohortLaws(Frozen):
     )
 
 
+class SegmentLaws(CohortLaws):
+    """Requests of one kind: their attributes, as the decide request has them, and where they differ from everybody."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)] = Field(description="name of the segment")
+    attributes: Annotated[dict[AttributeName, AttributeText], Field(max_length=64)] = Field(
+        default_factory=dict, description="attributes of its decide requests, by name"
+    )
+
+
 class WorldFile(Frozen):
     """A world as its file says."""
 
@@ -96,6 +107,14 @@ class WorldFile(Frozen):
     cohorts: Annotated[tuple[CohortLaws, ...], Field(max_length=MAX_COHORTS + 1)] = Field(
         (), description="cohorts of the spec, by name, and their parts of the traffic; left out: equal parts"
     )
+    segments: Annotated[tuple[SegmentLaws, ...], Field(max_length=MAX_COHORTS)] = Field(
+        (), description="instead of cohorts: kinds of requests that differ in their attributes, for features"
+    )
+
+    @property
+    def groups(self) -> tuple[CohortLaws, ...]:
+        """Cohorts or segments, whichever it has."""
+        return self.segments or self.cohorts
 
     @field_validator("horizon")
     @classmethod
@@ -113,13 +132,14 @@ def parse_world(text: str, path: str, spec: ExperimentSpec) -> WorldFile:
 def findings(world: WorldFile, spec: ExperimentSpec) -> Iterator[tuple[Loc, str]]:
     """(path, sentence) of every rule between fields that is broken."""
     yield from _names(("arms",), world.arms, spec)
-    for index, cohort in enumerate(world.cohorts):
-        yield from _names(("cohorts", index, "arms"), cohort.arms, spec)
-        yield from _metric_names(("cohorts", index, "metrics"), cohort.metrics, spec)
+    section = "segments" if world.segments else "cohorts"
+    for index, cohort in enumerate(world.groups):
+        yield from _names((section, index, "arms"), cohort.arms, spec)
+        yield from _metric_names((section, index, "metrics"), cohort.metrics, spec)
         for at, law in enumerate(cohort.metrics):
             if law.model_fields_set - {"name", "times"}:
                 yield (
-                    ("cohorts", index, "metrics", at),
+                    (section, index, "metrics", at),
                     "more than name and times, which is all that a whole cohort may say; write it for single arms",
                 )
     broken = False
@@ -162,22 +182,26 @@ def _metric_names(loc: Loc, laws: tuple[MetricLaw, ...], spec: ExperimentSpec) -
 
 
 def _cohorts(world: WorldFile, spec: ExperimentSpec) -> Iterator[tuple[Loc, str]]:
-    if not world.cohorts:
+    if not world.groups:
         return
+    section, one = ("segments", "segment") if world.segments else ("cohorts", "cohort")
+    if world.segments and (world.cohorts or spec.cohorts):
+        where = "of this world" if world.cohorts else "of the spec"
+        yield ("segments",), f"segments beside the cohorts {where}; keep one of the two"
     known = [*spec.cohorts.values, OTHER] if spec.cohorts else []
-    for index, cohort in enumerate(world.cohorts):
-        if cohort.name not in known:
-            yield ("cohorts", index, "name"), unknown(cohort.name, known, "a cohort")
-        elif any(cohort.name == other.name for other in world.cohorts[:index]):
-            yield ("cohorts", index, "name"), "a second cohort of this name; keep one of the two"
-    total = sum(cohort.part for cohort in world.cohorts)
+    for index, group in enumerate(world.groups):
+        if not world.segments and group.name not in known:
+            yield (section, index, "name"), unknown(group.name, known, "a cohort")
+        elif any(group.name == other.name for other in world.groups[:index]):
+            yield (section, index, "name"), f"a second {one} of this name; keep one of the two"
+    total = sum(group.part for group in world.groups)
     if abs(total - 1.0) > 1e-6:
-        yield ("cohorts",), f"the parts add up to {total:g}; they must add up to 1"
+        yield (section,), f"the parts add up to {total:g}; they must add up to 1"
 
 
 def _values(world: WorldFile, spec: ExperimentSpec) -> Iterator[tuple[Loc, str]]:
     """Laws that do not fit their metric, at the place of the arm in the file (or at ``arms``)."""
-    for cohort in range(cohorts_of(spec)):
+    for cohort in range(groups_of(world, spec)):
         for arm in spec.arms:
             for metric in spec.metrics:
                 if metric.kind is MetricKind.RATIO:
@@ -185,7 +209,7 @@ def _values(world: WorldFile, spec: ExperimentSpec) -> Iterator[tuple[Loc, str]]
                 why = fault(metric, resolved(world, spec, cohort, arm.name, metric.name))
                 if why:
                     yield _place(world, arm.name, metric.name), f"{metric.name} of {arm.name}: {why}"
-        if cohort == 0 and not world.cohorts:
+        if cohort == 0 and not world.groups:
             return
 
 
@@ -202,26 +226,37 @@ def cohorts_of(spec: ExperimentSpec) -> int:
     return 1 + (len(spec.cohorts.values) if spec.cohorts else 0)
 
 
+def groups_of(world: WorldFile, spec: ExperimentSpec) -> int:
+    """How many kinds of requests there are: segments of the world, else cohorts of the ledger."""
+    return len(world.segments) or cohorts_of(spec)
+
+
+def group_names(world: WorldFile, spec: ExperimentSpec) -> list[str]:
+    """Names of the segments, or of the cohorts with everyone else first."""
+    if world.segments:
+        return [each.name for each in world.segments]
+    return [OTHER, *(spec.cohorts.values if spec.cohorts else ())]
+
+
 def parts_of_traffic(world: WorldFile, spec: ExperimentSpec) -> list[float]:
-    """[G] part of the traffic of each cohort, index 0 everyone else."""
-    count = cohorts_of(spec)
-    if not world.cohorts:
+    """[G] part of the traffic of each cohort, index 0 everyone else, or of each segment."""
+    count = groups_of(world, spec)
+    if not world.groups:
         return [1.0 / count] * count
-    names = [OTHER, *(spec.cohorts.values if spec.cohorts else ())]
-    parts = {cohort.name: cohort.part for cohort in world.cohorts}
-    return [parts.get(name, 0.0) for name in names]
+    parts = {group.name: group.part for group in world.groups}
+    return [parts.get(name, 0.0) for name in group_names(world, spec)]
 
 
 def resolved(world: WorldFile, spec: ExperimentSpec, cohort: int, arm: str, metric: str) -> Law:
-    """The law of a metric under an arm for a cohort, after everything that was left out."""
+    """The law of a metric under an arm for a cohort or segment, after everything that was left out."""
     control = spec.arms[spec.control_index].name
     found = spec.metrics[spec.metric_index(metric) or 0]
     base = _given(world.arms, control, metric)
     law = law_of(found, base, None)
     if arm != control:
         law = law_of(found, _given(world.arms, arm, metric), law)
-    names = [OTHER, *(spec.cohorts.values if spec.cohorts else ())]
-    for each in world.cohorts:
+    names = group_names(world, spec)
+    for each in world.groups:
         if each.name == names[cohort]:
             law = law_of(found, next((own for own in each.metrics if own.name == metric), None), law)
             law = law_of(found, _given(each.arms, arm, metric), law)

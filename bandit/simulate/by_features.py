@@ -1,0 +1,61 @@
+"""Requests of a rehearsal as a linear allocator sees them: a kind for each segment of the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bandit.features import UNIT, Encoder
+from bandit.ledger import FloatArray, PeriodTable, decay_weights
+from bandit.linear.rule import Chooser
+from bandit.linear.sums import Totals
+from bandit.ranges import PPM
+from bandit.rollout.state import Allocation
+from bandit.simulate.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """G kinds of requests: their ``encoded`` features, ``rows`` [G, D] as a model has them."""
+
+    encoder: Encoder
+    encoded: tuple[bytes, ...]
+    rows: FloatArray
+    metric: int
+    half_life_s: float | None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Requests | None:
+        """Those of a plan; None where its spec reads no features. Without segments nobody has any attribute."""
+        spec = plan.spec
+        if not spec.learned:
+            return None
+        encoder = Encoder(spec.features)
+        segments = plan.world.segments
+        encoded = tuple(
+            encoder.encode(segments[g].attributes if segments else {}) for g in range(len(plan.parts))
+        )
+        rows = encoder.rows(np.frombuffer(b"".join(encoded), np.uint8).reshape(len(encoded), -1)) / UNIT
+        half_life = spec.decay.half_life if spec.decay else None
+        return cls(encoder, encoded, rows, spec.learned[0], half_life)
+
+    def shares(self, allocation: Allocation) -> FloatArray | None:
+        """[G, K] that each kind of request has, in [0, 1]; None where the allocation is the same for all."""
+        if allocation.linear is None:
+            return None
+        chooser = Chooser(allocation.linear, self.encoder)
+        return np.array([chooser.shares_ppm(each) for each in self.encoded]) / PPM
+
+    def totals(
+        self, table: PeriodTable, cells: tuple[FloatArray, FloatArray, FloatArray], now_ms: int
+    ) -> Totals:
+        """What a linear model learns from: ``cells`` are (n, s1, s2) [E, G, K, C] of the periods of ``table``."""
+        weights = decay_weights(table, self.half_life_s, now_ms)
+        n, s1, s2 = (np.einsum("e,egk->gk", weights, each[..., self.metric]) for each in cells)
+        return Totals(
+            n.sum(axis=0)[:, None],
+            np.einsum("gk,gi,gj->kij", n, self.rows, self.rows)[:, None],
+            np.einsum("gk,gi->ki", s1, self.rows)[:, None],
+            s2.sum(axis=0)[:, None],
+        )
