@@ -18,11 +18,13 @@ from bandit.errors import BanditError
 from server.clock import SystemClock
 from server.config import Config
 from server.pauses import Pauses
+from server.store.base import Durability
 from server.store.redis import RedisStore
 
 if TYPE_CHECKING:
     from server.journal.journal import Journal
     from server.journal.shipper import Shipper
+    from server.rpc.decisions import Decisions
     from server.snapshot import Shelf, SnapshotKeeper
     from server.stops import StopFile
     from server.telemetry.serving import ServingLevels
@@ -60,10 +62,13 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     if (snapshot := shelf.load()) is not None:
         keeper.restore(snapshot)
     exposures = _Exposures(config, store, keeper, clock)
-    telemetry = ServingTelemetry(_levels(clock, keeper, exposures, shelf, stops))
+    telemetry = ServingTelemetry(
+        _levels(clock, keeper, exposures, shelf, stops, lambda: rewards.doubt.counts.put_back)
+    )
     decisions = Decisions(keeper, clock, None, telemetry)
     tally = Tally(store)
-    rewards = Rewards(keeper, store, clock, telemetry, tally)
+    durability = Durability[config.reward_durability.upper()]
+    rewards = Rewards(keeper, store, clock, telemetry, tally, durability)
     local = Local(keeper, stops, clock, lambda: shelf.saved_ms)
     experiments = Experiments(store, clock, standing=local.standing)
     rpc, server = build_server(
@@ -81,11 +86,14 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
         log.error("port_refused", listen=config.listen)
         return 1
     reconciler = Reconciler(store, stops, clock)
-    parts: tuple[_Started, ...] = (keeper, shelf, telemetry, reconciler, tally, rpc)
+    parts: tuple[_Started, ...] = (keeper, shelf, telemetry, reconciler, tally, rewards.doubt, rpc)
     for part in parts:
         part.start()
     log.info("serving_started", listen=config.listen, issuer=issuer, restored=snapshot is not None)
-    decisions.journal = exposures.begin(issuer, stop)
+    if issuer or snapshot is None:
+        exposures.begin(issuer, stop, decisions)
+    else:  # from the state on disk it decides at once, uncounted until the store gives a number
+        threading.Thread(target=exposures.begin_later, args=(stop, decisions), daemon=True).start()
     while not stop.is_set() and not keeper.ready.wait(0.1):
         pass
     if not stop.is_set():
@@ -96,6 +104,7 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     rpc.stop(config.drain_s)
     shipped = exposures.end(min(config.drain_s, 5.0))
     tally.stop()
+    rewards.doubt.stop()
     reconciler.stop()
     keeper.stop()
     shelf.stop()
@@ -123,8 +132,8 @@ class _Exposures:
         self.journal: Journal | None = None
         self.shipper: Shipper | None = None
 
-    def begin(self, issuer: int, stop: threading.Event) -> Journal | None:
-        """The journal; None when asked to stop before the store gave a number."""
+    def begin(self, issuer: int, stop: threading.Event, decisions: Decisions) -> None:
+        """Count the decisions from now on; not at all when asked to stop before the store gave a number."""
         from server.journal.journal import Journal
         from server.journal.shipper import Shipper
 
@@ -136,12 +145,20 @@ class _Exposures:
                 if not pauses.failures:
                     log.warning("serving_waits", reason=str(error), wanted="an issuer number of the store")
                 if stop.wait(pauses.next()):
-                    return None
+                    return
         root = self._config.data_dir / "journal"
         self.journal = Journal(root, issuer, max_bytes=self._config.journal_bytes)
         self.shipper = Shipper(self.journal, self._store, self._keeper, self._clock)
         self.shipper.start()
-        return self.journal
+        decisions.journal = self.journal
+
+    def begin_later(self, stop: threading.Event, decisions: Decisions) -> None:
+        """The same in a thread of its own, without a number so far; a failure ends the process."""
+        try:
+            self.begin(0, stop, decisions)
+        except Exception:
+            log.exception("exposures_not_counted")
+            stop.set()
 
     def end(self, timeout_s: float) -> bool:
         """Ship what can be shipped in time; the rest stays on disk. True when all is in the log."""
@@ -153,7 +170,12 @@ class _Exposures:
 
 
 def _levels(
-    clock: SystemClock, keeper: SnapshotKeeper, exposures: _Exposures, shelf: Shelf, stops: StopFile
+    clock: SystemClock,
+    keeper: SnapshotKeeper,
+    exposures: _Exposures,
+    shelf: Shelf,
+    stops: StopFile,
+    put_back: Callable[[], int],
 ) -> Callable[[], ServingLevels]:
     from server.snapshot import FRESH_S
     from server.telemetry.serving import ServingLevels
@@ -176,6 +198,7 @@ def _levels(
             set_back=snapshot is not None and bool(snapshot.set_back),
             lease_expired=snapshot is not None and snapshot.lapsed(now_s),
             stopped=len(stops.ordered.stops),
+            put_back=put_back(),
             saved_ms=shelf.saved_ms,
             save_failures=shelf.failures,
         )

@@ -91,6 +91,32 @@ REWARD_OPERATION_RETRACT: RewardOperation.ValueType  # 3
 """The decision has no value of the metric any more."""
 Global___RewardOperation: _TypeAlias = RewardOperation  # noqa: Y015
 
+class _Durability:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DurabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Durability.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DURABILITY_UNSPECIFIED: _Durability.ValueType  # 0
+    DURABILITY_MEMORY: _Durability.ValueType  # 1
+    """In the store's memory: as safe as the store is configured."""
+    DURABILITY_REPLICATED: _Durability.ValueType  # 2
+    """On a replica too: survives the loss of the primary."""
+    DURABILITY_FSYNCED: _Durability.ValueType  # 3
+    """On the disk of the primary: survives the loss of power. Waits for its next fsync, up to a second."""
+
+class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
+    """How safe a reward is that the store has taken."""
+
+DURABILITY_UNSPECIFIED: Durability.ValueType  # 0
+DURABILITY_MEMORY: Durability.ValueType  # 1
+"""In the store's memory: as safe as the store is configured."""
+DURABILITY_REPLICATED: Durability.ValueType  # 2
+"""On a replica too: survives the loss of the primary."""
+DURABILITY_FSYNCED: Durability.ValueType  # 3
+"""On the disk of the primary: survives the loss of power. Waits for its next fsync, up to a second."""
+Global___Durability: _TypeAlias = Durability  # noqa: Y015
+
 @_typing.final
 class RewardEvent(_message.Message):
     """One observed number."""
@@ -166,8 +192,13 @@ class ReportRewardsRequest(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
     wait: _builtins.bool
     """Wait for the final outcome of each event, as long as the deadline allows."""
+    durability: Global___Durability.ValueType
+    """How safe the accepted events are to be before the answer; unset: as the server is configured. The answer says
+    what was reached; a store that is too slow or cannot tell has them all the same.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardEvent]:
         """1 to 1000 events."""
@@ -177,10 +208,11 @@ class ReportRewardsRequest(_message.Message):
         *,
         events: _abc.Iterable[Global___RewardEvent] | None = ...,
         wait: _builtins.bool = ...,
+        durability: Global___Durability.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "events", b"events", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,6 +252,9 @@ class ReportRewardsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    durability: Global___Durability.ValueType
+    """How safe the accepted events were when this was sent; unset when none was accepted."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardResult]:
         """In the order of the events."""
@@ -228,10 +263,11 @@ class ReportRewardsResponse(_message.Message):
         self,
         *,
         results: _abc.Iterable[Global___RewardResult] | None = ...,
+        durability: Global___Durability.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

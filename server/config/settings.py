@@ -86,6 +86,13 @@ class Config:
         default=64, metadata=_is(whole(0, 4096), "most streams that a serving process keeps open")
     )
     reflection: bool = field(default=False, metadata=_is(switch, "answer gRPC reflection"))
+    reward_durability: str = field(
+        default="memory",
+        metadata=_is(
+            choice("memory", "replicated", "fsynced"),
+            "how safe rewards are before they are answered, where the call does not say",
+        ),
+    )
     drain_s: float = field(
         default=10.0, metadata=_is(seconds(0, 600), "longest time for calls under way when a server stops")
     )

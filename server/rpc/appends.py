@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 
 from bandit.log import Append
-from server.store.base import LedgerStore
+from server.store.base import Durability, LedgerStore
 
 MOST_ENTRIES = 256
 
@@ -32,20 +32,35 @@ class _Call:
     entries: Sequence[Append]
     gate: threading.Lock = field(default_factory=_shut)
     ids: list[str] | None = None
+    safe: Durability = Durability.MEMORY
     error: BaseException | None = None
 
 
 class Appends:
-    """Appends through one thread at a time: the first who comes takes along who came while it waited."""
+    """Appends through one thread at a time: the first who comes takes along who came while it waited.
 
-    def __init__(self, store: LedgerStore) -> None:
+    ``wanted``: how safe every entry is to be before its caller is answered. ``taken`` is told of what was.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        wanted: Durability = Durability.MEMORY,
+        taken: Callable[[Sequence[Append], Sequence[str]], None] = lambda _entries, _ids: None,
+    ) -> None:
         self._store = store
+        self._wanted = wanted
+        self._taken = taken
         self._lock = threading.Lock()
         self._queue: deque[_Call] = deque()
         self._busy = False
 
     def append(self, entries: Sequence[Append]) -> list[str]:
         """See LedgerStore. Raises what the store raised for the round."""
+        return self.append_kept(entries)[0]
+
+    def append_kept(self, entries: Sequence[Append]) -> tuple[list[str], Durability]:
+        """As :meth:`append`; ids, and how safe the entries are."""
         call = _Call(entries)
         with self._lock:
             self._queue.append(call)
@@ -58,7 +73,7 @@ class Appends:
         if call.error is not None:
             raise copy(call.error)  # each its own: raising writes to it
         assert call.ids is not None
-        return call.ids
+        return call.ids, call.safe
 
     def _round(self) -> None:
         """Append for the callers at the head of the queue, then let the next in the queue lead."""
@@ -69,9 +84,15 @@ class Appends:
                 count += len(self._queue[0].entries)
                 taken.append(self._queue.popleft())
         try:
-            ids = self._store.append([entry for call in taken for entry in call.entries])
+            entries = [entry for call in taken for entry in call.entries]
+            if self._wanted is Durability.MEMORY:
+                ids, safe = self._store.append(entries), Durability.MEMORY
+            else:
+                ids, safe = self._store.append_kept(entries, self._wanted)
+            self._taken(entries, ids)
             start = 0
             for call in taken:
+                call.safe = safe
                 call.ids = ids[start : start + len(call.entries)]
                 start += len(call.entries)
         except BaseException as error:  # noqa: BLE001 - each caller raises it

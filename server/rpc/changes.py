@@ -18,6 +18,7 @@ from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import Transition, audit_record, create
 from bandit.spec.model import ExperimentSpec
 from server.clock import Clock
+from server.rpc.securing import Securing
 from server.store.base import Commit, ControlStore, Stored
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,7 @@ class Changes:
     def __init__(self, store: ControlStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._securing = Securing(store)
 
     def load(self, name: str) -> Stored:
         """The experiment. Raises NotFound, CorruptStored."""
@@ -102,6 +104,7 @@ class Changes:
             if (done := self._replayed(name, wanted)) is not None:
                 return done
             raise _taken(name) from None
+        self._securing.soon(name)
         _say(name, None, transition, wanted)
         return Done(transition.experiment, None)
 
@@ -140,6 +143,7 @@ class Changes:
             except Stale:
                 self._clock.sleep(PAUSE_S * secrets.randbelow(1000) / 1000)
                 continue
+            self._securing.soon(name)
             _say(name, before, transition, wanted)
             return Done(transition.experiment, before)
         raise Stale(

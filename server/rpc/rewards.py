@@ -34,9 +34,10 @@ from server.intake.accept import accept
 from server.rpc.appends import Appends
 from server.rpc.convert import duration, reward_event
 from server.rpc.counting import ServiceTelemetry, Uncounted
+from server.rpc.doubt import Doubt
 from server.rpc.tally import NOWHERE, Tally
 from server.snapshot import Snapshot, SnapshotKeeper
-from server.store.base import LedgerStore
+from server.store.base import Durability, Store
 from server.store.fed import LATE, RECEIVED, REJECTED
 
 MAX_EVENTS = 1000
@@ -85,6 +86,12 @@ class _Batch:
     reply: bytes = b""
 
 
+_LEVELS = {
+    pb.DURABILITY_MEMORY: Durability.MEMORY,
+    pb.DURABILITY_REPLICATED: Durability.REPLICATED,
+    pb.DURABILITY_FSYNCED: Durability.FSYNCED,
+}
+_SAFE = {safe: wire for wire, safe in _LEVELS.items()}
 Batches = dict[tuple[str, bytes], _Batch]
 _OUTCOME_WORDS = {
     number: name.removeprefix("REWARD_OUTCOME_").lower() for name, number in pb.RewardOutcome.items()
@@ -97,16 +104,19 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
     def __init__(
         self,
         keeper: SnapshotKeeper,
-        store: LedgerStore,
+        store: Store,
         clock: Clock,
         telemetry: ServiceTelemetry | None = None,
         tally: Tally | None = None,
+        durability: Durability = Durability.MEMORY,
     ) -> None:
         self._telemetry = telemetry or Uncounted()
         self._tally = tally
         self._keeper = keeper
         self._store = store
-        self._appends = Appends(store)
+        self._durability = _SAFE[durability]
+        self.doubt = Doubt(store, clock)
+        self._appends = {wire: Appends(store, safe, self.doubt.remember) for wire, safe in _LEVELS.items()}
         self._clock = clock
         self._waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
 
@@ -125,8 +135,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             )
         results: list[pb.RewardResult] = [_ACCEPTED] * len(request.events)
         batches = self._sort(snapshot, request, results)
-        if batches:
-            self._append(batches, results)
+        safe = self._append(batches, results, request.durability) if batches else pb.DURABILITY_UNSPECIFIED
         if self._tally is not None:
             _account(self._tally, snapshot, batches, results)
         if batches and request.wait and self._waiting.acquire(blocking=False):
@@ -136,7 +145,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
                 self._waiting.release()
         for (outcome, reason), count in Counter((each.outcome, each.reason) for each in results).items():
             self._telemetry.rewarded(_OUTCOME_WORDS[outcome], reason, count)
-        return pb.ReportRewardsResponse(results=results)
+        return pb.ReportRewardsResponse(results=results, durability=safe)
 
     def ReportRewardStream(  # noqa: N802
         self, request_iterator: Iterator[pb.ReportRewardStreamRequest], context: grpc.ServicerContext
@@ -177,13 +186,21 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         )
         return entry.table.name, record
 
-    def _append(self, batches: Batches, results: list[pb.RewardResult]) -> None:
+    def _append(
+        self, batches: Batches, results: list[pb.RewardResult], wanted: pb.Durability.ValueType
+    ) -> pb.Durability.ValueType:
+        """Append, and answer what is gone. Returns how safe the rest is."""
+        appends = self._appends.get(wanted or self._durability)
+        if appends is None:
+            raise InvalidArgument.at(
+                "durability", f"{wanted} is none; send MEMORY, REPLICATED, FSYNCED or none"
+            )
         entries = [
             Append(name, kind, b"".join(batch.records), batch.reply)
             for (name, kind), batch in batches.items()
         ]
         began = perf_counter()
-        places = self._appends.append(entries)
+        places, safe = appends.append_kept(entries)
         self._telemetry.appended(perf_counter() - began)
         for ((name, kind), batch), place in zip(list(batches.items()), places, strict=True):
             if place:
@@ -192,6 +209,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             for index in batch.places:
                 results[index] = _refused(error)
             del batches[name, kind]
+        return _SAFE[safe] if batches else pb.DURABILITY_UNSPECIFIED
 
     def _await(self, batches: Batches, results: list[pb.RewardResult], context: grpc.ServicerContext) -> None:
         """Fill in final outcomes, as far as they come in time."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from numpy import float64, int64
@@ -63,7 +64,7 @@ class Commit:
 class RewardCounts:
     """How many rewards met which end in the log, since the experiment exists.
 
-    ``sources``: the same by source (see ``bandit.log``), as far as the entries were folded by a version that tells them.
+    ``sources``: the same by source (see ``bandit.log``), as far as entries were folded by a version that tells them.
     """
 
     applied: int = 0
@@ -121,6 +122,14 @@ class FoldWrite:
     replies: Mapping[bytes, bytes] = field(default_factory=dict)
     trim_before_ms: int = 0
     drop_allocations: int = 0
+
+
+class Durability(IntEnum):
+    """How safe something is that the store took: in its memory, on a replica too, or on its disk."""
+
+    MEMORY = 1
+    REPLICATED = 2
+    FSYNCED = 3
 
 
 class Shipment(NamedTuple):
@@ -243,6 +252,12 @@ class ControlStore(Protocol):
     def subscribe(self) -> Subscription:
         """Listen for changed experiments."""
 
+    def secured(self, name: str) -> Durability:
+        """How safe everything is by now that was written to the experiment; waits for it, a bounded time."""
+
+    def history(self) -> tuple[str, ...]:
+        """Which life of which servers this is. Another one than before: what was acknowledged may be gone."""
+
     def findings(self) -> list[Finding]:
         """The start-up check."""
 
@@ -262,6 +277,16 @@ class LedgerStore(Protocol):
         The id is "" for an entry whose experiment does not exist (it was deleted): that entry is dropped.
         On StoreUnavailable some may have been taken; append all again (folding drops repeats).
         """
+
+    def append_kept(self, entries: Sequence[Append], wanted: Durability) -> tuple[list[str], Durability]:
+        """As :meth:`append`, then wait until the entries are as safe as wanted; ids, and how safe they are by then.
+
+        Waits a bounded time (``link.KEPT``). MEMORY when the store cannot tell, has no replica, or is too slow: the
+        entries are taken all the same.
+        """
+
+    def holds(self, name: str, ids: Sequence[str]) -> list[bool]:
+        """Which of these entries the experiment's log still has."""
 
     def ship(self, entries: Sequence[Shipment]) -> list[int | None]:
         """Append exposures, each only when the log has all of its issuer's before them.

@@ -17,7 +17,18 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-from server.store.link import TIMEOUT_S, WAIT_S, Argument, Link, Script, key_of, pool_client
+from server.store.base import Durability
+from server.store.link import (
+    KEPT,
+    TIMEOUT_S,
+    WAIT_S,
+    Argument,
+    Link,
+    Script,
+    key_of,
+    pool_client,
+    reached,
+)
 from server.store.places import Address
 
 SLOTS = 16_384
@@ -81,6 +92,25 @@ class ClusterLink(Link):
             else answer
             for answer, command in zip(answers, commands, strict=True)
         ]
+
+    def batch_kept(
+        self, commands: Sequence[Sequence[Argument]], wanted: Durability
+    ) -> tuple[list[Any], Durability]:
+        """See Link; every server that took something waits, one after the other."""
+        answers: list[Any] = [None] * len(commands)
+        waited: list[Any] = []
+        by_slot: dict[int, list[int]] = {}
+        for place, command in enumerate(commands):
+            by_slot.setdefault(_slot(command), []).append(place)
+        for slot, places in by_slot.items():
+            unit = [*(commands[place] for place in places), KEPT[wanted]]
+            with self._spoken(key_of(unit[0])):
+                *found, waiting = self._unit(slot, unit, waiting=True)
+            waited.append(waiting)
+            for place, answer in zip(places, found, strict=True):
+                failed = isinstance(answer, redis.exceptions.RedisError)
+                answers[place] = self.told(answer, key_of(commands[place])) if failed else answer
+        return answers, reached(waited, wanted)
 
     def listen(self, channel: str) -> Any:
         """See Link; every server of a cluster passes on what is published on any."""

@@ -21,6 +21,7 @@ letter, so the tags ``{_registry}`` and ``{_sources}`` of what belongs to all ex
     {name}:foreign:B    list    chunks of ids of bucket B, packed                        dropped by folds
     {name}:folded       string  accumulators of the guardrails, packed                   lives with the experiment
     {name}:fed          hash    positions and counts of sources of rewards               lives with the experiment
+    {name}:secured      string  a write to wait for                                      a minute
     {name}:reply:R      list    one element: outcome bytes of the log entry R            a minute
 
     {_registry}:version string  number of the last change, which readers poll            for ever
@@ -46,6 +47,7 @@ from bandit.seen import BucketKey
 NAMESPACE = "banditd"
 REPLY_TTL_S = 60
 REQUEST_TTL_MS = 86_400_000
+SECURED_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class ExperimentKeys:
     def bucket(self, name: str) -> str:
         """List of chunks of one bucket of foreign ids."""
         return f"{self.foreign}:{name}"
+
+    @property
+    def secured(self) -> str:
+        """What is written in order to wait for it."""
+        return f"{self.root}secured"
 
     def reply(self, name: bytes) -> str:
         """Where the outcomes of one log entry are put; any bytes make a safe key."""

@@ -7,7 +7,7 @@ the caller knows how to find out. Safe for several threads; each call takes a co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,23 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from bandit.errors import BanditError, InvalidArgument
+from server.store.base import Durability
 from server.store.places import Address, Kind, Place, place_of
 from server.store.words import is_demoted, told
+
+Argument = bytes | str | int
 
 TIMEOUT_S = 1.0
 WAIT_S = 1.0
 KEPT_WITHIN_MS = 300
+# How to wait for writes of the same connection, and how long: an fsync a second is the usual setting.
+KEPT: Mapping[Durability, tuple[Argument, ...]] = {
+    Durability.REPLICATED: ("WAIT", 1, 500),
+    Durability.FSYNCED: ("WAITAOF", 1, 0, 1500),
+}
 _MOST_CONNECTIONS = 512
 _LUA = Path(__file__).parent / "lua"
 _WITHOUT_KEY = frozenset({"TIME", "INFO", "CONFIG", "WAIT", "WAITAOF", "PING", "ACL", "CLUSTER", "ROLE"})
-
-Argument = bytes | str | int
 
 
 class Script:
@@ -121,6 +127,25 @@ class Link:
             for answer, command in zip(answers, commands, strict=True)
         ]
 
+    def batch_kept(
+        self, commands: Sequence[Sequence[Argument]], wanted: Durability
+    ) -> tuple[list[Any], Durability]:
+        """As :meth:`batch`; then waits until all writes are as safe as wanted. Answers, and how safe they are."""
+        answers = self._batch_kept([*commands, KEPT[wanted]])
+        return answers[:-1], reached([answers[-1]], wanted)
+
+    def _batch_kept(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """A batch whose last command waits on the server."""
+        with self._spoken(""):
+            pipeline = self._waiting.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers = pipeline.execute(raise_on_error=False)
+        return [
+            self.told(answer, key_of(command)) if isinstance(answer, redis.exceptions.RedisError) else answer
+            for answer, command in zip(answers, commands, strict=True)
+        ]
+
     def listen(self, channel: str) -> Any:
         """A connection that is subscribed to the channel already."""
         with self._spoken(channel):
@@ -177,6 +202,12 @@ class Link:
             raise self.told(error, key) from error
         except OSError as error:
             raise self.told(redis.exceptions.ConnectionError(str(error)), key) from error
+
+
+def reached(waited: Sequence[Any], wanted: Durability) -> Durability:
+    """How safe writes are, by what the servers' waiting said; all of them must have done it."""
+    counts = [answer[0] if isinstance(answer, list) else answer for answer in waited]
+    return wanted if all(isinstance(count, int) and count >= 1 for count in counts) else Durability.MEMORY
 
 
 def _lacks_script(answer: object) -> bool:

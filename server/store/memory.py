@@ -17,7 +17,7 @@ from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation
 from bandit.token import KeyRing
 from server.store import codec
-from server.store.base import Commit, Fence, Finding, Stored, Subscription
+from server.store.base import Commit, Durability, Fence, Finding, Stored, Subscription
 from server.store.keys import REQUEST_TTL_MS
 from server.store.memory_fed import MemoryFed
 from server.store.memory_ledger import Kept
@@ -213,6 +213,14 @@ class MemoryStore(MemoryFed):
             listener = _Listener(self._changed, self._listeners)
             self._listeners.append(listener)
             return listener
+
+    def secured(self, name: str) -> Durability:
+        """See ControlStore."""
+        return Durability.MEMORY
+
+    def history(self) -> tuple[str, ...]:
+        """See ControlStore."""
+        return ("memory",)
 
     def findings(self) -> list[Finding]:
         """See ControlStore."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bandit.log import EXPOSURES, Append, LogEntry
 from bandit.rollout.audit import GENESIS
-from server.store.base import Fence, FoldWrite, Shipment, WriterState
+from server.store.base import Durability, Fence, FoldWrite, Shipment, WriterState
 from server.store.keys import REPLY_TTL_S, Keys
 from server.store.packed import split_offset
 from server.store.writes import FoldCall, Parts, assemble, fold_call
@@ -108,6 +108,17 @@ class MemoryLedger:
                 ids.append(id_)
             self._changed.notify_all()
             return ids
+
+    def append_kept(self, entries: Sequence[Append], wanted: Durability) -> tuple[list[str], Durability]:
+        """See LedgerStore."""
+        return self.append(entries), Durability.MEMORY
+
+    def holds(self, name: str, ids: Sequence[str]) -> list[bool]:
+        """See LedgerStore."""
+        with self._changed:
+            kept = self._kept.get(name)
+            there = {entry.id for _, entry in kept.log} if kept else set()
+            return [id_ in there for id_ in ids]
 
     def ship(self, entries: Sequence[Shipment]) -> list[int | None]:
         """See LedgerStore."""

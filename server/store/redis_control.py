@@ -17,8 +17,8 @@ from bandit.rollout.audit import GENESIS, AuditRecord
 from bandit.rollout.state import Allocation
 from bandit.token import KeyRing
 from server.store import codec, scripts
-from server.store.base import Commit, Fence, Stored, Subscription
-from server.store.keys import REQUEST_TTL_MS, ExperimentKeys, Keys
+from server.store.base import Commit, Durability, Fence, Stored, Subscription
+from server.store.keys import REQUEST_TTL_MS, SECURED_MS, ExperimentKeys, Keys
 from server.store.link import Link
 from server.store.packed import reading, whole
 from server.store.refusals import (
@@ -242,6 +242,23 @@ class RedisControl:
     def subscribe(self) -> Subscription:
         """See ControlStore."""
         return _Listener(self._link, self._keys.changes)
+
+    def secured(self, name: str) -> Durability:
+        """See ControlStore."""
+        # A write on this connection comes after all others; waiting for it waits for them.
+        mark = [("SET", self._keys.of(name).secured, 1, "PX", SECURED_MS)]
+        for wanted in (Durability.FSYNCED, Durability.REPLICATED):
+            if self._link.batch_kept(mark, wanted)[1] is wanted:
+                return wanted
+        return Durability.MEMORY
+
+    def history(self) -> tuple[str, ...]:
+        """See ControlStore."""
+        told = []
+        for node in self._link.nodes():
+            server, replication = node.call("INFO", "server"), node.call("INFO", "replication")
+            told.append(f"{server.get('run_id')} {replication.get('master_replid')}")
+        return tuple(sorted(told))
 
     def now_ms(self) -> int:
         """See ControlStore."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from bandit.errors import BanditError, CorruptStored, StoreUnavailable
 from bandit.log import Append, LogEntry
 from server.store import packed, scripts
-from server.store.base import FoldWrite, Shipment, WriterState
+from server.store.base import Durability, FoldWrite, Shipment, WriterState
 from server.store.keys import ExperimentKeys, Keys
 from server.store.link import WAIT_S, Argument, Link
 from server.store.packed import reading, whole
@@ -37,6 +37,25 @@ class RedisLedger:
 
     def append(self, entries: Sequence[Append]) -> list[str]:
         """See LedgerStore."""
+        return _ids(self._link.batch(self._appends(entries)))
+
+    def append_kept(self, entries: Sequence[Append], wanted: Durability) -> tuple[list[str], Durability]:
+        """See LedgerStore."""
+        if wanted is Durability.MEMORY or not entries:
+            return self.append(entries), Durability.MEMORY
+        answers, safe = self._link.batch_kept(self._appends(entries), wanted)
+        return _ids(answers), safe
+
+    def holds(self, name: str, ids: Sequence[str]) -> list[bool]:
+        """See LedgerStore."""
+        key = self._keys.of(name).log
+        answers = self._link.batch([("XRANGE", key, id_, id_) for id_ in ids])
+        for answer in answers:
+            if isinstance(answer, BanditError):
+                raise answer
+        return [bool(answer) for answer in answers]
+
+    def _appends(self, entries: Sequence[Append]) -> list[list[Argument]]:
         commands: list[list[Argument]] = []
         for entry in entries:
             if not entry.kind:
@@ -44,13 +63,7 @@ class RedisLedger:
             command: list[Argument] = ["XADD", self._keys.of(entry.experiment).log, "NOMKSTREAM", "*"]
             command += [entry.kind, entry.payload]
             commands.append([*command, _REPLY, entry.reply] if entry.reply else command)
-        ids: list[str] = []
-        for answer in self._link.batch(commands):
-            if isinstance(answer, StoreUnavailable):
-                raise answer
-            # A log of another type takes nothing; entries of others in the same batch must not suffer.
-            ids.append(answer.decode() if isinstance(answer, bytes) else "")
-        return ids
+        return commands
 
     def ship(self, entries: Sequence[Shipment]) -> list[int | None]:
         """See LedgerStore."""
@@ -215,6 +228,16 @@ class RedisLedger:
             pages.update(rows)
             if not int(cursor):
                 return pages
+
+
+def _ids(answers: Sequence[object]) -> list[str]:
+    ids: list[str] = []
+    for answer in answers:
+        if isinstance(answer, StoreUnavailable):
+            raise answer
+        # A log of another type takes nothing; entries of others in the same batch must not suffer.
+        ids.append(answer.decode() if isinstance(answer, bytes) else "")
+    return ids
 
 
 def _entry(id_: bytes, fields: Mapping[bytes, bytes] | None) -> LogEntry:

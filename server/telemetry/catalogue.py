@@ -73,6 +73,11 @@ JOURNALED = Family(
 NOT_JOURNALED = Family(
     "banditd_exposures_not_journaled_total", Kind.COUNTER, "Decisions that no journal had room for."
 )
+PUT_BACK = Family(
+    "banditd_log_entries_put_back_total",
+    Kind.COUNTER,
+    "Log entries of acknowledged rewards that the store had lost and that were appended again.",
+)
 SHIPPED = Family("banditd_exposures_shipped_total", Kind.COUNTER, "Decisions that the log has taken.")
 DROPPED = Family(
     "banditd_exposures_dropped_total", Kind.COUNTER, "Decisions whose experiment was deleted meanwhile."

@@ -37,6 +37,7 @@ class ServingLevels:
     stopped: int = 0
     saved_ms: int | None = None
     save_failures: int = 0
+    put_back: int = 0
 
 
 class ServingTelemetry:
@@ -64,6 +65,7 @@ class ServingTelemetry:
                 ("shipped", catalogue.SHIPPED),
                 ("dropped", catalogue.DROPPED),
                 ("save_failures", catalogue.SAVE_FAILURES),
+                ("put_back", catalogue.PUT_BACK),
             )
         }
         self._written = ServingLevels()

@@ -10,7 +10,7 @@ import pytest
 from bandit.errors import AlreadyExists, Stale
 from bandit.rollout.audit import GENESIS, first_broken
 from bandit.rollout.state import ArmState, PastEpoch, Rollback, State
-from server.store.base import Commit, Store
+from server.store.base import Commit, Durability, Store
 from tests.builders import NOW, running
 from tests.hammer import at_once
 from tests.stores import following, fresh, new_name, next_allocation, put, record, stored
@@ -270,3 +270,9 @@ def test_orders_tell_what_changed_without_reading_it(store: Store) -> None:
     assert store.orders() == {names[0]: (7, 1), names[1]: (8, 2)}
     put(store, names[2], uid=70)
     assert store.orders()[names[2]] == (70, 1)
+
+
+def test_a_change_says_how_safe_it_is(store: Store) -> None:
+    now = put(store, new_name())
+    assert store.secured(now.experiment.name) in Durability
+    assert stored(store, now.experiment.name) == now

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bandit.ledger import ONE, Cells
 from bandit.log import EXPOSURES, REWARDS, START, Append
 from bandit.seen import BucketKey, Page, PageKey
-from server.store.base import FoldWrite, RewardCounts, Shipment, Store
+from server.store.base import Durability, FoldWrite, RewardCounts, Shipment, Store
 from tests.conftest import Kept
 from tests.stores import (
     LAYOUT,
@@ -357,3 +357,24 @@ def test_exposures_of_what_is_gone_are_taken_by_nobody(store: Store) -> None:
     assert store.ship([shipment(name, 1, 2)]) == [None]
     put(store, name, uid=8)
     assert store.shipped([name], 3) == {name: 0}
+
+
+@pytest.mark.parametrize("wanted", list(Durability))
+def test_an_append_says_how_safe_it_is(kept: Kept, wanted: Durability) -> None:
+    store, name = kept.store, put(kept.store, new_name()).experiment.name
+    ids, safe = store.append_kept([*entries(name, 3), Append(new_name(), REWARDS, b"x")], wanted)
+    assert safe in (wanted, Durability.MEMORY)
+    assert ids[3] == ""
+    assert [entry.id for entry in store.read({name: START}, 9, 0)[name]] == ids[:3]
+
+
+def test_the_log_says_which_entries_it_has(store: Store) -> None:
+    name = put(store, new_name()).experiment.name
+    ids = store.append(entries(name, 3))
+    assert store.holds(name, [ids[2], "1-1", ids[0]]) == [True, False, True]
+    assert store.holds(new_name(), ids) == [False] * 3
+
+
+def test_a_store_lives_one_life_until_it_is_another(store: Store) -> None:
+    assert store.history() == store.history()
+    assert all(store.history())

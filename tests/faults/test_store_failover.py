@@ -15,13 +15,14 @@ from pathlib import Path
 from bandit.decide import compile_table
 from bandit.errors import StoreUnavailable
 from bandit.ledger import N
-from bandit.log import REWARDS
+from bandit.log import REWARDS, Append
 from bandit.reward import RewardEvent, accept_with_token
 from bandit.rollout.audit import first_broken
 from bandit.rollout.transitions import audit_record, roll_back
 from bandit.token import Claims
 from server.clock import SystemClock
 from server.journal import Journal, Shipper
+from server.rpc.doubt import Doubt
 from server.runtime import LearnerLoop, LoopSettings
 from server.store.base import Commit
 from server.store.fed import Feed, Move, Position
@@ -104,6 +105,8 @@ class World:
         self.decided: Counter[int] = Counter()
         self.events: list[bytes] = []
         self.rewarded: Counter[int] = Counter()
+        self.doubt = Doubt(store, self.clock)
+        self.acknowledged = 0
         self.fed = 0
         self.rewound = 0
 
@@ -126,9 +129,17 @@ class World:
             self.events.append(accept_with_token(now.experiment, claims, event, self.clock.now_ms()).pack())
             self.rewarded[decision.arm] += 1
 
+    def report(self) -> None:
+        """A reward of each decision that has none yet, through the door of the reward service."""
+        entries = [Append(NAME, REWARDS, event) for event in self.events[self.fed :]]
+        self.doubt.remember(entries, self.store.append(entries))
+        self.acknowledged += len(entries)
+        del self.events[self.fed :]
+
     def turn(self) -> None:
         """Everybody goes on: the shipper ships, the source feeds, the learner learns. Raises StoreUnavailable."""
         self.shipper.step()
+        self.doubt.look()
         while self.fed < len(self.events):
             self.feed(min(self.fed + 37, len(self.events)))
         self.loop.step()
@@ -156,7 +167,7 @@ class World:
             return (
                 writer is not None
                 and int(writer.state.ledger.totals().exposures.sum()) >= sum(self.decided.values())
-                and writer.state.counts.applied >= len(self.events)
+                and writer.state.counts.applied >= len(self.events) + self.acknowledged
             )
 
         until(counted, "everything is counted")
@@ -220,6 +231,8 @@ def test_a_failover_that_lost_writes_is_mended_exactly(tmp_path: Path, full: boo
             made.roll_back(2)
             made.turn()
             made.decide(100)
+            made.report()
+            made.decide(100)
             made.settle()
             before = load(made.store, NAME)
             assert before.experiment.arms[2].rollback is not None
@@ -243,5 +256,6 @@ def test_a_failover_that_lost_writes_is_mended_exactly(tmp_path: Path, full: boo
             assert before.audit_hash in {record.hash for record in records}
             assert made.telemetry.set_backs["put back"] >= 1
             assert made.telemetry.set_backs["frozen"] == 0
+            assert made.doubt.counts.put_back == 100
             assert made.rewound >= 1
             assert made.shipper.counts.again > 0

@@ -17,7 +17,7 @@ from bandit.v1 import reward_service_pb2 as pb
 from server.intake.accept import BEHIND_MS, foreign_key
 from server.rpc.rewards import Rewards
 from server.snapshot import SnapshotKeeper
-from server.store.base import Stored
+from server.store.base import Durability, Stored
 from server.store.memory import MemoryStore
 from tests.builders import spec
 from tests.fakes import FakeClock
@@ -427,3 +427,34 @@ def test_a_stream_answers_each_batch(ground: Ground) -> None:
     replies = list(ground.rewards.ReportRewardStream(requests(), caller))
     assert [[r.outcome for r in each.response.results] for each in replies] == [[ACCEPTED, REJECTED]] * 3
     assert [record[2] for record in ground.log()] == [0, 1, 2]
+
+
+def test_the_answer_says_how_safe_the_rewards_are(ground: Ground) -> None:
+    now = put_running(ground.store)
+    ground.keeper.poll()
+    asked: list[Durability] = []
+
+    def append_kept(entries: Any, wanted: Durability) -> tuple[list[str], Durability]:
+        asked.append(wanted)
+        return ground.store.store.append(entries), Durability.MEMORY if len(asked) > 2 else wanted
+
+    ground.store.instead["append_kept"] = append_kept
+
+    def safe(wanted: Any, *events: pb.RewardEvent) -> Any:
+        request = pb.ReportRewardsRequest(events=events or [event(ground.token(now))], durability=wanted)
+        caller: Any = Caller()
+        return ground.rewards.ReportRewards(request, caller).durability
+
+    assert safe(pb.DURABILITY_UNSPECIFIED) == pb.DURABILITY_MEMORY
+    assert asked == []
+    assert safe(pb.DURABILITY_REPLICATED) == pb.DURABILITY_REPLICATED
+    assert safe(pb.DURABILITY_FSYNCED) == pb.DURABILITY_FSYNCED
+    assert safe(pb.DURABILITY_FSYNCED) == pb.DURABILITY_MEMORY  # the store was too slow: it says so
+    assert asked == [Durability.REPLICATED, Durability.FSYNCED, Durability.FSYNCED]
+    assert safe(pb.DURABILITY_FSYNCED, event(b"no token")) == pb.DURABILITY_UNSPECIFIED
+    with pytest.raises(InvalidArgument, match="durability"):
+        safe(9)
+    ground.rewards = Rewards(ground.keeper, ground.store, ground.clock, durability=Durability.REPLICATED)
+    asked.clear()
+    assert safe(pb.DURABILITY_UNSPECIFIED) == pb.DURABILITY_REPLICATED
+    assert asked == [Durability.REPLICATED]
