@@ -34,7 +34,8 @@ _POLICY = {
     "initialBackoff": "0.05s",
     "maxBackoff": "1s",
     "backoffMultiplier": 3,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    # A server that stops ends calls that it has not begun yet as CANCELLED; a call that its caller cancels stays so.
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 # A batch of 10000 decisions with tokens is 1 MB, a page of 1000 large specs some tens.
 _LARGEST_REPLY_BYTES = 128 * 1024 * 1024

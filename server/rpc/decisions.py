@@ -41,7 +41,9 @@ _MODE_WORDS = {number: str(mode) for mode, number in MODES.items()}
 
 
 class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
-    """Answers from the keeper's snapshot. ``journal`` is None until the store has given an issuer number."""
+    """Answers from the keeper's snapshot. ``journal`` is None until the store has given an issuer number; what is
+    decided before that, from the state of this machine's disk, is not counted.
+    """
 
     def __init__(
         self,
@@ -107,26 +109,27 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         for message in request_iterator:
             yield pb.DecideStreamResponse(response=self.Decide(message.request, context))
 
-    def _serving(self) -> tuple[Snapshot, Journal]:
-        snapshot, journal = self._keeper.snapshot, self.journal
-        if snapshot is None or journal is None:
+    def _serving(self) -> tuple[Snapshot, Journal | None]:
+        snapshot = self._keeper.snapshot
+        if snapshot is None:
             raise StoreUnavailable(
                 "this server has not read any experiment yet; ask another, or again in a second",
                 reason="NOT_READY",
             )
-        return snapshot, journal
+        return snapshot, self.journal
 
     def _decide(
-        self, snapshot: Snapshot, entry: Entry, journal: Journal, request: pb.DecideRequest
+        self, snapshot: Snapshot, entry: Entry, journal: Journal | None, request: pb.DecideRequest
     ) -> pb.DecideResponse:
         now_s = self._clock.monotonic_s()
         table, unit = snapshot.table(entry, now_s), request.unit
-        key = fresh_key(unit, journal.issuer, next(self._fresh)) if table.fresh else unit
+        issuer = journal.issuer if journal else 0
+        key = fresh_key(unit, issuer, next(self._fresh)) if table.fresh else unit
         arm, cohort, unit_hash, propensity_ppm, features, rerouted = table.decide(
             key, request.attributes, request.session
         )
         number = None
-        if table.counted:
+        if table.counted and journal is not None:
             bucket = bucket_of(unit_hash, rerouted=rerouted)
             number = journal.record(table.uid, table.epoch, table.allocation, cohort, arm, bucket)
         response = pb.DecideResponse.FromString(self._begun(table)[arm])
@@ -139,7 +142,7 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
                 table.uid,
                 table.epoch,
                 table.allocation,
-                journal.issuer,
+                issuer,
                 number,
                 self._clock.now_ms(),
                 unit_hash,
@@ -176,19 +179,20 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         return made[1]
 
     def _decide_batch(
-        self, snapshot: Snapshot, entry: Entry, journal: Journal, request: pb.DecideBatchRequest
+        self, snapshot: Snapshot, entry: Entry, journal: Journal | None, request: pb.DecideBatchRequest
     ) -> pb.DecideBatchResponse:
         now_s = self._clock.monotonic_s()
         table = snapshot.table(entry, now_s)
+        issuer = journal.issuer if journal else 0
         units: Sequence[str] = request.units
         if table.fresh:
-            units = [fresh_key(unit, journal.issuer, next(self._fresh)) for unit in units]
+            units = [fresh_key(unit, issuer, next(self._fresh)) for unit in units]
         first_one = table.decide(units[0], request.attributes)
         cohort, features = first_one.cohort, first_one.features
         columns = decide_many(table, units, request.sessions, features, cohort)
         arms = columns.arms.tobytes()
         first = None
-        if table.counted:
+        if table.counted and journal is not None:
             buckets = columns.buckets.tobytes()
             first = journal.record_many(table.uid, table.epoch, table.allocation, cohort, arms, buckets)
         response = pb.DecideBatchResponse(
@@ -206,7 +210,7 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
                 table.uid,
                 table.epoch,
                 table.allocation,
-                journal.issuer,
+                issuer,
                 first,
                 self._clock.now_ms(),
                 0,

@@ -136,3 +136,18 @@ def test_a_promoted_arm_stays(machine: Machine) -> None:
     arms, reasons, _ = machine.decide()
     assert set(arms) == {"large"}
     assert reasons == {pb.DECISION_REASON_PROMOTED}
+
+
+def test_without_a_number_it_decides_from_its_disk_uncounted(machine: Machine) -> None:
+    """The state is there, and no issuer number: a known experiment is decided all the same."""
+    machine.store.broken.add("all")
+    machine.restart()
+    machine.decisions.journal = None
+    replies = [
+        machine.decisions.Decide(pb.DecideRequest(experiment="experiments/answers", unit=f"u{index}"), ANY)
+        for index in range(100)
+    ]
+    assert {reply.arm for reply in replies} == {"control", "small", "large"}
+    assert {(reply.counted, reply.token, reply.reason) for reply in replies} == {
+        (False, b"", pb.DECISION_REASON_ASSIGNED)
+    }
