@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import sys
@@ -122,7 +123,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = cli.main(args=arguments, prog_name="banditctl", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        return _usage(error)
+        return _usage(error, sys.argv[1:] if arguments is None else arguments)
     except (click.Abort, KeyboardInterrupt):
         say("stopped; nothing was changed")
         return int(Exit.STOPPED)
@@ -142,11 +143,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return int(Exit.UNEXPECTED)
 
 
-def _usage(error: click.ClickException) -> int:
+def _usage(error: click.ClickException, arguments: Sequence[str]) -> int:
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     told = error.format_message().rstrip(".")
     between = " " if told.endswith("?") else "; "
-    say(f"{told}{between}see `{ctx.command_path} --help`" if ctx else told)
+    told = f"{told}{between}see `{ctx.command_path} --help`" if ctx else told
+    if "--json" in arguments:  # nothing was parsed, but a script waits for its document
+        wrong = {"exit_code": error.exit_code, "exit_meaning": Exit.USAGE.name, "reason": "", "message": told}
+        wrong |= {"metadata": {}, "violations": []}
+        click.echo(json.dumps({"error": wrong}, indent=2))
+    say(told)
     return error.exit_code
 
 

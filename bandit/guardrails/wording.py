@@ -10,6 +10,7 @@ from bandit.guardrails.base import Evidence, Levels, Outcome
 from bandit.guardrails.levels import fail_level
 from bandit.spec.guardrail import AGAINST_LIMIT
 from bandit.spec.model import Direction, ExperimentSpec, Guardrail, Metric
+from bandit.spec.quantity import format_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,9 @@ def _margin(seen: Seen) -> str:
 
 def _no_outcome(seen: Seen) -> str:
     n, n_control = round(seen.evidence.n), round(seen.evidence.n_control)
-    if seen.kind in ("sample_ratio", "silence"):
+    if seen.kind == "silence":
+        return f"has no decision in a closed period that is {format_duration(seen.guardrail.after)} old"
+    if seen.kind == "sample_ratio":
         return "has no traffic yet"
     if seen.kind in AGAINST_LIMIT or seen.kind == "drift":
         return f"has no outcome of {seen.guardrail.metric} yet"

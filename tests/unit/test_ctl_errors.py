@@ -140,6 +140,10 @@ def test_wrong_usage_is_one_sentence(
     assert len(done.err.splitlines()) == 1
     assert "--help`" in done.err
     assert len(ground.calls) == before
+    told = ctl("--json", *arguments)
+    assert (told.code, told.err) == (2, done.err)
+    assert told.document["error"]["exit_code"] == 2
+    assert done.err == f"banditctl: {told.document['error']['message']}\n"
 
 
 @pytest.mark.parametrize(
