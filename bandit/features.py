@@ -25,7 +25,7 @@ OTHER = "other"
 
 class Encoder:
     """Attributes to bytes and bytes to rows, for the features of one spec. ``missing`` counts values that were not
-    there or could not be read, since it was made."""
+    there or could not be read; several threads at once may lose a few of them."""
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self.features = tuple(features)
@@ -74,6 +74,11 @@ class Encoder:
             else:
                 found[at] = bucket_of(feature.name, text, feature.columns)
         return bytes(found)
+
+    def take_missing(self) -> int:
+        """``missing`` so far, which begins anew."""
+        found, self.missing = self.missing, 0
+        return found
 
     def rows(self, encoded: NDArray[np.uint8]) -> NDArray[np.int64]:
         """[N, D] rows of N encoded requests [N, F]."""

@@ -63,7 +63,15 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
         keeper.restore(snapshot)
     exposures = _Exposures(config, store, keeper, clock)
     telemetry = ServingTelemetry(
-        _levels(clock, keeper, exposures, shelf, stops, lambda: rewards.doubt.counts.put_back)
+        _levels(
+            clock,
+            keeper,
+            exposures,
+            shelf,
+            stops,
+            lambda: rewards.doubt.counts.put_back,
+            lambda: decisions.features_missing,
+        )
     )
     decisions = Decisions(keeper, clock, None, telemetry)
     tally = Tally(store)
@@ -176,6 +184,7 @@ def _levels(
     shelf: Shelf,
     stops: StopFile,
     put_back: Callable[[], int],
+    features_missing: Callable[[], int],
 ) -> Callable[[], ServingLevels]:
     from server.snapshot import FRESH_S
     from server.telemetry.serving import ServingLevels
@@ -199,6 +208,7 @@ def _levels(
             lease_expired=snapshot is not None and snapshot.lapsed(now_s),
             stopped=len(stops.ordered.stops),
             put_back=put_back(),
+            features_missing=features_missing(),
             saved_ms=shelf.saved_ms,
             save_failures=shelf.failures,
         )

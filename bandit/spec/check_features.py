@@ -129,15 +129,21 @@ def _whole(spec: ExperimentSpec) -> Iterator[Finding]:
     refused: list[tuple[str, bool, str]] = [
         ("constraints", bool(spec.constraints), "constraints weigh each arm as a whole"),
         ("budget", spec.budget is not None, "a budget prices each arm as a whole"),
+        (
+            "cohorts.apart",
+            spec.cohorts is not None and spec.cohorts.apart is not None,
+            "it gives a cohort one weight of an arm; name the cohort's attribute as a feature instead",
+        ),
         ("rewards_without_token", spec.rewards_without_token, "a reward without its token has no features"),
     ]
     for section, there, why in refused:
         if there:
+            loc: Loc = tuple(section.split("."))
             yield Finding(
-                (section,),
+                loc,
                 f"{section} with kind {kind}, which weighs arms request by request: {why}; leave {section} out, or "
                 "write kind: thompson",
-                (_KIND, (section,)),
+                (_KIND, loc),
             )
     for index, arm in enumerate(spec.arms):
         for name in arm.prior:

@@ -55,6 +55,7 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         self.journal = journal
         self._telemetry = telemetry or Uncounted()
         self.fallbacks = 0
+        self.features_missing = 0
         self._prepared: dict[str, tuple[Table, tuple[bytes, ...]]] = {}
         self._keeper = keeper
         self._clock = clock
@@ -128,6 +129,8 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
         arm, cohort, unit_hash, propensity_ppm, features, rerouted = table.decide(
             key, request.attributes, request.session
         )
+        if table.encoder is not None:
+            self.features_missing += table.encoder.take_missing()
         number = None
         if table.counted and journal is not None:
             bucket = bucket_of(unit_hash, rerouted=rerouted)
@@ -189,6 +192,8 @@ class Decisions(decision_service_pb2_grpc.DecisionServiceServicer):
             units = [fresh_key(unit, issuer, next(self._fresh)) for unit in units]
         first_one = table.decide(units[0], request.attributes)
         cohort, features = first_one.cohort, first_one.features
+        if table.encoder is not None:
+            self.features_missing += table.encoder.take_missing()
         columns = decide_many(table, units, request.sessions, features, cohort)
         arms = columns.arms.tobytes()
         first = None

@@ -78,6 +78,11 @@ PUT_BACK = Family(
     Kind.COUNTER,
     "Log entries of acknowledged rewards that the store had lost and that were appended again.",
 )
+FEATURES_MISSING = Family(
+    "banditd_features_missing_total",
+    Kind.COUNTER,
+    "Features that a decide request did not bring or that could not be read; each counted as its default.",
+)
 SHIPPED = Family("banditd_exposures_shipped_total", Kind.COUNTER, "Decisions that the log has taken.")
 DROPPED = Family(
     "banditd_exposures_dropped_total", Kind.COUNTER, "Decisions whose experiment was deleted meanwhile."

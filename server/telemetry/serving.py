@@ -38,6 +38,7 @@ class ServingLevels:
     saved_ms: int | None = None
     save_failures: int = 0
     put_back: int = 0
+    features_missing: int = 0
 
 
 class ServingTelemetry:
@@ -66,6 +67,7 @@ class ServingTelemetry:
                 ("dropped", catalogue.DROPPED),
                 ("save_failures", catalogue.SAVE_FAILURES),
                 ("put_back", catalogue.PUT_BACK),
+                ("features_missing", catalogue.FEATURES_MISSING),
             )
         }
         self._written = ServingLevels()
