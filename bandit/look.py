@@ -22,6 +22,7 @@ from bandit.linear.rule import LinearRule
 from bandit.linear.sums import Totals
 from bandit.ranges import PPM
 from bandit.reading import with_silence
+from bandit.realised import Realised, held, realised
 from bandit.rollout.rollback import ArmDecision, Kind, decisions
 from bandit.rollout.state import Allocation, Experiment, Parting, State
 from bandit.rollout.transitions import Transition, hold, reallocate, roll_back
@@ -38,7 +39,8 @@ LEARNED_ENOUGH = 0.1
 class Look:
     """One look at one experiment: what was read, judged and proposed, and the move that follows (if any).
 
-    ``decided``: what the verdicts asked for, where the move is a rollback or a hold.
+    ``decided``: what the verdicts asked for, where the move is a rollback or a hold. ``realised``: traffic as it is,
+    where units keep their arm.
     """
 
     now_ms: int
@@ -48,6 +50,7 @@ class Look:
     proposal: Proposal
     transition: Transition | None
     decided: ArmDecision | None
+    realised: Realised | None = None
 
     @property
     def actor(self) -> str:
@@ -87,7 +90,11 @@ def look(
     verdicts = judge(
         spec, table, folded, arms, now_ms, rows, evidence.effects, repeats=evidence.repeats, told=told
     )
-    live, holds = np.array(experiment.live(), np.bool_), [arm.hold_ppm for arm in experiment.arms]
+    traffic = realised(spec, rows)
+    live, holds = (
+        np.array(experiment.live(), np.bool_),
+        held([arm.hold_ppm for arm in experiment.arms], traffic),
+    )
     elapsed_s = max((now_ms - allocation.time_ms) / 1000, 0.0)
     fresh = allocation.cause in FRESH_STARTS
     apart: tuple[Parting, ...] = ()
@@ -115,7 +122,7 @@ def look(
             apart,
             linear=proposal.linear,
         )
-    return Look(now_ms, table, evidence, verdicts, proposal, transition, decided)
+    return Look(now_ms, table, evidence, verdicts, proposal, transition, decided, traffic)
 
 
 def _first(asked: Sequence[ArmDecision]) -> ArmDecision | None:

@@ -19,6 +19,7 @@ from bandit.errors import CorruptStored, Stale
 from bandit.facts import settle
 from bandit.guardrails.base import Folded
 from bandit.guardrails.judge import accumulate
+from bandit.inference.first_exposure import settle_units, unit_terms
 from bandit.inference.terms import settle as settle_terms
 from bandit.learn import Folding, fold, newest_allocation, open_periods
 from bandit.ledger import (
@@ -131,11 +132,12 @@ class Writer:
         dropped: list[int] = []
         for group in groups:
             periods = [ledger.periods[number] for number in group]
-            facts = None
+            facts = units = None
             if periods[0].epoch == experiment.epoch:
                 self._accumulate(experiment, group)
                 facts = self._settle(experiment, group)
-            block = fold_block(periods, facts)
+                units = settle_units(experiment.spec, periods)
+            block = fold_block(periods, facts, units)
             for number in group:
                 del ledger.periods[number]
             ledger.periods[block.number] = block
@@ -152,6 +154,10 @@ class Writer:
         if layout.cohorts > 1:
             return whole, split_table(periods, layout)
         return whole, replace(whole, cohort=np.zeros(len(whole.number), np.int64))
+
+    def settled(self, now_ms: int) -> FloatArray:
+        """Terms of units that met one arm alone (``inference.first_exposure``); zeros where units do not keep theirs."""
+        return unit_terms(self.stored.experiment.spec, self.state.ledger.current(), now_ms)
 
     def clusters(self) -> Clusters | None:
         """Sums of the present epoch by hash bucket of the unit, where units keep their arm."""

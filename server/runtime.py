@@ -22,7 +22,7 @@ from server.clock import Clock
 from server.control.fitness import Fitness
 from server.control.lease import Leases
 from server.control.pasts import Pasts
-from server.control.report import report_message
+from server.control.report import Units, report_message
 from server.control.status import status_of
 from server.learner import Writer
 from server.pauses import Pauses
@@ -277,7 +277,11 @@ class LearnerLoop:
         if now - self._reported.get(name, float("-inf")) < self._settings.report_s:
             return
         self._reported[name] = now
-        report = report_message(writer.stored, seen)
+        clusters = writer.clusters()
+        units = None
+        if clusters is not None and writer.stored.experiment.spec.unit.mode == "sticky":
+            units = Units(writer.settled(seen.now_ms), clusters)
+        report = report_message(writer.stored, seen, units)
         if not self._store.put_report(name, report.SerializeToString(), fence):
             raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
 

@@ -15,6 +15,7 @@ from bandit.client.words import enum_text
 from bandit.ctl.coefficient_view import coefficient_view
 from bandit.ctl.tables import table as _table
 from bandit.ctl.text import age, count, moment, number, percent, plain
+from bandit.ctl.units_view import apart_lines, realised_lines
 from bandit.v1 import experiment_pb2 as pb
 from bandit.v1 import report_pb2
 
@@ -70,6 +71,8 @@ def status_view(status: pb.ExperimentStatus, now_s: float, width: int) -> Render
     warnings = [Text(f"warning: {plain(warning)}", "bold yellow") for warning in status.warnings]
     parts: list[RenderableType] = [_header(status, now_s), *warnings, Text()]
     parts.append(_arms(status, narrow=width < WIDE))
+    parts += realised_lines(status)
+    parts += apart_lines(status.allocation.apart, [arm.arm for arm in status.arms])
     parts.append(Text("P(best) and loss steer the allocation; they are not evidence.", "dim"))
     if _judged(status):
         parts += [Text(each, "dim") for each in (*_distance(status), *budget_lines(status))]
@@ -95,7 +98,8 @@ def status_line(status: pb.ExperimentStatus) -> str:
     state = state_text(status.state).plain
     head = f"{moment(status.evaluation_time)} {plain(status.name)} {state} epoch {status.epoch}"
     parts = [f"{head} allocation {status.allocation.number}", shares, count(status.exposures, "exposure")]
-    parts += [count(status.rewards.applied, "reward"), *bad, *rolled, *held]
+    apart = [f"apart {plain(each.cohort)}" for each in status.allocation.apart]
+    parts += [count(status.rewards.applied, "reward"), *bad, *rolled, *held, *apart]
     parts += [f"warning: {plain(warning)}" for warning in status.warnings]
     return " | ".join(parts)
 
@@ -243,7 +247,7 @@ def _p_best(value: float) -> str:
 
 
 def _metrics(status: pb.ExperimentStatus) -> RenderableType:
-    table = _table("ARM", "METRIC", ">MEAN", "|95 % INTERVAL", ">REWARDS", ">PLAIN MEAN")
+    table = _table("ARM", "METRIC", ">MEAN", "|95 % INTERVAL", ">REWARDS", ">THEIR MEAN")
     for arm in status.arms:
         for metric in arm.metrics:
             interval = f"[{number(metric.posterior_low)}, {number(metric.posterior_high)}]"

@@ -231,6 +231,7 @@ class Allocation(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     SHARES_PPM_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    APART_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     cause: _builtins.str
     """What led to it."""
@@ -240,6 +241,10 @@ class Allocation(_message.Message):
     def shares_ppm(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """In ppm, in the order of the spec's arms; 1000000 together."""
 
+    @_builtins.property
+    def apart(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApartCohort]:
+        """Cohorts that have shares of their own; shares_ppm are of all others."""
+
     def __init__(
         self,
         *,
@@ -247,14 +252,50 @@ class Allocation(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         shares_ppm: _abc.Iterable[_builtins.int] | None = ...,
         cause: _builtins.str = ...,
+        apart: _abc.Iterable[Global___ApartCohort] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "number", b"number", "shares_ppm", b"shares_ppm", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apart", b"apart", "cause", b"cause", "number", b"number", "shares_ppm", b"shares_ppm", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Allocation: _TypeAlias = Allocation  # noqa: Y015
+
+@_typing.final
+class ApartCohort(_message.Message):
+    """A cohort with shares of its own, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COHORT_FIELD_NUMBER: _builtins.int
+    SHARES_PPM_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    CHANCE_FIELD_NUMBER: _builtins.int
+    cohort: _builtins.str
+    """"other": units of no declared cohort."""
+    arm: _builtins.str
+    """The arm whose effect on the objective has, with this chance, another sign in it than in the cohorts that share."""
+    chance: _builtins.float
+    @_builtins.property
+    def shares_ppm(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """In ppm, in the order of the spec's arms; 1000000 together."""
+
+    def __init__(
+        self,
+        *,
+        cohort: _builtins.str = ...,
+        shares_ppm: _abc.Iterable[_builtins.int] | None = ...,
+        arm: _builtins.str = ...,
+        chance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "chance", b"chance", "cohort", b"cohort", "shares_ppm", b"shares_ppm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApartCohort: _TypeAlias = ApartCohort  # noqa: Y015
 
 @_typing.final
 class Verdict(_message.Message):
@@ -381,6 +422,8 @@ class ArmStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     COEFFICIENTS_FIELD_NUMBER: _builtins.int
     FEASIBLE_FIELD_NUMBER: _builtins.int
+    REALISED_PPM_FIELD_NUMBER: _builtins.int
+    REALISED_MOST_PPM_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     control: _builtins.bool
     share_ppm: _builtins.int
@@ -398,6 +441,12 @@ class ArmStatus(_message.Message):
     """Probability that the arm keeps all constraints; then p_best is that of keeping them and being the best that does.
     Not set without constraints.
     """
+    realised_ppm: _builtins.int
+    """Part of the newest decisions that the arm had; units that come back can make it more than its share. Not set where
+    units do not keep their arm.
+    """
+    realised_most_ppm: _builtins.int
+    """Set while the share is held below the cap, so that traffic keeps to the cap."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricStatus]: ...
     @_builtins.property
@@ -425,14 +474,25 @@ class ArmStatus(_message.Message):
         state: Global___ArmState | None = ...,
         coefficients: _abc.Iterable[Global___Coefficient] | None = ...,
         feasible: _builtins.float | None = ...,
+        realised_ppm: _builtins.int | None = ...,
+        realised_most_ppm: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "feasible", b"feasible", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "_realised_most_ppm", b"_realised_most_ppm", "_realised_ppm", b"_realised_ppm", "feasible", b"feasible", "realised_most_ppm", b"realised_most_ppm", "realised_ppm", b"realised_ppm", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "arm", b"arm", "cap_ppm", b"cap_ppm", "coefficients", b"coefficients", "control", b"control", "expected_loss", b"expected_loss", "exposures", b"exposures", "feasible", b"feasible", "floor_ppm", b"floor_ppm", "metrics", b"metrics", "p_best", b"p_best", "share_ppm", b"share_ppm", "state", b"state", "utility_mean", b"utility_mean", "utility_sd", b"utility_sd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "_realised_most_ppm", b"_realised_most_ppm", "_realised_ppm", b"_realised_ppm", "arm", b"arm", "cap_ppm", b"cap_ppm", "coefficients", b"coefficients", "control", b"control", "expected_loss", b"expected_loss", "exposures", b"exposures", "feasible", b"feasible", "floor_ppm", b"floor_ppm", "metrics", b"metrics", "p_best", b"p_best", "realised_most_ppm", b"realised_most_ppm", "realised_ppm", b"realised_ppm", "share_ppm", b"share_ppm", "state", b"state", "utility_mean", b"utility_mean", "utility_sd", b"utility_sd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__feasible: _TypeAlias = _typing.Literal["feasible"]  # noqa: Y015
     _WhichOneofArgType__feasible: _TypeAlias = _typing.Literal["_feasible", b"_feasible"]  # noqa: Y015
+    _WhichOneofReturnType__realised_most_ppm: _TypeAlias = _typing.Literal["realised_most_ppm"]  # noqa: Y015
+    _WhichOneofArgType__realised_most_ppm: _TypeAlias = _typing.Literal["_realised_most_ppm", b"_realised_most_ppm"]  # noqa: Y015
+    _WhichOneofReturnType__realised_ppm: _TypeAlias = _typing.Literal["realised_ppm"]  # noqa: Y015
+    _WhichOneofArgType__realised_ppm: _TypeAlias = _typing.Literal["_realised_ppm", b"_realised_ppm"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__feasible) -> _WhichOneofReturnType__feasible | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__realised_most_ppm) -> _WhichOneofReturnType__realised_most_ppm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__realised_ppm) -> _WhichOneofReturnType__realised_ppm | None: ...
 
 Global___ArmStatus: _TypeAlias = ArmStatus  # noqa: Y015
 

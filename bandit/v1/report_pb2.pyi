@@ -43,6 +43,9 @@ class Report(_message.Message):
     SAMPLE_RATIO_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    APART_FIELD_NUMBER: _builtins.int
+    CENSORED_UNITS_FIELD_NUMBER: _builtins.int
+    CENSORED_DECISIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """experiments/{experiment}."""
     epoch: _builtins.int
@@ -52,6 +55,11 @@ class Report(_message.Message):
     """Decisions counted since the epoch began, over all arms."""
     level: _builtins.float
     """Chance that each interval ever leaves out its effect is at most 1 - level."""
+    censored_units: _builtins.float
+    """Where units keep their arm: part of the units that were re-routed since arms are compared, and of the decisions that
+    such units made. Effects of first exposure leave them out.
+    """
+    censored_decisions: _builtins.float
     @_builtins.property
     def evaluation_time(self) -> _timestamp_pb2.Timestamp:
         """Up to when rewards are counted."""
@@ -80,6 +88,10 @@ class Report(_message.Message):
     def budget(self) -> _experiment_pb2.BudgetStatus:
         """Not set without a budget."""
 
+    @_builtins.property
+    def apart(self) -> _containers.RepeatedCompositeFieldContainer[_experiment_pb2.ApartCohort]:
+        """Cohorts that have shares of their own."""
+
     def __init__(
         self,
         *,
@@ -96,12 +108,22 @@ class Report(_message.Message):
         sample_ratio: Global___SampleRatio | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
         budget: _experiment_pb2.BudgetStatus | None = ...,
+        apart: _abc.Iterable[_experiment_pb2.ApartCohort] | None = ...,
+        censored_units: _builtins.float | None = ...,
+        censored_decisions: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "evaluation_time", b"evaluation_time", "sample_ratio", b"sample_ratio", "winner", b"winner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_censored_decisions", b"_censored_decisions", "_censored_units", b"_censored_units", "budget", b"budget", "censored_decisions", b"censored_decisions", "censored_units", b"censored_units", "evaluation_time", b"evaluation_time", "sample_ratio", b"sample_ratio", "winner", b"winner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "budget", b"budget", "decisions", b"decisions", "epoch", b"epoch", "evaluation_time", b"evaluation_time", "hypothesis", b"hypothesis", "level", b"level", "metrics", b"metrics", "name", b"name", "notes", b"notes", "sample_ratio", b"sample_ratio", "verdicts", b"verdicts", "winner", b"winner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_censored_decisions", b"_censored_decisions", "_censored_units", b"_censored_units", "apart", b"apart", "arms", b"arms", "budget", b"budget", "censored_decisions", b"censored_decisions", "censored_units", b"censored_units", "decisions", b"decisions", "epoch", b"epoch", "evaluation_time", b"evaluation_time", "hypothesis", b"hypothesis", "level", b"level", "metrics", b"metrics", "name", b"name", "notes", b"notes", "sample_ratio", b"sample_ratio", "verdicts", b"verdicts", "winner", b"winner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__censored_decisions: _TypeAlias = _typing.Literal["censored_decisions"]  # noqa: Y015
+    _WhichOneofArgType__censored_decisions: _TypeAlias = _typing.Literal["_censored_decisions", b"_censored_decisions"]  # noqa: Y015
+    _WhichOneofReturnType__censored_units: _TypeAlias = _typing.Literal["censored_units"]  # noqa: Y015
+    _WhichOneofArgType__censored_units: _TypeAlias = _typing.Literal["_censored_units", b"_censored_units"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__censored_decisions) -> _WhichOneofReturnType__censored_decisions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__censored_units) -> _WhichOneofReturnType__censored_units | None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
 
@@ -306,6 +328,7 @@ class ArmMetric(_message.Message):
     COVERED_FIELD_NUMBER: _builtins.int
     LEAST_FIELD_NUMBER: _builtins.int
     MOST_FIELD_NUMBER: _builtins.int
+    FIRST_EXPOSURE_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     n: _builtins.int
     """Rewards so far, and the part of the arm's decisions that has one."""
@@ -326,6 +349,10 @@ class ArmMetric(_message.Message):
     def effect(self) -> Global___Effect:
         """Not set for the control."""
 
+    @_builtins.property
+    def first_exposure(self) -> Global___FirstExposure:
+        """Where units keep their arm. Not set for the control."""
+
     def __init__(
         self,
         *,
@@ -340,10 +367,11 @@ class ArmMetric(_message.Message):
         covered: _builtins.float = ...,
         least: _builtins.float | None = ...,
         most: _builtins.float | None = ...,
+        first_exposure: Global___FirstExposure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_least", b"_least", "_mean", b"_mean", "_most", b"_most", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "control_mean", b"control_mean", "effect", b"effect", "least", b"least", "mean", b"mean", "most", b"most", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_least", b"_least", "_mean", b"_mean", "_most", b"_most", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "control_mean", b"control_mean", "effect", b"effect", "first_exposure", b"first_exposure", "least", b"least", "mean", b"mean", "most", b"most", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_least", b"_least", "_mean", b"_mean", "_most", b"_most", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "arm", b"arm", "control_mean", b"control_mean", "covered", b"covered", "effect", b"effect", "least", b"least", "mean", b"mean", "most", b"most", "n", b"n", "n_effective", b"n_effective", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answered", b"_answered", "_control_mean", b"_control_mean", "_least", b"_least", "_mean", b"_mean", "_most", b"_most", "_plain_mean_biased", b"_plain_mean_biased", "answered", b"answered", "arm", b"arm", "control_mean", b"control_mean", "covered", b"covered", "effect", b"effect", "first_exposure", b"first_exposure", "least", b"least", "mean", b"mean", "most", b"most", "n", b"n", "n_effective", b"n_effective", "plain_mean_biased", b"plain_mean_biased"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answered: _TypeAlias = _typing.Literal["answered"]  # noqa: Y015
     _WhichOneofArgType__answered: _TypeAlias = _typing.Literal["_answered", b"_answered"]  # noqa: Y015
@@ -371,6 +399,50 @@ class ArmMetric(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__plain_mean_biased) -> _WhichOneofReturnType__plain_mean_biased | None: ...
 
 Global___ArmMetric: _TypeAlias = ArmMetric  # noqa: Y015
+
+@_typing.final
+class FirstExposure(_message.Message):
+    """Difference of a challenger from the control over units that met no other arm before: what units remember of another arm
+    cannot bias it. In the metric's unit.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    SE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    estimate: _builtins.float
+    se: _builtins.float
+    """Standard error and interval for one look, from 64 groups of units. Not set: too few of them have units."""
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        estimate: _builtins.float = ...,
+        se: _builtins.float | None = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "_se", b"_se", "high", b"high", "low", b"low", "se", b"se"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "_se", b"_se", "estimate", b"estimate", "high", b"high", "low", b"low", "se", b"se"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    _WhichOneofReturnType__se: _TypeAlias = _typing.Literal["se"]  # noqa: Y015
+    _WhichOneofArgType__se: _TypeAlias = _typing.Literal["_se", b"_se"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__se) -> _WhichOneofReturnType__se | None: ...
+
+Global___FirstExposure: _TypeAlias = FirstExposure  # noqa: Y015
 
 @_typing.final
 class Effect(_message.Message):

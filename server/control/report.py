@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
@@ -12,16 +13,18 @@ from bandit.ids import experiment_resource
 from bandit.inference.by_features import without_comparisons
 from bandit.inference.cohorts import CohortEffect
 from bandit.inference.effects import LEVEL, Method
+from bandit.inference.first_exposure import first_exposures
 from bandit.inference.report import ArmMetric, Effect, MetricReport, Report, better, report_of
 from bandit.inference.terms import MOST_ARMS
 from bandit.inference.traffic import Traffic
 from bandit.inference.winner import Winner
+from bandit.ledger import Clusters, FloatArray
 from bandit.look import Look
-from bandit.spec.check import OTHER_COHORT
 from bandit.spec.metric import Direction, Metric
-from bandit.spec.model import ExperimentSpec
+from bandit.spec.model import PPM, ExperimentSpec
 from bandit.v1 import report_pb2, spec_pb2
 from server.control.status import (
+    apart_messages,
     budget_message,
     coefficients_of,
     feasible_of,
@@ -46,15 +49,24 @@ DIRECTIONS = {
 }
 
 
-def report_message(stored: Stored, look: Look) -> report_pb2.Report:
-    """What the data of a look show."""
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What is known of units that keep their arm: ``settled`` terms (``inference.first_exposure.unit_terms``), and sums
+    by hash bucket."""
+
+    settled: FloatArray
+    clusters: Clusters
+
+
+def report_message(stored: Stored, look: Look, units: Units | None = None) -> report_pb2.Report:
+    """What the data of a look show; ``units`` where they keep their arm until their point moves."""
     experiment, spec = stored.experiment, stored.experiment.spec
     report = report_of(spec, look.evidence.rows, experiment.live(), look.now_ms, look.evidence.effects)
     if spec.is_linear:
         report = without_comparisons(report)
     stamp = Timestamp()
     stamp.FromMilliseconds(look.now_ms)
-    return report_pb2.Report(
+    message = report_pb2.Report(
         name=experiment_resource(experiment.name),
         epoch=experiment.epoch,
         hypothesis=spec.hypothesis,
@@ -68,7 +80,23 @@ def report_message(stored: Stored, look: Look) -> report_pb2.Report:
         sample_ratio=_sample_ratio(spec, report.traffic),
         notes=report.notes,
         budget=budget_message(spec, look.proposal),
+        apart=apart_messages(stored.allocation, spec),
     )
+    if units is not None and not spec.is_linear:
+        _first_exposures(message, stored, units)
+    return message
+
+
+def _first_exposures(message: report_pb2.Report, stored: Stored, units: Units) -> None:
+    """Effects on units that met no other arm, and how many did."""
+    for each in first_exposures(stored.experiment.spec, units.settled):
+        told = message.metrics[each.metric].arms[each.arm].first_exposure
+        told.estimate = each.estimate
+        known(told, se=each.se, low=each.low, high=each.high)
+    message.censored_units = 1.0 - sum(stored.allocation.ranges.settled_ppm()) / PPM
+    visits = int(units.clusters.visits.sum())
+    if visits:
+        message.censored_decisions = int(units.clusters.rerouted.sum()) / visits
 
 
 def _arm(stored: Stored, look: Look, report: Report, index: int) -> report_pb2.ArmReport:
@@ -112,10 +140,9 @@ def _metric(spec: ExperimentSpec, each: MetricReport) -> report_pb2.MetricReport
 
 
 def _cohort(spec: ExperimentSpec, each: CohortEffect) -> report_pb2.CohortEffect:
-    assert spec.cohorts is not None
     return report_pb2.CohortEffect(
         arm=spec.arms[each.arm].name,
-        cohort=spec.cohorts.values[each.cohort - 1] if each.cohort else OTHER_COHORT,
+        cohort=spec.cohort_name(each.cohort),
         raw=each.raw,
         effect=each.effect,
         sd=each.sd,

@@ -15,7 +15,7 @@ from bandit.ids import arm_resource, experiment_resource
 from bandit.ledger import ONE, S1, Ledger, N
 from bandit.look import Look
 from bandit.rollout.state import Allocation, Experiment, State
-from bandit.spec.model import ExperimentSpec
+from bandit.spec.model import PPM, ExperimentSpec
 from bandit.v1 import experiment_pb2, spec_pb2
 from server.store.base import RewardCounts, Stored
 
@@ -49,7 +49,7 @@ def status_of(
         name=experiment_resource(experiment.name),
         state=STATES[experiment.state],
         epoch=experiment.epoch,
-        allocation=_allocation(allocation),
+        allocation=_allocation(allocation, experiment.spec),
         arms=[
             _arm(experiment, allocation, look, totals.sums.sum(axis=0), exposures, k)
             for k in range(len(exposures))
@@ -111,12 +111,26 @@ def _rewards(counts: RewardCounts) -> experiment_pb2.RewardCounts:
     )
 
 
-def _allocation(allocation: Allocation) -> experiment_pb2.Allocation:
+def apart_messages(allocation: Allocation, spec: ExperimentSpec) -> list[experiment_pb2.ApartCohort]:
+    """Cohorts with shares of their own, by name."""
+    return [
+        experiment_pb2.ApartCohort(
+            cohort=spec.cohort_name(each.cohort),
+            shares_ppm=each.ranges.shares_ppm(),
+            arm=spec.arms[each.arm].name,
+            chance=each.chance,
+        )
+        for each in allocation.apart
+    ]
+
+
+def _allocation(allocation: Allocation, spec: ExperimentSpec) -> experiment_pb2.Allocation:
     return experiment_pb2.Allocation(
         number=allocation.number,
         time=_time(allocation.time_ms),
         shares_ppm=allocation.shares_ppm,
         cause=allocation.cause,
+        apart=apart_messages(allocation, spec),
     )
 
 
@@ -159,6 +173,8 @@ def _arm(
         state=_arm_state(experiment, index),
         feasible=feasible_of(proposal, index),
         coefficients=coefficients_of(experiment.spec, proposal, index),
+        realised_ppm=None if look.realised is None else round(PPM * float(look.realised.part[index])),
+        realised_most_ppm=None if look.realised is None else look.realised.most_ppm[index],
     )
 
 

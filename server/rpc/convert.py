@@ -16,6 +16,7 @@ from bandit.reward import RewardEvent
 from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.spec.diff import Change
+from bandit.spec.model import ExperimentSpec
 from bandit.v1 import decision_service_pb2, experiment_pb2, experiment_service_pb2, reward_service_pb2
 from server.snapshot import Mode
 
@@ -164,13 +165,22 @@ def arm_state_to_proto(experiment: Experiment, index: int) -> experiment_pb2.Arm
     return message
 
 
-def allocation_to_proto(allocation: Allocation) -> experiment_pb2.Allocation:
-    """One numbered vector of shares."""
+def allocation_to_proto(allocation: Allocation, spec: ExperimentSpec) -> experiment_pb2.Allocation:
+    """One numbered vector of shares, and those of cohorts that have their own."""
     return experiment_pb2.Allocation(
         number=allocation.number,
         time=timestamp(allocation.time_ms),
         shares_ppm=allocation.shares_ppm,
         cause=allocation.cause,
+        apart=[
+            experiment_pb2.ApartCohort(
+                cohort=spec.cohort_name(each.cohort),
+                shares_ppm=each.ranges.shares_ppm(),
+                arm=spec.arms[each.arm].name,
+                chance=each.chance,
+            )
+            for each in allocation.apart
+        ],
     )
 
 

@@ -78,7 +78,7 @@ def overlaid(published: pb.ExperimentStatus | None, stored: Stored) -> pb.Experi
     status.state = STATES[experiment.state]
     status.epoch = experiment.epoch
     status.etag = experiment.etag
-    status.allocation.CopyFrom(allocation_to_proto(allocation))
+    status.allocation.CopyFrom(allocation_to_proto(allocation, experiment.spec))
     for index, share_ppm in enumerate(allocation.shares_ppm):
         arm = status.arms[index]
         arm.control = experiment.spec.arms[index].control
