@@ -13,6 +13,7 @@ from bandit.ctl.cohort_view import cohort_view
 from bandit.ctl.render import WIDE, budget_lines
 from bandit.ctl.tables import table as _table
 from bandit.ctl.text import age, count, number, percent, plain, signed
+from bandit.ctl.units_view import apart_lines, first_exposure_view
 from bandit.v1 import experiment_pb2, report_pb2, spec_pb2
 
 BAR = 24
@@ -36,7 +37,9 @@ def report_view(report: report_pb2.Report, now_s: float, width: int) -> Renderab
     if report.sample_ratio.mismatch:
         parts.append(Text(f"warning: {plain(report.sample_ratio.message)}", "bold red"))
     parts += [Text(), *_winner(report.winner), Text(), *_effects(report, narrow=narrow)]
+    parts += first_exposure_view(report)
     parts += cohort_view(report, narrow=narrow)
+    parts += apart_lines(report.apart, [arm.arm for arm in report.arms])
     parts += [Text(), *_means(report, narrow=narrow)]
     parts += coefficient_view(report.arms)
     parts += [Text(), *_guardrails(report, BAR // 3 if narrow else BAR)]

@@ -16,6 +16,7 @@ from bandit.spec.check_metrics import metric_findings
 from bandit.spec.features import LINEAR
 from bandit.spec.finding import ANY, Finding, Loc, listed, unknown
 from bandit.spec.model import (
+    OTHER_COHORT,
     Arm,
     ExperimentSpec,
     Metric,
@@ -24,7 +25,6 @@ from bandit.spec.model import (
 )
 from bandit.spec.shares import share_findings
 
-OTHER_COHORT = "other"
 LEAST_COHORTS = 4
 """Estimates below which a variance between cohorts is not estimated; see ``inference.cohorts``."""
 

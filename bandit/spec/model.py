@@ -56,6 +56,7 @@ __all__ = [
     "share_ppm",
 ]
 
+OTHER_COHORT = "other"
 MAX_ARMS = 64
 MAX_METRICS = 64
 MAX_COHORTS = 50
@@ -240,6 +241,10 @@ class ExperimentSpec(Frozen):
     @cached_property
     def _metric_places(self) -> dict[str, int]:
         return {metric.name: index for index, metric in reversed(tuple(enumerate(self.metrics)))}
+
+    def cohort_name(self, index: int) -> str:
+        """Value of a cohort by its index; index 0 is everybody else."""
+        return self.cohorts.values[index - 1] if index and self.cohorts else OTHER_COHORT
 
     def priors(self, metric: int) -> tuple[Prior | None, ...]:
         """Belief about each arm before any reward of one metric: the arm's own, else the metric's, else None."""
