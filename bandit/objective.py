@@ -42,7 +42,7 @@ class _Part:
 
 def utility(spec: ExperimentSpec, reading: Reading, beliefs: tuple[Belief, ...]) -> Utility:
     """Utility of every arm under the spec's objective; ``beliefs`` as the baseline gives them, per metric."""
-    parts = [_part(spec, term, beliefs) for term in spec.objective]
+    parts = [_part(spec, term, beliefs) for term in spec.terms]
     lowest, span = sum(each.base for each in parts), sum(each.slope for each in parts)
     observations = np.min([each.belief.n for each in parts], axis=0)
     one = _of_one(spec, reading, parts) / span**2

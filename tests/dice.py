@@ -307,7 +307,10 @@ def mapping_of(seed: int) -> dict[str, Any]:
         "experiment": dice.word("-"),
         "arms": slots,
         "metrics": watched,
-        "objective": [{"metric": metric["name"], "weight": dice.positive(1e6)} for metric in terms],
+        "objective": [
+            {"metric": metric["name"], "weight": 0 if at and dice.random() < 0.1 else dice.positive(1e6)}
+            for at, metric in enumerate(terms)
+        ],
         "guardrails": guardrails(dice, watched),
         "bounds": {"floor": 0, "control_floor": dice.share(0.1), "ramp_per_minute": dice.share() or 0.5},
     }

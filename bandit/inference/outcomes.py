@@ -85,7 +85,7 @@ def objective_of(spec: ExperimentSpec, totals: Totals) -> Outcome:
     """The objective, better up: each term's weight times the metric on the term's scale."""
     weights: dict[int, float] = {}
     trust: Trust = "exact"
-    for term in spec.objective:
+    for term in spec.terms:
         index = spec.metric_index(term.metric)
         assert index is not None
         metric, of_metric = spec.metrics[index], outcome_of(spec, index, totals)

@@ -130,7 +130,7 @@ def _unit(spec: ExperimentSpec, truth: FloatArray, name: str) -> FloatArray:
 
 def _utility(spec: ExperimentSpec, truth: FloatArray) -> FloatArray:
     total = np.zeros(truth.shape[:-1])
-    for term in spec.objective:
+    for term in spec.terms:
         at = spec.metric_index(term.metric)
         assert at is not None
         low, high = term.scale or spec.metrics[at].scale

@@ -110,6 +110,12 @@ def _unit(unit: Unit) -> Iterator[Finding]:
 
 def _objective(terms: Sequence[Term], metrics: Sequence[Metric]) -> Iterator[Finding]:
     yield from _unique("objective", "metric", [term.metric for term in terms], "a second term of this metric")
+    if terms and not any(term.weight for term in terms):
+        yield Finding(
+            ("objective", 0, "weight"),
+            "0, like that of every term, so nothing is maximised; write a weight above 0",
+            tuple(("objective", index, "weight") for index in range(len(terms))),
+        )
     places = {metric.name: index for index, metric in enumerate(metrics)}
     for index, term in enumerate(terms):
         loc: Loc = ("objective", index, "metric")

@@ -11,11 +11,14 @@ from bandit.spec.quantity import Share, Value, increasing, number
 
 
 class Term(Frozen):
-    """One term of the objective: ``weight`` times the metric on its fixed scale, better always up."""
+    """One term of the objective: ``weight`` times the metric on its fixed scale, better always up.
+
+    With weight 0 it is not maximised, but what it needs goes on being added up, so that the weight may come back.
+    """
 
     metric: MetricKey = Field(description="name of the metric")
-    weight: Annotated[float, Field(gt=0, le=1e6), BeforeValidator(number)] = Field(
-        1.0, description="importance relative to the other terms"
+    weight: Annotated[float, Field(ge=0, le=1e6), BeforeValidator(number)] = Field(
+        1.0, description="importance relative to the other terms; 0: none for now, statistics are kept for later"
     )
     scale: tuple[Value, Value] | None = Field(
         None, description="metric values that map to 0 and 1 in the objective; left out: the metric's range"

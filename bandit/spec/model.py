@@ -102,7 +102,9 @@ class Arm(Frozen):
     metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=64)] = Field(
         default_factory=dict, description="free text for people and gateways"
     )
-    bounds: ArmBounds = ArmBounds()
+    bounds: ArmBounds = Field(
+        ArmBounds(), description="bounds on this arm's share; what is left out is taken from the experiment's"
+    )
     prior: Annotated[dict[MetricKey, Prior], Field(max_length=MAX_METRICS)] = Field(
         default_factory=dict,
         description="belief about this arm before any reward, by metric; left out: the metric's own prior",
@@ -169,7 +171,7 @@ class ExperimentSpec(Frozen):
 
     experiment: Name = Field(description="name of the experiment")
     hypothesis: str = Field("", max_length=4000, description="what the release should show, in words")
-    unit: Unit = Unit()
+    unit: Unit = Field(Unit(), description="what is assigned to an arm, and for how long")
     arms: Annotated[tuple[Arm, ...], Field(min_length=2, max_length=MAX_ARMS)] = Field(
         description="the variants that are compared, one of them the control"
     )
@@ -179,7 +181,7 @@ class ExperimentSpec(Frozen):
     objective: Annotated[tuple[Term, ...], Field(min_length=1, max_length=MAX_METRICS)] = Field(
         description="what is maximised: a weighted sum of metrics"
     )
-    allocator: Allocator = Allocator()
+    allocator: Allocator = Field(Allocator(), description="the rule from what was learned to shares")
     features: Annotated[tuple[Feature, ...], Field(max_length=MAX_FEATURES)] = Field(
         (), description="lin_ts and lin_ucb only: what of a decide request the choice depends on"
     )
@@ -192,12 +194,14 @@ class ExperimentSpec(Frozen):
         description="what the level of all arms may do: contrast: anything, arms are compared within periods; "
         "stratified: as contrast, and the differences may change; stationary: nothing, all periods are pooled",
     )
-    bounds: Bounds = Bounds()
+    bounds: Bounds = Field(Bounds(), description="bounds on the shares of all arms")
     cohorts: Cohorts | None = Field(None, description="declared segments; left out: one cohort")
     alpha: Annotated[float, Field(gt=0, le=0.5), BeforeValidator(number)] = Field(
         0.05, description="chance of any false rollback over the whole life of the experiment"
     )
-    guardrails: Annotated[tuple[Guardrail, ...], Field(max_length=MAX_GUARDRAILS)] = ()
+    guardrails: Annotated[tuple[Guardrail, ...], Field(max_length=MAX_GUARDRAILS)] = Field(
+        (), description="checks of every challenger, valid at any look; what fails rolls back, holds or flags"
+    )
     decay: Decay | None = Field(None, description="forgetting; left out: nothing is forgotten")
     rewards_without_token: StrictBool = Field(
         False,
@@ -241,6 +245,11 @@ class ExperimentSpec(Frozen):
     @cached_property
     def _metric_places(self) -> dict[str, int]:
         return {metric.name: index for index, metric in reversed(tuple(enumerate(self.metrics)))}
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Terms of the objective that are maximised: those with a weight."""
+        return tuple(term for term in self.objective if term.weight)
 
     def cohort_name(self, index: int) -> str:
         """Value of a cohort by its index; index 0 is everybody else."""

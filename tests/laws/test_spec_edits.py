@@ -68,6 +68,9 @@ READ_ANEW = {
     "weights of terms": {
         "objective": [{"metric": "liked", "weight": 0.1}, {"metric": "stars", "weight": 0.9}]
     },
+    "no weight for now": {
+        "objective": [{"metric": "liked", "weight": 0.6}, {"metric": "stars", "weight": 0}]
+    },
     "scale of a term": {
         "objective": [{"metric": "liked", "weight": 0.6}, {"metric": "stars", "weight": 0.4, "scale": [0, 9]}]
     },

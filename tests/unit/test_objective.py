@@ -179,6 +179,17 @@ def test_other_weights_need_only_the_same_sums() -> None:
         assert p_best[best] > 0.9
 
 
+def test_a_term_of_weight_0_says_nothing_and_its_missing_values_stop_nobody() -> None:
+    read = reading([0.3, 0.4, 0.5], [1.0] * ARMS)
+    read.n[:, 1:] = read.s1[:, 1:] = read.s2[:, 1:] = 0.0
+    alone = value([{"metric": "satisfied"}], read)
+    beside = value([{"metric": "satisfied"}, {"metric": "cost", "weight": 0}], read)
+    for name in ("family", "unit", "span"):
+        assert getattr(beside, name) == getattr(alone, name)
+    for name in ("params", "mean", "sd", "unit_mean", "observations", "variance"):
+        assert getattr(beside, name).tolist() == getattr(alone, name).tolist()
+
+
 def test_dead_arms_have_no_chance_and_take_none() -> None:
     got = value([{"metric": "satisfied"}])
     p_best, loss = rank(got, np.array([True, True, False]))

@@ -100,6 +100,10 @@ CASES: list[tuple[dict[tuple[str | int, ...], object], str]] = [
         "objective.1.metric: 'ok' is a second term of this metric, the first is objective.0; give each its own",
     ),
     (
+        {("objective", 0): {"metric": "ok", "weight": 0}, ("objective", 1): {"metric": "ms", "weight": 0}},
+        "objective.0.weight: 0, like that of every term, so nothing is maximised; write a weight above 0",
+    ),
+    (
         {("objective", 1): {"metric": "ms", "scale": [1000, 2000]}},
         (
             "objective.1.scale: [1000, 2000] does not overlap the range [0, 1000] of ms, so all rewards would count "
