@@ -7,10 +7,8 @@ from rich.text import Text
 
 from bandit.ctl.tables import table as _table
 from bandit.ctl.text import number, plain, signed
+from bandit.spec.model import APART
 from bandit.v1 import report_pb2
-
-APART = 0.9
-"""Chance of another sign from which on a cohort is marked."""
 
 
 def cohort_view(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]:

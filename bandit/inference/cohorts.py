@@ -25,8 +25,6 @@ from bandit.spec.check import LEAST_COHORTS
 from bandit.spec.metric import MetricKind
 from bandit.spec.model import ExperimentSpec
 
-APART = 0.9
-"""Chance of another sign than that of all cohorts from which on an effect is called apart."""
 NO_PRIOR = 1e6
 LEAST_VALUES = 1.0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -68,11 +69,14 @@ def winner_of(
     evidence, pairs = against(spec, outcome, terms, totals)
     if len(alive) < 2 or arms > MOST_ARMS:
         return Winner(None, None, None, 0.0, threshold, CANNOT_TELL, lift, lift_se)
-    # The weakest comparison of each live arm; a first one of equals.
-    weakest = {
-        arm: min((other for other in alive if other != arm), key=lambda j: evidence[arm, j]) for arm in alive
-    }
-    leader = max(alive, key=lambda arm: evidence[arm, weakest[arm]])
+
+    def shown(arm: int, other: int) -> tuple[float, float]:
+        # Of equal evidence, as there is none before the first events, the sums of the scores decide.
+        return float(evidence[arm, other]), float(pairs[arm, other].s)
+
+    # The weakest comparison of each live arm.
+    weakest = {arm: min((other for other in alive if other != arm), key=partial(shown, arm)) for arm in alive}
+    leader = max(alive, key=lambda arm: shown(arm, weakest[arm]))
     rival = weakest[leader]
     log_e = float(evidence[leader, rival])
     won = log_e >= threshold

@@ -57,6 +57,8 @@ __all__ = [
 ]
 
 OTHER_COHORT = "other"
+APART = 0.9
+"""Chance of another sign than that of all cohorts from which on an effect is called apart, unless the spec says."""
 MAX_ARMS = 64
 MAX_METRICS = 64
 MAX_COHORTS = 50
@@ -129,7 +131,7 @@ class Apart(Frozen):
     """When a cohort gets shares of its own: when the effect of an arm has another sign in it than in the others."""
 
     probability: Annotated[float, Field(gt=0.5, lt=1), BeforeValidator(number)] = Field(
-        0.9,
+        APART,
         description="how sure of another sign of an arm's effect on the objective a cohort's rewards must make",
     )
     min_decisions: Annotated[int, Field(ge=1, le=10**9)] = Field(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandit.inference.cohorts import APART, CohortEffect, cohort_effects, shrink
+from bandit.inference.cohorts import CohortEffect, cohort_effects, shrink
+from bandit.spec.model import APART
 from tests.builders import spec
 from tests.evidence import periods
 

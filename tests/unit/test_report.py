@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,6 +221,30 @@ def test_traffic_that_left_its_shares_is_said() -> None:
     assert shown.arms[1].mean_weight == pytest.approx(2035 / 6107 / 0.2)
     assert math.isnan(shown.arms[2].mean_weight)
     assert abs(shown.arms[1].mean_weight - 1.0) > 20 * shown.arms[1].mean_weight_se
+
+
+def test_without_evidence_the_arm_that_is_ahead_leads() -> None:
+    """A ratio tells nothing before fifty events; the first arm of the list is no better for that."""
+    parts: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "kind": "gaussian",
+            "direction": "minimize",
+            "range": [0, 10],
+            "attribution_window": "1h",
+        }
+        for name in ("paid", "calls")
+    ]
+    ratio = {"name": "each", "kind": "ratio", "direction": "minimize", "range": [0, 9]}
+    spec = of(
+        metrics=[*parts, ratio | {"numerator": "paid", "denominator": "calls"}],
+        objective=[{"metric": "each"}],
+    )
+    values = {"paid": [[4.0, 5.0, 3.0], [2.0, 1.0, 3.0], [6.0, 7.0, 8.0]], "calls": [[2.0] * 3] * 3}
+    few = period(spec, 1, values, shares=EQUAL, assigned=[3, 3, 3], centres={})
+    won = reported(spec, [few]).winner
+    assert (won.arm, won.log_e) == (None, 0.0)
+    assert won.leader == 1
 
 
 def test_few_samples_have_no_winner_but_a_distance_to_one() -> None:
