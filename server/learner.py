@@ -156,7 +156,7 @@ class Writer:
         return whole, replace(whole, cohort=np.zeros(len(whole.number), np.int64))
 
     def settled(self, now_ms: int) -> FloatArray:
-        """Terms of units that met one arm alone (``inference.first_exposure``); zeros where units do not keep theirs."""
+        """Terms of units that met one arm alone (``inference.first_exposure``); zeros where units keep none."""
         return unit_terms(self.stored.experiment.spec, self.state.ledger.current(), now_ms)
 
     def clusters(self) -> Clusters | None:

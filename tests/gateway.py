@@ -55,14 +55,23 @@ class Gateway:
         )
         self.store.commit(Commit(stored.generation, move.experiment, move.allocation, audit))
 
-    def serve(self, count: int, now_ms: int, draw: Draw) -> None:
-        """Decide ``count`` units and report what ``draw`` (arm, number) says of each."""
+    def serve(
+        self,
+        count: int,
+        now_ms: int,
+        draw: Draw,
+        *,
+        unit: Callable[[int], str] = "unit-{}".format,
+        attributes: Callable[[int], Mapping[str, str]] = lambda number: {},
+    ) -> None:
+        """Decide ``count`` units and report what ``draw`` (arm, number) says of each; ``unit`` and ``attributes`` by
+        number too."""
         stored = self.store.load(self.name)
         assert stored is not None
         table = compile_table(stored.experiment, stored.allocation)
         exposures, records, first = [], [], self.number
         for _ in range(count):
-            decision = table.decide(f"unit-{self.number}", {})
+            decision = table.decide(unit(self.number), attributes(self.number))
             arm = table.arms[decision.arm]
             bucket = bucket_of(decision.unit_hash, rerouted=decision.rerouted)
             self.decided[arm] = self.decided.get(arm, 0) + 1

@@ -103,9 +103,11 @@ def report_of(
     live: Sequence[bool],
     now_ms: int,
     effects: FloatArray | None = None,
+    visits: float = 1.0,
 ) -> Report:
     """``rows``: a row per period and cohort of one epoch. ``live``: which arms may have traffic. ``now_ms``: the time
-    up to which the log has been folded. ``effects`` [M]: design effects of units that come back."""
+    up to which the log has been folded. ``effects`` [M]: design effects of units that come back, ``visits`` that of
+    their decisions."""
     terms = terms_of(spec, rows, now_ms) + kept_of(spec, rows, terms_start(spec))
     totals = totals_of(spec, rows, now_ms)
     means = strata(spec, rows, now_ms)
@@ -118,7 +120,7 @@ def report_of(
             for index in range(len(spec.metrics))
         ),
         objective=tuple(_effects(spec, objective, terms, totals)),
-        traffic=traffic_of(terms, rows),
+        traffic=traffic_of(terms, rows, visits),
         winner=winner_of(spec, objective, terms, totals, live, float(decisions.sum())),
         decisions=round(float(decisions.sum())),
         notes=_notes(spec),

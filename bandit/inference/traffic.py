@@ -57,8 +57,9 @@ class Traffic:
         return self.log_e >= self.log_threshold
 
 
-def traffic_of(terms: Terms, rows: PeriodTable) -> Traffic:
-    """Traffic of all periods; ``rows`` are those that the terms were made of."""
+def traffic_of(terms: Terms, rows: PeriodTable, effect: float = 1.0) -> Traffic:
+    """Traffic of all periods; ``rows`` are those that the terms were made of. ``effect``: design effect of decisions
+    whose units come back (``clusters.visit_effect``); n of them are the evidence of n / effect."""
     live = rows.rows(~rows.block)
     seen = live.assigned.sum(axis=1) > 0.0
     arms = []
@@ -77,8 +78,8 @@ def traffic_of(terms: Terms, rows: PeriodTable) -> Traffic:
                 least_propensity=least if least < math.inf else math.nan,
                 largest_weight=1.0 / least if least < math.inf else math.nan,
                 mean_weight=float(row[WEIGHED]) / total if known else math.nan,
-                mean_weight_se=math.sqrt(float(row[WEIGHED_VARIANCE])) / total if known else math.nan,
+                mean_weight_se=math.sqrt(effect * float(row[WEIGHED_VARIANCE])) / total if known else math.nan,
             )
         )
-    log_e = log_mean_exp(np.ascontiguousarray(terms.traffic[:, TILTED:PROPENSITIES]).ravel())
+    log_e = log_mean_exp(np.ascontiguousarray(terms.traffic[:, TILTED:PROPENSITIES]).ravel() / effect)
     return Traffic(tuple(arms), log_e, -math.log(MISMATCH_ALPHA))

@@ -61,7 +61,9 @@ class Units:
 def report_message(stored: Stored, look: Look, units: Units | None = None) -> report_pb2.Report:
     """What the data of a look show; ``units`` where they keep their arm until their point moves."""
     experiment, spec = stored.experiment, stored.experiment.spec
-    report = report_of(spec, look.evidence.rows, experiment.live(), look.now_ms, look.evidence.effects)
+    evidence = look.evidence
+    visits = 1.0 if evidence.repeats is None else evidence.repeats.visits
+    report = report_of(spec, evidence.rows, experiment.live(), look.now_ms, evidence.effects, visits)
     if spec.is_linear:
         report = without_comparisons(report)
     stamp = Timestamp()
