@@ -39,13 +39,13 @@ _ABOVE = _above()
 
 
 class Shapes(NamedTuple):
-    """What depends on the degrees of freedom alone, [K] each: half of one more than them, their inverse, the log of the
-    density's constant, and asinh of where the tail begins."""
+    """What depends on the degrees of freedom alone, [K, 1, 1] each: half of one more than them, their inverse, the log
+    of the density's constant; and ``grid`` [K, GRID], standardised points from tail to tail, even in asinh."""
 
     power: FloatArray
     inverse: FloatArray
     constant: FloatArray
-    reach: FloatArray
+    grid: FloatArray
 
 
 def shapes_of(freedom: FloatArray) -> Shapes:
@@ -54,9 +54,10 @@ def shapes_of(freedom: FloatArray) -> Shapes:
     gammas = [_gammas(each) for each in nu.tolist()]
     # (1 + z^2 / nu)^(-nu / 2) bounds the tail: exp(-z^2 / 2) for a normal.
     reach = np.sqrt(nu * np.expm1(np.minimum(-2.0 * math.log(TAIL) / nu, 80.0)))
-    return Shapes(
-        (nu + 1.0) / 2.0, 1.0 / nu, np.array(gammas) - 0.5 * np.log(math.pi * nu), np.arcsinh(reach)
-    )
+    constant = np.array(gammas) - 0.5 * np.log(math.pi * nu)
+    grid = np.sinh(np.arcsinh(reach)[:, None] * np.linspace(-1.0, 1.0, GRID))
+    power, inverse, constant = (each[:, None, None] for each in ((nu + 1.0) / 2.0, 1.0 / nu, constant))
+    return Shapes(power, inverse, constant, grid)
 
 
 def _gammas(nu: float) -> float:
@@ -72,10 +73,7 @@ def best_of(mean: FloatArray, scale: FloatArray, shapes: Shapes) -> tuple[FloatA
     half = 0.5 * (cuts[1:] - cuts[:-1])
     nodes = (0.5 * (cuts[1:] + cuts[:-1]))[:, None] + half[:, None] * _X
     z = (nodes[None] - mean[:, None, None]) / scale[:, None, None]
-    density = np.exp(
-        shapes.constant[:, None, None]
-        - shapes.power[:, None, None] * np.log1p(z * z * shapes.inverse[:, None, None])
-    )
+    density = np.exp(shapes.constant - shapes.power * np.log1p(z * z * shapes.inverse))
     density *= half[:, None] / scale[:, None, None]
     mass = density @ _W
     beyond = np.zeros_like(mass)
@@ -92,12 +90,11 @@ def best_of(mean: FloatArray, scale: FloatArray, shapes: Shapes) -> tuple[FloatA
 
 def _panels(mean: FloatArray, scale: FloatArray, shapes: Shapes) -> FloatArray:
     """[P + 1] ends of panels, ascending."""
-    span = scale * np.sinh(shapes.reach)
-    low, high = float((mean - span).max()), float((mean + span).max())
-    grid = (
-        mean[:, None] + scale[:, None] * np.sinh(shapes.reach[:, None] * np.linspace(-1, 1, GRID))
-    ).ravel()
-    grid = np.concatenate(([low], np.sort(grid[(grid > low) & (grid < high)]), [high]))
+    points = mean[:, None] + scale[:, None] * shapes.grid
+    low, high = float(points[:, 0].max()), float(points[:, -1].max())
+    inside = points[(points > low) & (points < high)]
+    inside.sort()
+    grid = np.concatenate(([low], inside, [high]))
     middle = 0.5 * (grid[1:] + grid[:-1])
     need = (1.0 / np.hypot(scale[:, None], middle - mean[:, None])).max(axis=0) * np.diff(grid)
     so_far = np.concatenate(([0.0], np.cumsum(need)))
