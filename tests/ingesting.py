@@ -85,6 +85,10 @@ class World:
             self._writer.fold(entries)
         return state.counts
 
+    def forget(self) -> None:
+        """Fold by a new writer, as after a failover."""
+        self._writer = None
+
     def counted(self) -> dict[int, list[int]]:
         """What the ledger has, as ``expected``."""
         self.fold()

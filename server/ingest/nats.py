@@ -49,8 +49,15 @@ class NatsSource:
         self._trouble = "not connected yet"
 
     def open(self, recall: Recall) -> None:
-        """See RewardSource. Where to begin is the consumer's word: it knows what was acknowledged, one by one."""
+        """See RewardSource. Where to begin is the consumer's word: it knows what was acknowledged, one by one.
+
+        More is acknowledged than any slot has taken: the store lost it, and it is brought again.
+        """
         self._connect()
+        positions, seen = recall(self._settings.stream), self._seen
+        taken = max((each.offset for each in positions if seen and each.epoch == seen.epoch), default=None)
+        if seen and taken is not None and self._until is None and seen.delivered - taken > seen.open:
+            self.rewind({self._settings.stream: positions})
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[Received]:
         """See RewardSource."""

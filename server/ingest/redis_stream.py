@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import structlog
+
 from bandit.errors import StoreUnavailable
 from server.config.values import seconds, whole
 from server.config.values import store as store_url
@@ -28,6 +30,8 @@ from server.ingest.base import (
 )
 from server.ingest.settings import setting, text
 from server.store.streams import NEW, OLDEST, Entry, Group
+
+log = structlog.get_logger(__name__)
 
 EVENT_FIELD = b"event"
 # An entry's id is milliseconds and a sequence: together one offset that grows while a ms has fewer than 2^20 entries.
@@ -81,9 +85,15 @@ class RedisStream:
         self._detail = "not opened yet"
 
     def open(self, recall: Recall) -> None:
-        """See RewardSource: the group knows where it is, and what is pending comes again."""
+        """See RewardSource: the group knows where it is, and what is pending comes again.
+
+        What it has let go of without a slot having moved past it was lost by the store: then it is read again.
+        """
+        offsets = [position.offset for position in recall(PARTITION) if position.epoch == self._epoch]
         with self._spoken():
             self._group.join()
+            if offsets and self._group.let_go_after(_id(max(offsets))):
+                self._go_back(max(offsets))
         self._pending = OLDEST
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[Received]:
@@ -119,9 +129,8 @@ class RedisStream:
         if PARTITION not in to:
             return
         offsets = [position.offset for position in to[PARTITION] if position.epoch == self._epoch]
-        ms = max((min(offsets) >> _SEQUENCE_BITS) - BACK_MS, 0) if offsets else 0
         with self._spoken():
-            self._group.go_back(f"{ms}-0")
+            self._go_back(min(offsets, default=0))
 
     def state(self) -> SourceState:
         """See RewardSource."""
@@ -130,6 +139,10 @@ class RedisStream:
     def close(self) -> None:
         """See RewardSource."""
         self._group.close()
+
+    def _go_back(self, offset: int) -> None:
+        self._group.go_back(f"{max((offset >> _SEQUENCE_BITS) - BACK_MS, 0)}-0")
+        log.warning("stream_read_again", stream=self._settings.stream, after=_id(offset), slack_ms=BACK_MS)
 
     def _own_pending(self, count: int) -> list[Entry]:
         while self._pending is not None:
@@ -195,6 +208,10 @@ class RedisStream:
                     self._group.join()  # the stream was deleted, or its server lost it
             raise SourceUnavailable(f"{self._settings.stream}: {error}") from error
         self._connected, self._detail = True, f"{self._settings.stream} at {self._group.address}"
+
+
+def _id(offset: int) -> str:
+    return f"{offset >> _SEQUENCE_BITS}-{offset & ((1 << _SEQUENCE_BITS) - 1)}"
 
 
 def make(chosen: Chosen, now_ms: Callable[[], int]) -> RewardSource:

@@ -10,6 +10,7 @@ from server.store.cluster import open_link
 from server.store.link import WAIT_S, Argument, Link
 
 NEW, OLDEST = ">", "0"
+_LOOKED_AT = 1000
 
 
 class Entry(NamedTuple):
@@ -19,6 +20,8 @@ class Entry(NamedTuple):
     fields: Mapping[bytes, bytes] | None
 
 
+# The client library cannot read the answers to these forms of the commands.
+_PENDING = "return #redis.call('XPENDING', KEYS[1], unpack(ARGV))"
 _HOLD = "redis.call('XCLAIM', KEYS[1], unpack(ARGV)) return 1"
 UNNAMED = Entry("", None)
 """What 6.2 says of an entry that was dropped: it is claimed, and told by name when pending ones are read."""
@@ -39,7 +42,9 @@ class Group:
         try:
             self._link.call("XGROUP", "CREATE", self._stream, self._group, "0", "MKSTREAM")
         except StoreUnavailable as error:
-            if "BUSYGROUP" not in error.metadata.get("server_says", "") and "already exists" not in str(error):
+            if "BUSYGROUP" not in error.metadata.get("server_says", "") and "already exists" not in str(
+                error
+            ):
                 raise
 
     def read(self, after: str, count: int, wait_s: float = 0.0) -> list[Entry]:
@@ -67,7 +72,6 @@ class Group:
     def hold(self, ids: Sequence[str]) -> None:
         """These are still being worked on: nobody else may claim them yet."""
         if ids:
-            # The client library cannot read the answer to this command with JUSTID.
             self._link.call("EVAL", _HOLD, 1, self._stream, self._group, self._consumer, 0, *ids, "JUSTID")
 
     def acknowledge(self, ids: Sequence[str]) -> None:
@@ -79,13 +83,33 @@ class Group:
         """Let the group read again what comes after this entry."""
         self._link.call("XGROUP", "SETID", self._stream, self._group, id_)
 
+    def let_go_after(self, id_: str) -> bool:
+        """Has the group read an entry after this one that is pending with nobody? Of the next ``_LOOKED_AT`` only."""
+        row = self._row()
+        last = "" if row is None else row[b"last-delivered-id"].decode()
+        if not last or last == "0-0":
+            return False
+        read = self._link.call("XRANGE", self._stream, f"({id_}", last, "COUNT", _LOOKED_AT)
+        if not read:
+            return False
+        newest = read[-1][0]
+        pending = self._link.call(
+            "EVAL", _PENDING, 1, self._stream, self._group, f"({id_}", newest, _LOOKED_AT
+        )
+        return int(pending) < len(read)
+
     def lag(self) -> int | None:
         """Entries that the group has not read, where the server knows (since 7.0), and those that are pending."""
+        row = self._row()
+        unread = None if row is None else row.get(b"lag")
+        return None if row is None or unread is None else int(unread) + int(row[b"pending"])
+
+    def _row(self) -> dict[bytes, Any] | None:
+        """What the server says of the group."""
         for row in self._link.call("XINFO", "GROUPS", self._stream):
             said = dict(zip(row[::2], row[1::2], strict=True))
             if said.get(b"name") == self._group.encode():
-                unread = said.get(b"lag")
-                return None if unread is None else int(unread) + int(said[b"pending"])
+                return said
         return None
 
     def close(self) -> None:

@@ -5,12 +5,13 @@ The oracle is integers, compared with ``==``: each arm's n and sum over distinct
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -49,13 +50,29 @@ def tried(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tried]:
         yield Tried(World(MemoryStore()), stack.enter_context(GROUNDS[request.param](tmp_path)))
 
 
+class Held:
+    """All that a store has now, to be put back later: what a failover or a cut log leaves."""
+
+    PARTS = ("_kept", "_letters", "_sources", "_last_id")
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._parts = copy.deepcopy({part: getattr(store, part) for part in self.PARTS})
+
+    def restore(self) -> None:
+        """Put it back."""
+        with self._store._changed:
+            for part, value in self._parts.items():
+                setattr(self._store, part, value)
+
+
 def read_all(tried: Tried) -> None:
     """One process reads what there is, and ends well."""
     source = tried.ground.source()
     pipeline = tried.world.pipeline(source)
     pipeline.open()
     drain(pipeline)
-    source.close()
+    pipeline._end()
 
 
 def test_every_kind_has_a_ground() -> None:
@@ -252,6 +269,47 @@ def test_an_append_whose_answer_was_lost_is_not_made_twice(tried: Tried) -> None
     assert adds_up(ends)
     if source.ordered:
         assert ends["received"] == 80
+
+
+def test_what_the_store_lost_is_brought_again_while_it_reads(tried: Tried) -> None:
+    """A failover that loses the newest writes: positions went back with the log, so the reader notices."""
+    world, ground = tried
+    other = World(world.store, "other")
+    world.keeper.poll()
+    source = ground.source()
+    pipeline = world.pipeline(source)
+    pipeline.open()
+    ground.send([*world.good(50), b"{", *other.good(10)])
+    drain(pipeline)
+    kept = Held(world.store)
+    ground.send([*world.good(60), b"[", *other.good(20), *world.good(5)])
+    drain(pipeline)
+    kept.restore()
+    assert world.counted() != world.expected, "nothing was lost, so nothing is shown"
+    world.forget()
+    drain(pipeline, quiet=8)
+    source.close()
+    for each in (world, other):
+        assert each.counted() == each.expected
+    assert Counter(letter.body for letter in world.store.letters("", 10)) == Counter([b"{", b"["])
+
+
+def test_what_the_store_lost_is_brought_again_after_a_restart(tried: Tried) -> None:
+    world, ground = tried
+    other = World(world.store, "other")
+    world.keeper.poll()
+    for end in (False, True):
+        if end:
+            kept = Held(world.store)
+        ground.send([*world.good(50), *other.good(10), b"{"])
+        read_all(tried)
+    kept.restore()
+    assert world.counted() != world.expected, "nothing was lost, so nothing is shown"
+    world.forget()
+    read_all(tried)
+    for each in (world, other):
+        assert each.counted() == each.expected
+    assert [letter.body for letter in world.store.letters("", 10)] == [b"{", b"{"]
 
 
 def test_stopping_ends_at_once_and_leaves_the_rest_for_later(tried: Tried) -> None:
