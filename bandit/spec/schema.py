@@ -39,6 +39,11 @@ def json_schema() -> dict[str, Any]:
     parts["Guardrail"]["allOf"] = [*_guardrail()]
     parts["Constraint"]["oneOf"] = [_number("limit"), _number("within")]
     parts["Allocator"] |= _when("fixed", {"required": ["weights"]}, _without("weights"))
+    parts["Feature"]["allOf"] = [
+        _when("numeric", {"required": ["low", "high"]}, _without("low", "high")),
+        _when("categorical", {"required": ["values"]}, _without("values")),
+        _when("hashed", {"required": ["buckets"]}, _without("buckets")),
+    ]
     parts["Allocator"]["properties"]["weights"]["additionalProperties"] = False
     return {"$schema": DIALECT, "title": TITLE, **schema}
 

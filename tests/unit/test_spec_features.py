@@ -160,7 +160,13 @@ def test_it_reads_back_and_editors_know_it() -> None:
     assert parse_mapping(to_mapping(made)) == made
     assert parse_yaml(render_yaml(made)) == made
     jsonschema.validate(BASE, json_schema())
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(changed({("features", 2, "buckets"): "8"}), json_schema())
+    wrong: list[dict[Path, Any]] = [
+        {("features", 2, "buckets"): "8"},
+        {("features", 2, "buckets"): None},
+        {("features", 0, "values"): ["a"]},
+    ]
+    for changes in wrong:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(changed(changes), json_schema())
     assert isinstance(made, ExperimentSpec)
     assert made.learned == (0,)
