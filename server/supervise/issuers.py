@@ -32,7 +32,8 @@ class IssuerPool:
     """Keeps numbers, and fetches more in a thread of its own when few are left.
 
     ``reserve(count)`` gives the first of so many consecutive numbers or raises BanditError; ``wake`` is called
-    from the thread when there are new ones. ``folder``: where those for a start without a store are; None for nowhere.
+    from the thread when there are new ones, and when there are none because the store is away. ``folder``: where those
+    for a start without a store are; None for nowhere.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class IssuerPool:
         self._batch = batch
         self._low = low
         self._pauses = Pauses(cap_s=CAP_S) if uniform is None else Pauses(uniform, cap_s=CAP_S)
+        self.away = False  # the store did not answer at the last try
         self._numbers: deque[int] = deque()
         self._wanted = threading.Event()
         self._stop = threading.Event()
@@ -98,8 +100,12 @@ class IssuerPool:
             except BanditError as error:
                 if self._pauses.failures == 0:
                     log.warning("store_lost", reason=str(error), issuers_left=len(self._numbers))
+                if not self.away:
+                    self.away = True
+                    self._wake()
                 self._stop.wait(self._pauses.next())
                 continue
+            self.away = False
             self._pauses.reset()
             log.debug("issuers_reserved", first=first, count=self._batch)
             return first

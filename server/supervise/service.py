@@ -159,8 +159,11 @@ class _Service:
             if not self._issuers_asked:
                 self._issuers_asked = True
                 self._issuers.start()
-            # Without one it starts all the same, says that it is not serving, and asks the store itself.
-            return self._child("serve", name, self._issuers.take() or 0)
+            issuer = self._issuers.take()
+            if issuer is None and not self._issuers.away:
+                return None
+            # Without a number it serves what is on disk uncounted, or says that it does not serve, and asks the store.
+            return self._child("serve", name, issuer or 0)
 
         return launch
 

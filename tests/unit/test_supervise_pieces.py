@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bandit.errors import NotAllowed, StoreUnavailable
+from server.disk import Disk
 from server.supervise.child import Child, own_command
 from server.supervise.folder import OwnedFolder
 from server.supervise.issuers import IssuerPool
@@ -24,6 +26,7 @@ from server.supervise.lifeline import Orders
 from server.supervise.ports import is_free, reserve
 from server.supervise.signals import Forced, Interrupted, Signals
 from tests.fakes import FakeClock
+from tests.shelves import Failing, Killed, killed
 
 TERM = -signal.SIGTERM
 KILL = -signal.SIGKILL
@@ -156,6 +159,70 @@ def test_numbers_in_hand_last_while_the_store_is_away(numbers: tuple[Numbers, Is
     source.away.clear()
     assert source.woken.acquire(timeout=10)
     assert pool.take() == 11
+
+
+def pool_of(source: Numbers, folder: Path, disk: Disk | None = None) -> IssuerPool:
+    return IssuerPool(
+        source.reserve,
+        source.woken.release,
+        folder=folder,
+        batch=100,
+        low=4,
+        uniform=lambda: 0.01,
+        disk=disk or Disk(),
+    )
+
+
+def ended(pool: IssuerPool) -> None:
+    pool.stop()
+    if pool._thread.ident is not None:
+        pool._thread.join(10)
+
+
+def on_disk(folder: Path) -> bool:
+    return (folder / "issuers").exists()
+
+
+def test_numbers_on_disk_serve_starts_without_a_store_and_none_is_given_twice(tmp_path: Path) -> None:
+    """Each start is killed: what it took is marked taken before it is used."""
+    source = Numbers()
+    pool = pool_of(source, tmp_path)
+    pool.start()
+    assert source.woken.acquire(timeout=10)
+    until(partial(on_disk, tmp_path), "numbers on disk")
+    taken = [pool.take() for _ in range(3)]
+    ended(pool)
+    source.away.set()
+    for _ in range(6):
+        pool = pool_of(source, tmp_path)
+        taken += [pool.take() for _ in range(2)]
+    assert None not in taken
+    assert len(set(taken)) == len(taken)
+    assert pool_of(source, tmp_path).take() not in taken
+    assert [pool_of(source, tmp_path).take() for _ in range(2)] == [None, None], (
+        "the rest was wasted, not repeated"
+    )
+
+
+def test_a_disk_that_cannot_say_that_numbers_are_taken_gives_none(tmp_path: Path) -> None:
+    source = Numbers()
+    pool = pool_of(source, tmp_path)
+    pool.start()
+    until(partial(on_disk, tmp_path), "numbers on disk")
+    ended(pool)
+    for at in range(4):
+        assert pool_of(source, tmp_path, Failing(at)).take() is None
+    for at in range(4):
+        with pytest.raises(Killed):
+            pool_of(source, tmp_path, Failing(at, killed)).take()
+    assert pool_of(source, tmp_path).take() is not None
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"[1]", b'{"next": 5, "end": 4}', b'{"next": "5", "end": 9}'])
+def test_numbers_that_cannot_be_read_are_not_given(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "issuers").write_bytes(raw)
+    (tmp_path / "issuers").chmod(0o600)
+    assert pool_of(Numbers(), tmp_path).take() is None
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------
