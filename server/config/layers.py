@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bandit.errors import InvalidArgument, Violation
-from server.config.settings import OFF, PREFIX, SETTINGS, Config, flag_of, parse_of, variable_of
-from server.config.values import host_port, is_loopback, mask, masked
+from server.config.settings import OFF, PREFIX, SETTINGS, Config, flag_of, has_flag, parse_of, variable_of
+from server.config.values import MASKED, host_port, is_loopback, mask, masked
 
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 # No settings: what Kubernetes sets in every pod when a Service is called banditd, and what the demo is told.
@@ -85,7 +85,7 @@ def _merged(*layers: Iterable[_Given | Violation]) -> Loaded:
         try:
             parsed[name] = parse_of(name)(raw)
         except ValueError as allowed:
-            seen = mask(raw) if isinstance(raw, str) else masked(raw)
+            seen = (mask(raw) if isinstance(raw, str) else masked(raw)) if has_flag(name) else MASKED
             faults.append(Violation(name, f"{seen!r} ({origin.place}) is not allowed; it is to be {allowed}"))
     if not faults:
         config = Config(**parsed)
