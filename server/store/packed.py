@@ -1,7 +1,7 @@
 """The numbers of the ledger as bytes: little endian, framed, checked; what cannot be right is neither written nor read.
 
 Frame: kind (1 byte), schema (1 byte), body, CRC-32 (4 bytes) over the place it is stored at, kind, schema and body.
-A value that was cut, damaged or moved to another place is CorruptStored, and so is one of a newer schema.
+A value that was cut, damaged or moved to another place is CorruptStored, and so is one of another schema.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from bandit.seen import PAGE_SLOTS, BucketKey, Page, PageKey
 from server.store.base import RewardCounts
 from server.store.keys import bucket_key
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: channels, hash buckets, counts by source, shares and sums by cohort. Nothing of schema 1 was ever released."""
 _PAGE, _CHUNK, _WRITER, _FOLDED = b"G", b"F", b"W", b"A"
 _CRC = struct.Struct("<I")
 _PAGE_KEY = struct.Struct("<IIHQ")
@@ -165,8 +166,7 @@ def unpack_writer(key: str, raw: bytes) -> WriterHead:
         body = Body(opened(_WRITER, raw))
         sequence, epoch, g, k, c, clustered, ms, count, *numbers, lost = body.struct(_WRITER_BODY)
         counts = RewardCounts(*numbers)
-        # Nothing is left of what was written before sources were told apart.
-        for _ in range(body.struct(_SIZE)[0] if body.left() else 0):
+        for _ in range(body.struct(_SIZE)[0]):
             (size,) = body.struct(_SIZE)
             name = body.array("u1", (size,)).tobytes().decode()
             counts.sources[name] = RewardCounts(*body.struct(_SOURCE_COUNTS))
@@ -251,6 +251,11 @@ def check_schema(schema: int) -> None:
         raise ValueError(f"written by a newer version (schema {schema}; this one reads up to {SCHEMA})")
     if schema < 1:
         raise ValueError(f"{schema} is no schema")
+    if schema < SCHEMA:
+        raise ValueError(
+            f"written by an older version (schema {schema}; this one reads {SCHEMA}), which counted in another layout; "
+            "go on with that version, or begin with an empty store"
+        )
 
 
 class Body:

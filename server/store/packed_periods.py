@@ -81,8 +81,7 @@ def unpack_period(key: str, field: bytes, raw: bytes) -> Period:
         if clustered and sizes[-1] & VISITS:
             cells.visits = body.array("<i8", (k, buckets)).astype(np.int64, copy=False)
         facts = body.array("<f8", (g, width - 1)).astype(np.float64, copy=False) if width else None
-        # Nothing is left of what was written before cohorts could be apart.
-        by_unit, apart = body.struct(_PERIOD_TAIL) if body.left() else (0, 0)
+        by_unit, apart = body.struct(_PERIOD_TAIL)
         units = None
         if by_unit:
             units = body.array("<f8", (k - 1, clustered, BUCKETS, 2)).astype(np.float64, copy=False)

@@ -240,7 +240,7 @@ def test_a_commit_onto_another_type_changes_nothing(
 
 def test_a_broken_experiment_is_told_and_hurts_no_other(remote: RedisStore, raw: Raw, used: Stored) -> None:
     sound, name = put(remote, new_name()), used.experiment.name
-    raw.client.hset(keys_of(remote, used).head, "experiment", b'{"schema":1}')
+    raw.client.hset(keys_of(remote, used).head, "experiment", b'{"schema":2}')
     with pytest.raises(CorruptStored, match="is missing") as told:
         remote.load(name)
     assert told.value.metadata["generation"] == str(used.generation)
@@ -359,7 +359,7 @@ def test_numbers_of_the_registry_must_be_numbers(remote: RedisStore, raw: Raw) -
     for reserve in (remote.next_uid, lambda: remote.reserve_issuers(1)):
         with pytest.raises(CorruptStored, match="numbers"):
             reserve()
-    raw.client.set(remote._keys.tokens, b'{"schema":1,"keys":{"1":"00"},"newest":1}')
+    raw.client.set(remote._keys.tokens, b'{"schema":2,"keys":{"1":"00"},"newest":1}')
     with pytest.raises(CorruptStored, match="32 bytes"):
         remote.token_keys()
 

@@ -26,6 +26,7 @@ from server.store.codec import (
     load_key_ring,
     misfit,
 )
+from server.store.packed import SCHEMA
 from tests.builders import NOW, running
 from tests.stores import record
 
@@ -59,7 +60,7 @@ KINDS = ["experiment", "allocation", "audit", "tokens"]
 @pytest.mark.parametrize(("value", "dump", "load"), DOCUMENTS, ids=KINDS)
 def test_a_document_is_read_back(value: object, dump: Any, load: Any) -> None:
     assert load("key", dump(value)) == value
-    assert json.loads(dump(value))["schema"] == 1
+    assert json.loads(dump(value))["schema"] == SCHEMA
 
 
 def test_an_audit_record_keeps_its_hash() -> None:
@@ -78,10 +79,14 @@ def test_floats_keep_every_bit() -> None:
 
 
 @pytest.mark.parametrize(("value", "dump", "load"), DOCUMENTS, ids=KINDS)
-def test_a_newer_schema_is_told(value: object, dump: Any, load: Any) -> None:
-    fields = json.loads(dump(value)) | {"schema": 2, "something": "new"}
-    with pytest.raises(CorruptStored, match=r"the-key: written by a newer version \(schema 2; .* up to 1\)"):
+def test_another_schema_is_told(value: object, dump: Any, load: Any) -> None:
+    fields = json.loads(dump(value)) | {"schema": SCHEMA + 1, "something": "new"}
+    with pytest.raises(CorruptStored, match=r"the-key: written by a newer version \(schema 3; .* up to 2\)"):
         load("the-key", json.dumps(fields).encode())
+    with pytest.raises(
+        CorruptStored, match=r"the-key: written by an older version \(schema 1; this one reads 2\)"
+    ):
+        load("the-key", json.dumps(fields | {"schema": 1}).encode())
 
 
 @pytest.mark.parametrize(("value", "dump", "load"), DOCUMENTS, ids=KINDS)

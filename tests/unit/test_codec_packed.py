@@ -17,6 +17,7 @@ from bandit.seen import BucketKey, PageKey
 from server.store.base import RewardCounts
 from server.store.keys import Keys, bucket_key, bucket_name
 from server.store.packed import (
+    SCHEMA,
     WriterHead,
     pack_chunk,
     pack_folded,
@@ -118,10 +119,17 @@ def test_a_full_cell_survives() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_newer_schema_is_told(kind: str) -> None:
+def test_another_schema_is_told(kind: str) -> None:
     raw, read = KINDS[kind]
-    with pytest.raises(CorruptStored, match=r"key.*: written by a newer version \(schema 2"):
-        read(reframed(raw, PLACES[kind], at=1, to=2))
+    with pytest.raises(
+        CorruptStored, match=r"key.*: written by a newer version \(schema 3; this one reads up to 2"
+    ):
+        read(reframed(raw, PLACES[kind], at=1, to=SCHEMA + 1))
+    # What an older version counted is not read as something else.
+    with pytest.raises(
+        CorruptStored, match=r"key.*: written by an older version \(schema 1; this one reads 2\)"
+    ):
+        read(reframed(raw, PLACES[kind], at=1, to=1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,8 +175,8 @@ def test_wrong_bodies_under_a_right_checksum_are_corrupt_or_harmless(kind: str) 
 def test_bytes_after_the_end_are_noticed(kind: str) -> None:
     raw, read = KINDS[kind]
     longer = raw[:-4] + b"\x00\x00\x00\x00\x00"
-    with pytest.raises(CorruptStored, match="1 bytes too many"):
-        read(reframed(longer, PLACES[kind], at=1, to=1))
+    with pytest.raises(CorruptStored, match="1 bytes too many|bytes early"):
+        read(reframed(longer, PLACES[kind], at=1, to=SCHEMA))
 
 
 def test_a_value_moved_elsewhere_is_noticed() -> None:
