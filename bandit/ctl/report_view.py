@@ -78,7 +78,8 @@ def _effects(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]
         title = f"{plain(metric.metric)} {_ARROWS.get(metric.direction, '')}"
         for arm in metric.arms:
             if arm.HasField("effect"):
-                table.add_row(title, *_effect_row(arm.arm, arm.effect, narrow=narrow))
+                waits = arm.n > 0 and metric.matured < 1.0
+                table.add_row(title, *_effect_row(arm.arm, arm.effect, narrow=narrow, waits=waits))
                 title = ""
         if metric.design_effect > SHOWN_EFFECT:
             alike.append(f"{plain(metric.metric)} {metric.design_effect:.1f}")
@@ -87,7 +88,8 @@ def _effects(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]
     title = "objective (up)"
     for each in report.arms:
         if each.HasField("objective"):
-            table.add_row(title, *_effect_row(each.arm, each.objective, narrow=narrow))
+            waits = any(arm.n for metric in report.metrics for arm in metric.arms)
+            table.add_row(title, *_effect_row(each.arm, each.objective, narrow=narrow, waits=waits))
             title = ""
     told = "EFFECTS against the control. Each interval holds at every look, while shares and baseline move."
     lines: list[RenderableType] = [Text(told, "bold"), table]
@@ -106,13 +108,18 @@ def _effects(report: report_pb2.Report, *, narrow: bool) -> list[RenderableType]
     return lines
 
 
-def _effect_row(arm: str, effect: report_pb2.Effect, *, narrow: bool) -> list[Any]:
+def _effect_row(arm: str, effect: report_pb2.Effect, *, narrow: bool, waits: bool) -> list[Any]:
+    """``waits``: there are rewards, of windows that are open."""
     word, style = _FINDINGS.get(effect.finding, ("?", ""))
     known = effect.HasField("estimate")
     row: list[Any] = [
         plain(arm),
         signed(effect.estimate) if known else "-",
-        f"[{signed(effect.low)}, {signed(effect.high)}]" if effect.HasField("low") else "no rewards yet",
+        f"[{signed(effect.low)}, {signed(effect.high)}]"
+        if effect.HasField("low")
+        else "windows open"
+        if waits
+        else "no rewards yet",
         Text(word if known else "-", style),
     ]
     if known and not effect.HasField("low"):
