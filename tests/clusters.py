@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -61,17 +61,68 @@ def until(true: Callable[[], object], what: str) -> None:
         time.sleep(0.01)
 
 
+class Tls(NamedTuple):
+    """Files of a certificate authority of this test, and of a certificate for 127.0.0.1 that it signed."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def made(cls, folder: Path) -> Tls:
+        """By the program openssl. Raises FileNotFoundError without it."""
+        found = cls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+        own = ["-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extension"]
+        (folder / "extension").write_text("subjectAltName=IP:127.0.0.1\n")
+        for command in (
+            ["req", "-x509", *own, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=tests"],
+            ["req", *own[:-2], "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=server"],
+            ["x509", "-req", "-in", "request.pem", *signed, "-days", "2", "-out", "cert.pem"],
+        ):
+            subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+        return found
+
+    @property
+    def arguments(self) -> list[str]:
+        """How a server or Sentinel is told."""
+        files = ["--tls-cert-file", str(self.certificate), "--tls-key-file", str(self.key)]
+        files += ["--tls-ca-cert-file", str(self.authority), "--tls-auth-clients", "yes"]
+        return [*files, "--tls-replication", "yes"]
+
+    @property
+    def query(self) -> str:
+        """How a store's URL tells."""
+        return f"ssl_ca_certs={self.authority}&ssl_certfile={self.certificate}&ssl_keyfile={self.key}"
+
+
 class Node:
     """One server process on a port, which may be killed and started again on its files."""
 
-    def __init__(self, folder: Path, port: int, arguments: Sequence[str], binary: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        arguments: Sequence[str],
+        binary: Path | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        encrypted: dict[str, Any] = {}
+        if tls is not None:
+            encrypted = {"ssl": True, "ssl_ca_certs": str(tls.authority)}
+            encrypted |= {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)}
         self.folder, self.port = folder, port
         folder.mkdir(parents=True, exist_ok=True)
         self._command = [str(program(binary)), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         # Any: the client library has no types for replies.
         self.admin: Any = redis.Redis(
-            host="127.0.0.1", port=port, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=5.0
+            host="127.0.0.1",
+            port=port,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=5.0,
+            **encrypted,
         )
 
     @property
@@ -109,10 +160,13 @@ class Node:
             self._process = None
 
 
-def server(folder: Path, port: int, *arguments: str, binary: Path | None = None) -> Node:
+def server(
+    folder: Path, port: int, *arguments: str, binary: Path | None = None, tls: Tls | None = None
+) -> Node:
     """A server with an append-only file."""
     common = [
-        *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--logfile", str(folder / "log")),
+        *(("--port", str(port)) if tls is None else ("--port", "0", "--tls-port", str(port), *tls.arguments)),
+        *("--bind", "127.0.0.1", "--dir", str(folder), "--logfile", str(folder / "log")),
         *(
             "--save",
             "",
@@ -124,15 +178,21 @@ def server(folder: Path, port: int, *arguments: str, binary: Path | None = None)
             "0",
         ),
     ]
-    return Node(folder, port, [*common, *arguments], binary)
+    return Node(folder, port, [*common, *arguments], binary, tls)
 
 
 class Cluster:
     """Primaries, and replicas of each when asked; up when entered."""
 
     def __init__(
-        self, folder: Path, primaries: int = 3, replicas: int = 0, binary: Path | None = None
+        self,
+        folder: Path,
+        primaries: int = 3,
+        replicas: int = 0,
+        binary: Path | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        self._tls = tls
         count = primaries * (1 + replicas)
         ports = free_ports(2 * count)
         self.primaries = primaries
@@ -149,7 +209,9 @@ class Cluster:
                     str(bus),
                 ),
                 *("--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"),
+                *(() if tls is None else ("--tls-cluster", "yes")),
                 binary=binary,
+                tls=tls,
             )
             for port, bus in zip(ports[:count], ports[count:], strict=True)
         ]
@@ -158,7 +220,10 @@ class Cluster:
     @property
     def url(self) -> str:
         """Names two of its servers only."""
-        return f"redis+cluster://{','.join(node.address for node in self.nodes[:2])}"
+        hosts = ",".join(node.address for node in self.nodes[:2])
+        return (
+            f"redis+cluster://{hosts}" if self._tls is None else f"rediss+cluster://{hosts}?{self._tls.query}"
+        )
 
     def __enter__(self) -> Cluster:
         try:
@@ -238,29 +303,36 @@ class Watched:
 
     SERVICE = "release"
 
-    def __init__(self, folder: Path, *, sentinels: int = 3, binary: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, sentinels: int = 3, binary: Path | None = None, tls: Tls | None = None
+    ) -> None:
+        self._tls = tls
         first, second, *others = free_ports(2 + sentinels)
-        self.primary = server(folder / "primary", first, binary=binary)
-        self.replica = server(
-            folder / "replica", second, "--replicaof", "127.0.0.1", str(first), binary=binary
-        )
+        self.primary = server(folder / "primary", first, binary=binary, tls=tls)
+        follow = ("--replicaof", "127.0.0.1", str(first))
+        self.replica = server(folder / "replica", second, *follow, binary=binary, tls=tls)
         self.sentinels = []
         for port in others:
             place = folder / str(port)
             place.mkdir(parents=True)
             settings = place / "sentinel.conf"
             settings.write_text(
-                f"port {port}\nbind 127.0.0.1\ndir {place}\nlogfile {place}/log\n"
+                f"{_port_lines(port, tls)}bind 127.0.0.1\ndir {place}\nlogfile {place}/log\n"
                 f"sentinel monitor {self.SERVICE} 127.0.0.1 {first} {sentinels // 2 + 1}\n"
                 f"sentinel down-after-milliseconds {self.SERVICE} 500\n"
                 f"sentinel failover-timeout {self.SERVICE} 3000\n"
             )
-            self.sentinels.append(Node(place, port, [str(settings), "--sentinel"], binary))
+            self.sentinels.append(Node(place, port, [str(settings), "--sentinel"], binary, tls))
 
     @property
     def url(self) -> str:
         """By the Sentinels."""
-        return f"redis+sentinel://{','.join(node.address for node in self.sentinels)}/{self.SERVICE}"
+        place = f"{','.join(node.address for node in self.sentinels)}/{self.SERVICE}"
+        return (
+            f"redis+sentinel://{place}"
+            if self._tls is None
+            else f"rediss+sentinel://{place}?{self._tls.query}"
+        )
 
     def __enter__(self) -> Watched:
         try:
@@ -287,6 +359,14 @@ class Watched:
         row = sentinel.admin.execute_command("SENTINEL", "MASTER", self.SERVICE)
         seen = dict(zip(map(_text, row[::2]), map(_text, row[1::2]), strict=True))
         return int(seen["num-slaves"]) == 1 and int(seen["num-other-sentinels"]) == len(self.sentinels) - 1
+
+
+def _port_lines(port: int, tls: Tls | None) -> str:
+    if tls is None:
+        return f"port {port}\n"
+    words = [word.removeprefix("--") for word in tls.arguments]
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return f"port 0\ntls-port {port}\n" + "".join(f"{name} {value}\n" for name, value in pairs)
 
 
 def _followed(node: Node) -> bool:

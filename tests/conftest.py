@@ -17,9 +17,12 @@ from hypothesis import settings
 
 from server.store.base import Store
 from server.store.embedded import Embedded
+from server.store.keys import NAMESPACE
 from server.store.memory import MemoryStore
 from server.store.redis import RedisStore
-from tests.clusters import Cluster, Watched
+from server.store.rights import ACL_LINE
+from tests.clusters import Cluster, Node, Watched, free_ports
+from tests.clusters import server as server_node
 from tests.fakes import FakeClock
 
 settings.register_profile("seeded", derandomize=True, deadline=None, print_blob=True)
@@ -30,8 +33,8 @@ SERVERS = ["valkey", "redis"]
 if os.environ.get("BANDITD_TESTS_NO_REDIS") == "1" and os.environ.get("CI") != "true":
     SERVERS.remove("redis")
 
-# Stores of several servers: a cluster, and a primary that Sentinels name.
-MANY = ["cluster", "watched"]
+# Other stores: a cluster, a primary that Sentinels name, a server that lets its user do only what is documented.
+MANY = ["cluster", "watched", "restricted"]
 
 # How long a store waits for a server, s: patient where other work on the machine must not fail a test, quick where
 # the test makes the server silent.
@@ -101,6 +104,31 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         yield made
 
 
+class Restricted(NamedTuple):
+    """A server whose every other user is off; ``url`` is of the user of the documented ACL line."""
+
+    node: Node
+    url: str
+
+
+@pytest.fixture(scope="session")
+def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restricted]:
+    """A server under the documented ACL line."""
+    folder = tmp_path_factory.mktemp("restricted")
+    (folder / "users").write_text(
+        f"{ACL_LINE.replace('PASSWORD', 'secret')}\nuser default on >operator ~* &* +@all\n"
+    )
+    (port,) = free_ports(1)
+    node = server_node(folder, port, "--aclfile", str(folder / "users"))
+    node.admin.connection_pool.connection_kwargs["password"] = "operator"
+    node.start()
+    try:
+        node.ready()
+        yield Restricted(node, f"redis://banditd:secret@{node.address}")
+    finally:
+        node.stop()
+
+
 def url_of(request: pytest.FixtureRequest, name: str) -> str:
     """Where a member of the stores is."""
     if name in MANY:
@@ -108,11 +136,20 @@ def url_of(request: pytest.FixtureRequest, name: str) -> str:
     return str(request.getfixturevalue("servers")(name).url)
 
 
+def new_namespace() -> str:
+    """One that nobody else uses, within what the documented user may touch."""
+    return f"{NAMESPACE}:t{secrets.token_hex(6)}"
+
+
 @pytest.fixture(params=SERVERS)
 def remote(request: pytest.FixtureRequest) -> Iterator[RedisStore]:
     """An empty store on each server, under a namespace of its own."""
     with contextlib.closing(
-        RedisStore(url_of(request, request.param), namespace=f"t{secrets.token_hex(6)}", timeout_s=PATIENT_S)
+        RedisStore(
+            url_of(request, request.param),
+            namespace=new_namespace(),
+            timeout_s=PATIENT_S,
+        )
     ) as store:
         yield store
 
@@ -125,7 +162,11 @@ def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
         yield Kept(MemoryStore(clock.now_ms), lambda ms: clock.advance(ms / 1000))
         return
     with contextlib.closing(
-        RedisStore(url_of(request, request.param), namespace=f"t{secrets.token_hex(6)}", timeout_s=PATIENT_S)
+        RedisStore(
+            url_of(request, request.param),
+            namespace=new_namespace(),
+            timeout_s=PATIENT_S,
+        )
     ) as store:
         yield Kept(store, lambda ms: time.sleep((ms + 20) / 1000))
 

@@ -225,9 +225,11 @@ def pool_client(place: Place, node: Address | None, connect_s: float, timeout_s:
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": timeout_s,
         "socket_connect_timeout": connect_s,
-        # Names the client library to the server: a round trip a connection that nobody needs.
-        "driver_info": None,
     }
+    if not place.encrypted:
+        # Names the client library to the server: a round trip a connection that nobody needs. With TLS 1.3 its answer
+        # comes after the tickets that a server sends unasked, which the pool would take for an answer of somebody else.
+        kept["driver_info"] = None
     options = dict(place.options)
     if place.kind is Kind.SENTINEL:
         encrypted = options.pop("connection_class", None) is not None

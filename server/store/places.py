@@ -73,15 +73,12 @@ def place_of(url: str) -> Place:
     if not separator or plain not in ("redis", "rediss") or word not in ("sentinel", "cluster"):
         raise InvalidArgument.at("store.url", f"{scheme}:// is no scheme of a store; {WRITE}")
     kind = Kind.SENTINEL if word == "sentinel" else Kind.CLUSTER
-    authority, slash, path = rest.partition("/")
-    if not slash:
-        authority, mark, query = rest.partition("?")
-        path = mark + query
+    before, mark, query = rest.partition("?")
+    authority, _, service = before.partition("/")
     user, at, hosts = authority.rpartition("@")
     nodes = tuple(
         _host(each, SENTINEL_PORT if kind is Kind.SENTINEL else SERVER_PORT) for each in hosts.split(",")
     )
-    service, mark, query = path.partition("?")
     options = _options(f"{plain}://{user}{at}host/{mark}{query}")
     options.pop("host", None)
     own = {

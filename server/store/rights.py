@@ -9,6 +9,14 @@ from server.store.base import Finding
 from server.store.keys import NAMESPACE
 from server.store.link import Argument, Link
 
+# The least that a user needs, as a line of an ACL file; the tests of the store run under it. Before Redis 7.2 leave out
+# +waitaof. Sources on other keys of the same server need those in addition.
+ACL_LINE = (
+    f"user banditd on >PASSWORD resetkeys ~{NAMESPACE}:* resetchannels &{NAMESPACE}:* -@all "
+    "+@read +@write +@connection +@pubsub -@dangerous "
+    "+eval +evalsha +time +info +wait +waitaof +cluster|slots +acl|whoami +acl|dryrun"
+)
+
 # Each with arguments that fit it, so that only the right decides.
 _KEY = f"{NAMESPACE}:{{_registry}}:x"
 NEEDED: tuple[tuple[Argument, ...], ...] = (

@@ -51,6 +51,8 @@ def is_demoted(error: redis.exceptions.RedisError) -> bool:
 
 def _cause(error: redis.exceptions.RedisError) -> str:
     text = str(error) or type(error).__name__
+    if isinstance(error, redis.sentinel.MasterNotFoundError):
+        text = text.partition(" : ")[0]  # what follows prints every argument of every connection
     for kind, word, meaning in _MEANINGS:
         if (kind is not redis.exceptions.RedisError and isinstance(error, kind)) or (word and word in text):
             return f"{meaning} ({text})"

@@ -32,8 +32,9 @@ if lease[1] then
     return ''
 end
 -- At least the time: tokens go on growing when an experiment is deleted and made again, or set back to an old copy.
+-- In microseconds, as all of that may happen within a millisecond.
 local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local last = tonumber(redis.call('HGET', KEYS[1], 'fence') or '0') or 0
 local token = string.format('%.0f', math.max(last + 1, now))
 redis.call('DEL', KEYS[2]) -- a removal first: see prepare.lua
