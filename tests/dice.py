@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Text that some reader of YAML takes for something else when it has no quotes.
@@ -356,7 +356,20 @@ def mapping_of(seed: int) -> dict[str, Any]:
         spec.pop("budget", None)
     elif dice.random() < 0.15:
         linear(dice, spec)
+    if may_part(spec) and dice.coin():
+        spec["cohorts"]["apart"] = {
+            "probability": 0.5 + dice.positive(0.49),
+            "min_decisions": dice.randint(1, 10**9),
+        }
     return spec
+
+
+def may_part(spec: Mapping[str, Any]) -> bool:
+    """Whether cohorts of this spec may have shares of their own."""
+    kind = spec.get("allocator", {}).get("kind")
+    plain = kind != "fixed" and not str(kind).startswith("lin_") and "budget" not in spec
+    values = spec.get("cohorts", {}).get("values", ())
+    return plain and len(values) >= 3 and spec.get("baseline", "contrast") == "contrast"
 
 
 def shuffled(value: Any, dice: random.Random) -> Any:

@@ -13,7 +13,6 @@ from bandit.spec.check_counting import counting_findings
 from bandit.spec.check_features import feature_findings
 from bandit.spec.check_guardrails import guardrail_findings
 from bandit.spec.check_metrics import metric_findings
-from bandit.spec.features import LINEAR
 from bandit.spec.finding import ANY, Finding, Loc, listed, unknown
 from bandit.spec.model import (
     OTHER_COHORT,
@@ -165,14 +164,14 @@ def _apart(spec: ExperimentSpec, values: int) -> Iterator[Finding]:
             f"{LEAST_COHORTS} or more; declare {LEAST_COHORTS - 1 - values} more, or leave apart out",
             (at, ("cohorts", "values")),
         )
-    kind = spec.allocator.kind
-    if kind == "fixed" or kind in LINEAR:
-        why = (
-            "shares as written are the same for all" if kind == "fixed" else "its features can be the cohort"
-        )
+    if spec.allocator.kind == "fixed":
         yield Finding(
-            at, f"apart with allocator {kind}: {why}; leave one of them out", (at, ("allocator", "kind"))
+            at,
+            "apart with allocator fixed, whose shares are those written for all; leave one of them out",
+            (at, ("allocator", "kind")),
         )
+    if spec.is_linear:
+        return  # refused, and told why, where features are checked
     if spec.baseline != "contrast":
         yield Finding(
             at,

@@ -11,7 +11,7 @@ from bandit.spec.features import LINEAR
 from bandit.spec.guardrail import WARNINGS
 from bandit.spec.model import MAX_ARMS, PPM, ExperimentSpec
 from bandit.spec.parse import parse_mapping
-from tests.dice import Dice, linear
+from tests.dice import Dice, linear, may_part
 
 # Numbers make names quickly; what a name may look like is the parser's matter.
 NAMES = st.integers(0, 10**62 - 1).map(lambda number: f"a{number}".replace("7", "-"))
@@ -233,6 +233,10 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
         linear(Dice(draw(st.integers(0, 1 << 32))), found)
         if "features" not in found:
             found["allocator"] = {"kind": "thompson"}
+    if may_part(found):
+        found["cohorts"] |= draw(
+            optional(apart=optional(probability=st.floats(0.501, 0.999), min_decisions=st.integers(1, 10**9)))
+        )
     return found
 
 

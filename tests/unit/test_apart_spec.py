@@ -39,7 +39,7 @@ def test_cohorts_may_part_by_default_numbers() -> None:
         ({"budget": {"metric": "cost", "per_day": 5.0}}, "one set of shares"),
         (
             {"allocator": {"kind": "fixed", "weights": {"control": 0.5, "small": 0.25, "large": 0.25}}},
-            "the same for all",
+            "those written for all",
         ),
     ],
 )
