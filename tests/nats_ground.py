@@ -166,3 +166,13 @@ def nats_ground(folder: Path) -> Iterator[NatsGround]:
     """For the contract suite of sources."""
     with nats_server(folder) as server:
         yield NatsGround(server)
+
+
+async def left(url: str, stream: str, durable: str) -> int:
+    """How many events were not acknowledged yet."""
+    client = await nats.connect(url)
+    try:
+        found = await client.jetstream().consumer_info(stream, durable)
+        return (found.num_pending or 0) + (found.num_ack_pending or 0)
+    finally:
+        await client.close()
