@@ -19,8 +19,8 @@ from server.store.fed import Position
 
 __all__ = [
     "MOST_BODY_BYTES",
+    "Alarms",
     "Chosen",
-    "Common",
     "Kind",
     "Make",
     "Position",
@@ -128,8 +128,8 @@ def lowest(positions: Sequence[Position], epoch: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Common:
-    """What every kind may be told: when to warn. 0 for never.
+class Alarms:
+    """When a source of any kind is to be looked at; 0 for never.
 
     ``silence_s``: nothing came for so long. ``join_share``: less of its newest events could be read and found what they
     name.
@@ -146,7 +146,7 @@ class Chosen:
     name: str
     kind: str
     settings: object
-    common: Common = Common()
+    alarms: Alarms = Alarms()
 
 
 class Make(Protocol):

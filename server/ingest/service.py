@@ -35,7 +35,7 @@ class Ingest:
         self._threads = []
         for each in chosen:
             source = kinds[each.kind].make(each, clock.now_ms)
-            watch = Watch(each.name, each.kind, owner, clock.now_ms(), each.common, telemetry)
+            watch = Watch(each.name, each.kind, owner, clock.now_ms(), each.alarms, telemetry)
             pipeline = Pipeline(each, source, store, keeper, clock, watch)
             self._threads.append(
                 threading.Thread(target=self._run, args=(pipeline,), name=f"source-{each.name}", daemon=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from bandit.errors import InvalidArgument, Violation
 from server.config.layers import nearest
 from server.config.values import MASKED, Parse, mask, seconds
-from server.ingest.base import Chosen, Common, Kind
+from server.ingest.base import Alarms, Chosen, Kind
 
 T = TypeVar("T")
 MOST_SOURCES = 32
@@ -67,11 +67,11 @@ def read(tables: Sequence[Mapping[str, object]], kinds: Mapping[str, Kind]) -> l
         if not found:
             kind = str(table["kind"])
             named = f"{where} ({table['name']})"
-            common, wrong = _common(named, table)
+            alarms, wrong = _alarms(named, table)
             settings, more = _settings(named, table, kinds[kind])
             faults += wrong + more
             if settings is not None:
-                chosen.append(Chosen(str(table["name"]), kind, settings, common))
+                chosen.append(Chosen(str(table["name"]), kind, settings, alarms))
     if faults:
         text = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
         raise InvalidArgument(text, reason="BAD_CONFIG", violations=faults)
@@ -80,7 +80,7 @@ def read(tables: Sequence[Mapping[str, object]], kinds: Mapping[str, Kind]) -> l
 
 def shown(chosen: Chosen) -> dict[str, object]:
     """A source as plain values fit for logs: secrets and passwords of URLs are masked."""
-    values: dict[str, object] = {"name": chosen.name, "kind": chosen.kind, **asdict(chosen.common)}
+    values: dict[str, object] = {"name": chosen.name, "kind": chosen.kind, **asdict(chosen.alarms)}
     for each in _fields(type(chosen.settings)):
         value = getattr(chosen.settings, each.name)
         if each.metadata["secret"]:
@@ -111,17 +111,17 @@ def _head(
         yield Violation(f"{where}.kind", f"{kind!r} is not known; {nearest(str(kind), kinds)}")
 
 
-def _common(where: str, table: Mapping[str, object]) -> tuple[Common, list[Violation]]:
+def _alarms(where: str, table: Mapping[str, object]) -> tuple[Alarms, list[Violation]]:
     faults: list[Violation] = []
     values: dict[str, float] = {}
-    for name, parse in _COMMON.items():
+    for name, parse in _ALARMS.items():
         if name in table:
             try:
                 values[name] = parse(table[name])
             except ValueError as allowed:
                 seen = f"{table[name]!r} is not allowed; it is to be {allowed}"
                 faults.append(Violation(f"{where}.{name}", seen))
-    return Common(**values), faults
+    return Alarms(**values), faults
 
 
 def _share(raw: object) -> float:
@@ -130,8 +130,8 @@ def _share(raw: object) -> float:
     return float(raw)
 
 
-_COMMON: dict[str, Parse] = {"silence_s": seconds(0, 30 * 86_400), "join_share": _share}
-_OF_ALL = ("name", "kind", *_COMMON)
+_ALARMS: dict[str, Parse] = {"silence_s": seconds(0, 30 * 86_400), "join_share": _share}
+_OF_ALL = ("name", "kind", *_ALARMS)
 
 
 def _settings(where: str, table: Mapping[str, object], kind: Kind) -> tuple[object, list[Violation]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from server.ingest.base import Common, SourceState
+from server.ingest.base import Alarms, SourceState
 from server.intake.sort import Fate, Sorted
 
 SCHEMA = 1
@@ -54,7 +54,7 @@ class Watch:
     kind: str
     owner: str
     began_ms: int
-    limits: Common = field(default_factory=Common)
+    limits: Alarms = field(default_factory=Alarms)
     telemetry: SourceTelemetry = field(default_factory=Unwatched)
     _fates: Counter[str] = field(default_factory=Counter)
     _reasons: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""A stream that drops entries while they are pending: row 23 of the failure model, on a real Valkey and a real Redis."""
+"""A stream that drops entries while they are pending, on a real Valkey and a real Redis: row 23 of the failure model."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ def table(name: str = "orders", **fields: object) -> dict[str, object]:
 def test_settings_and_defaults() -> None:
     first, second = read([table(), table("clicks", hosts="b", pause_s=3, silence_s=0, join_share=0.5)], KINDS)
     assert first.settings == Given("/x")
-    assert (first.common.silence_s, first.common.join_share) == (600.0, 0.9)
+    assert (first.alarms.silence_s, first.alarms.join_share) == (600.0, 0.9)
     assert second.settings == Given("/x", hosts=("b",), pause_s=3.0)
-    assert (second.common.silence_s, second.common.join_share) == (0.0, 0.5)
+    assert (second.alarms.silence_s, second.alarms.join_share) == (0.0, 0.5)
     assert read([], KINDS) == []
 
 

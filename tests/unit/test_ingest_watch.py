@@ -7,7 +7,7 @@ import json
 from prometheus_client import CollectorRegistry
 
 from bandit.errors import Rejected
-from server.ingest.base import Common, SourceState
+from server.ingest.base import Alarms, SourceState
 from server.ingest.watch import ALARMS, LEAST_EVENTS, WINDOW, Watch
 from server.intake.sort import Fate, Sorted, refused
 from server.telemetry.ingesting import IngestTelemetry
@@ -21,7 +21,7 @@ UP = SourceState(True, "here", {"p": 3})
 
 
 def watch(**limits: float) -> Watch:
-    found = Watch("s", "kind", "host/1", 0, Common(**limits))
+    found = Watch("s", "kind", "host/1", 0, Alarms(**limits))
     found.seen(UP, 0)
     return found
 
@@ -64,7 +64,7 @@ def test_losses_and_failures_are_told_until_they_are_over() -> None:
 
 def test_the_status_is_json_and_metrics_say_the_same() -> None:
     registry = CollectorRegistry()
-    found = Watch("s", "kind", "host/1", 5, Common(silence_s=1), IngestTelemetry(registry))
+    found = Watch("s", "kind", "host/1", 5, Alarms(silence_s=1), IngestTelemetry(registry))
     found.sorted([GOOD, GOOD, DEAD], 2000)
     found.seen(SourceState(True, "here", {"p": 3, "q": 4}, lost=2, redelivered=5, refused_acks=6), 8)
     said = json.loads(found.status(9000))
