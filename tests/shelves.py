@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -73,10 +74,17 @@ class Failing(Disk):
 class Kept:
     """A keeper over a store, and the shelf that keeps what it reads; ``save`` writes at once."""
 
-    def __init__(self, store: Store, clock: FakeClock, folder: Path, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: FakeClock,
+        folder: Path,
+        disk: Disk | None = None,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
         self.clock = clock
         self.shelf = Shelf(folder, clock, disk=disk or Disk())
-        self.keeper = SnapshotKeeper(store, clock, kept=self.shelf.keep)
+        self.keeper = SnapshotKeeper(store, clock, uniform=uniform, kept=self.shelf.keep)
 
     @property
     def snapshot(self) -> Snapshot:

@@ -63,6 +63,7 @@ class SnapshotKeeper:
     """Keeps ``snapshot`` (None before the first read) as the store has it. Start it once; stop it at the end.
 
     ``lease_s``: see :class:`Snapshot`. ``kept(snapshot, changed)`` is told of each good poll, to keep it on disk.
+    ``beat`` is called before each turn.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class SnapshotKeeper:
         lease_s: float = LEASE_S,
         halts: Halts | None = None,
         kept: Callable[[Snapshot, bool], None] = lambda _snapshot, _changed: None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.snapshot: Snapshot | None = None
         self.counts = KeeperCounts()
@@ -87,6 +89,7 @@ class SnapshotKeeper:
         self._lease_s = lease_s
         self._halts: Halts = halts or NoHalts()
         self._kept = kept
+        self._beat = beat
         self._served_by = self._halts.ordered
         self._fading: list[tuple[Stop, float]] = []
         self._accepted_ms = self._served_by.accepted_ms
@@ -98,6 +101,7 @@ class SnapshotKeeper:
         self._set_back = ""
         self._strange_keys = False
         self._failing = False
+        self._pauses = Pauses(uniform)
         self._swapping = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
@@ -197,28 +201,45 @@ class SnapshotKeeper:
             if self.snapshot is not None:
                 self.snapshot = replace(self.snapshot, stopped=self._stopped(self.snapshot))
 
+    def first_pause(self) -> float:
+        """How long to wait before the first turn, s: a while, when there is something to serve meanwhile."""
+        return self._uniform() * (START_JITTER_S if self.snapshot is None else RESTORED_JITTER_S)
+
+    def turn(self) -> float:
+        """Poll once, whatever comes of it. Returns the seconds until the next turn."""
+        try:
+            self.poll()
+        except Exception as error:  # noqa: BLE001 - the thread goes on
+            return self._lost(error)
+        self._pauses.reset()
+        if self._failing:
+            log.info("store_back")
+        self._failing = False
+        return self._poll_s * (0.95 + 0.05 * self._uniform())
+
     def _run(self) -> None:
-        restored = self.snapshot is not None
-        self._stop.wait(self._uniform() * (RESTORED_JITTER_S if restored else START_JITTER_S))
-        pauses = Pauses(self._uniform)
+        self._stop.wait(self.first_pause())
         while not self._stop.is_set():
-            try:
-                self.poll()
-                pauses.reset()
-                if self._failing:
-                    log.info("store_back")
-                self._failing = False
-                due_s = self._clock.monotonic_s() + self._poll_s * (0.95 + 0.05 * self._uniform())
-                self._listen(due_s)
-            except Exception as error:
-                self.counts.failed_polls += 1
-                if not self._failing:
-                    expected = isinstance(error, StoreUnavailable)
-                    log.warning("store_lost", reason=str(error), exc_info=not expected)
-                self._failing = True
-                self._hints.close()  # it may listen to a node that is no longer the one
-                self._stop.wait(pauses.next())
+            self._beat()
+            pause_s = self.turn()
+            if not self._failing:
+                try:
+                    self._listen(self._clock.monotonic_s() + pause_s)
+                    continue
+                except Exception as error:  # noqa: BLE001 - as above
+                    pause_s = self._lost(error)
+            self._stop.wait(pause_s)
         self._hints.close()
+
+    def _lost(self, error: Exception) -> float:
+        """The store did not answer, or not as it should: say so once. Returns how long to wait."""
+        self.counts.failed_polls += 1
+        if not self._failing:
+            expected = isinstance(error, StoreUnavailable)
+            log.warning("store_lost", reason=str(error), exc_info=None if expected else error)
+        self._failing = True
+        self._hints.close()  # it may listen to a node that is no longer the one
+        return self._pauses.next()
 
     def _watch(self) -> None:
         while not self._stop.wait(HALT_S):

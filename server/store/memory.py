@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from bandit.errors import Overloaded
+from bandit.errors import CorruptStored, Overloaded
 from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation
 from bandit.token import KeyRing
@@ -67,7 +67,16 @@ class MemoryStore(MemoryFed):
 
     def load_many(self, names: Sequence[str]) -> dict[str, Stored | Exception]:
         """See ControlStore."""
-        return {name: stored for name in names if (stored := self.load(name)) is not None}
+        found: dict[str, Stored | Exception] = {}
+        for name in names:
+            try:
+                stored = self.load(name)
+            except CorruptStored as error:
+                found[name] = error
+            else:
+                if stored is not None:
+                    found[name] = stored
+        return found
 
     def commit(self, commit: Commit) -> int:
         """See ControlStore."""

@@ -1,0 +1,163 @@
+"""Several servers on one store: a rollback happens once however many see its cause, and a fleet comes back gently.
+
+Faults 24 and 29, invariants I5 and I7.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bandit.errors import Stale
+from bandit.rollout.audit import first_broken
+from bandit.rollout.transitions import audit_record, roll_back
+from server.store.base import Commit, Fence, Store, Stored
+from server.store.memory import MemoryStore
+from tests.conftest import Kept as KeptStore
+from tests.fakes import FakeClock
+from tests.hammer import at_once
+from tests.serving import Faulty, load, put_draft, put_running
+from tests.shelves import Kept
+from tests.stores import following
+
+SERVERS = 5
+
+
+def judged(store: Store, seen: Stored, judge: int, fence: Fence | None) -> int:
+    """What a judge does that saw a breach: one commit of a rollback with its audit record."""
+    moved = roll_back(
+        seen.experiment,
+        seen.allocation,
+        1,
+        actor="guardrail/limit",
+        reason=f"seen by judge {judge}",
+        rollback_id=f"{judge}",
+        now_ms=store.now_ms(),
+    )
+    record = audit_record(
+        (seen.experiment, seen.allocation),
+        moved,
+        actor="guardrail/limit",
+        sequence=seen.audit_sequence,
+        previous_hash=seen.audit_hash,
+        now_ms=store.now_ms(),
+    )
+    return store.commit(Commit(seen.generation, moved.experiment, moved.allocation, record, fence))
+
+
+@pytest.mark.parametrize("kept", ["memory", "valkey"], indirect=True)
+def test_five_judges_at_once_make_one_rollback(kept: KeptStore, full: bool) -> None:
+    """Each read the same state, each with the right to write as far as it knows, all commit at the same moment."""
+    store = kept.store
+    name = put_draft(store).experiment.name
+    for trial in range(1000 if full else 100):
+        now = load(store, name)
+        version = store.version()
+        outcomes = at_once(SERVERS, lambda judge, now=now: judged(store, now, judge, None))  # type: ignore[misc]
+        done = [outcome for outcome in outcomes if isinstance(outcome, int)]
+        assert done == [now.generation + 1]
+        assert all(isinstance(outcome, Stale) for outcome in outcomes if not isinstance(outcome, int))
+        after = load(store, name)
+        assert (after.generation, after.audit_sequence) == (now.generation + 1, now.audit_sequence + 1)
+        assert store.version() > version
+        records = store.audit(name, None, 2)
+        assert records[0].reason == f"seen by judge {outcomes.index(done[0])}"
+        store.delete(name, after.generation)
+        put_draft(store, name)
+        assert trial >= 0
+    records = store.audit(name, None, 10)
+    assert first_broken(list(reversed(records))) is None
+
+
+@pytest.mark.parametrize("kept", ["memory", "valkey"], indirect=True)
+def test_a_judge_whose_lease_went_on_changes_nothing(kept: KeptStore, full: bool) -> None:
+    """Fault 25: it slept between its look and its commit, and another became the judge meanwhile."""
+    store = kept.store
+    for trial in range(200 if full else 10):
+        name = f"e{trial}"
+        seen = put_draft(store, name)
+        asleep = store.acquire(name, "asleep", 50)
+        assert asleep is not None
+        kept.pass_ms(60)
+        awake = store.acquire(name, "awake", 60_000)
+        assert awake is not None
+        with pytest.raises(Stale):
+            judged(store, seen, 0, asleep)
+        assert load(store, name) == seen
+        assert judged(store, seen, 1, awake) == seen.generation + 1
+        with pytest.raises(Stale):
+            store.commit(following(load(store, name), fence=asleep))
+
+
+class Counted(Faulty):
+    """A store that notes in which second of the shared clock it was called."""
+
+    def __init__(self, store: object, clock: FakeClock, seconds: Counter[int]) -> None:
+        super().__init__(store)
+        self._clock = clock
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> object:
+        self._seconds[int(self._clock.monotonic_s())] += 1
+        return super().__getattr__(name)
+
+
+class Loop:
+    """One server's keeper, turned by the shared clock in the place of its own thread."""
+
+    def __init__(self, store: Counted, clock: FakeClock, folder: Path, draw: random.Random) -> None:
+        self.kept = Kept(store, clock, folder, uniform=draw.random)  # type: ignore[arg-type]
+        self.kept.restore()
+        self.due_s = clock.monotonic_s() + self.kept.keeper.first_pause()
+
+    def turn(self, now_s: float) -> None:
+        """Its turn, if it is due."""
+        if now_s >= self.due_s:
+            self.due_s = now_s + self.kept.keeper.turn()
+            self.kept.shelf.save()
+
+
+def test_a_fleet_that_restarts_at_once_is_no_herd(tmp_path: Path) -> None:
+    """Fifty servers, a store with experiments: calls in any second at most three times those of a quiet second."""
+    clock = FakeClock()
+    memory = MemoryStore(clock.now_ms)
+    memory.beat("learner", 1 << 40)
+    for index in range(30):
+        put_running(memory, f"e{index}")
+    draw = random.Random(29)
+    seconds: Counter[int] = Counter()
+    stores = [Counted(memory, clock, seconds) for _ in range(50)]
+
+    def start() -> list[Loop]:
+        return [Loop(store, clock, tmp_path / f"s{at}", draw) for at, store in enumerate(stores)]
+
+    def run(loops: list[Loop], for_s: float) -> list[int]:
+        began = clock.monotonic_s()
+        while clock.monotonic_s() < began + for_s:
+            clock.advance(0.01)
+            for loop in loops:
+                loop.turn(clock.monotonic_s())
+        return [seconds[second] for second in range(int(began) + 1, int(began + for_s))]
+
+    loops = start()
+    run(loops, 10.0)
+    steady = max(run(loops, 10.0))
+    assert steady > 50
+    for loop in loops:
+        loop.kept.shelf.stop()
+    loops = start()  # all of them in the same moment
+    again = run(loops, 10.0)
+    assert all(loop.kept.keeper.counts.polls for loop in loops)
+    assert max(again) <= 3 * steady, (again, steady)
+    for store in stores:
+        store.broken.add("all")
+    run(loops, 60.0)
+    for store in stores:
+        store.broken.clear()
+    back = run(loops, 10.0)
+    assert max(back) <= 3 * steady, (back, steady)
+    for loop in loops:
+        loop.kept.shelf.stop()
