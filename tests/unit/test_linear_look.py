@@ -14,7 +14,8 @@ from bandit.learn import fold, open_periods
 from bandit.ledger import ONE, Ledger, split_table, table
 from bandit.linear.sums import totals
 from bandit.log import EXPOSURE, EXPOSURES, LogEntry, exposure_entry
-from bandit.look import EVIDENCE, Look, look
+from bandit.look import EVIDENCE, MOVED_ENOUGH, Look, look
+from bandit.ranges import PPM
 from bandit.reward import RewardRecord
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import roll_back
@@ -90,18 +91,22 @@ class Desk:
 
 def test_a_new_rule_is_due_when_a_tenth_more_is_known_and_not_before() -> None:
     desk = Desk()
-    desk.serve(300)
-    first = desk.look()
-    desk.take(first)
-    assert desk.allocation.linear is not None
+    desk.serve(4000)
+    desk.take(desk.look())
+    rule = desk.allocation.linear
+    assert rule is not None
     assert desk.allocation.cause == EVIDENCE
-    desk.serve(6)
+    desk.serve(100)
     assert desk.look(10.0).transition is None
-    desk.serve(60)
+    desk.serve(600)
     assert desk.look(0.5).transition is None  # the least life of a period
     later = desk.look(10.0)
+    pairs = zip(later.proposal.shares_ppm, desk.allocation.shares_ppm, strict=True)
+    assert (
+        sum(abs(after - before) for after, before in pairs) < 2 * MOVED_ENOUGH * PPM
+    )  # not for the shares of all
     assert later.transition is not None
-    assert later.transition.allocation.linear != desk.allocation.linear
+    assert later.transition.allocation.linear != rule
 
 
 def test_a_ramp_goes_on_from_what_a_request_might_have_and_not_from_the_mean() -> None:
