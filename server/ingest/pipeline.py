@@ -16,13 +16,13 @@ from typing import TypeVar
 
 import structlog
 
-from bandit.errors import StoreUnavailable
+from bandit.errors import Rejected, StoreUnavailable
 from server.clock import Clock
 from server.ingest.base import Chosen, Received, RewardSource, SourceUnavailable
 from server.ingest.slots import LETTERS, Item, Slot, Slots
 from server.ingest.watch import Watch
-from server.intake.sort import Fate, fresh_enough, sort
-from server.snapshot import SnapshotKeeper
+from server.intake.sort import Fate, Sorted, fresh_enough, refused, sort
+from server.snapshot import Snapshot, SnapshotKeeper
 from server.store.fed import FeedStore, Position
 
 log = structlog.get_logger(__name__)
@@ -153,12 +153,23 @@ class Pipeline:
         snapshot, now_ms = fresh_enough(self._keeper), self._clock.now_ms()
         pending: dict[Slot, list[Item]] = {}
         for received in batch:
-            event = sort(self._keeper, snapshot, received.body, received.headers, now_ms)
+            event = self._sorted_one(snapshot, received, now_ms)
             slot = LETTERS
             if event.entry is not None and event.fate is not Fate.DEAD:
                 slot = (event.entry.table.name, event.entry.experiment.uid)
             pending.setdefault(slot, []).append(Item(received, event))
         return pending
+
+    def _sorted_one(self, snapshot: Snapshot, received: Received, now_ms: int) -> Sorted:
+        """As ``sort``; a fault of ours that one event brings out must not stop all that come after it."""
+        try:
+            return sort(self._keeper, snapshot, received.body, received.headers, now_ms)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("event_broke_us", source=self.name, place=str(received.position))
+            what = f"a fault of banditd met this event: {type(error).__name__}; its log says more"
+            return refused(Rejected(what, reason="UNEXPECTED"))
 
     def _deliver(self, pending: dict[Slot, list[Item]]) -> None:
         """Empty ``pending``; what is delivered is out of it, whatever happens to the rest."""
