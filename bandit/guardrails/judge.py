@@ -95,7 +95,8 @@ def judge(
     function of sums, n values of such a metric are the evidence of n / effect. That is right for many units and many
     values (asymptotically), where without it the evidence grows with how often the same units come back.
 
-    ``repeats``: the same for guardrails that follow the periods one by one, and for the number of decisions.
+    ``repeats``: the same arm by arm and from the first unit on; it counts in place of ``effects``, and for guardrails
+    that follow the periods one by one and for the number of decisions too.
 
     Where some cohorts have shares of their own, what is compared with the control is compared within each group of
     cohorts with the same shares, and added up.
@@ -233,25 +234,23 @@ class _Weighing:
         self._folded = folded
         self._told = told
         metric = spec.metric_index(guardrail.metric) if guardrail.metric else None
-        self._effect = 1.0
-        if effects is not None and metric is not None and self._code in ADDITIVE:
-            self._effect = float(effects[metric])
-        if repeats is not None and self._code == watch.SAMPLE_RATIO:
-            self._effect = repeats.visits
-        self._in_order: FloatArray | None = None
-        if repeats is not None and metric is not None and self._code in IN_ORDER:
-            self._in_order = repeats.values[:, metric]
+        # [K] so many outcomes of an arm, or decisions of all, are the evidence of one.
+        self._effects = np.ones(len(spec.arms))
+        if self._code == watch.SAMPLE_RATIO and repeats is not None:
+            self._effects[:] = repeats.visits
+        elif metric is not None and self._code in ADDITIVE | IN_ORDER and repeats is not None:
+            self._effects = repeats.values[:, metric]
+        elif metric is not None and self._code in ADDITIVE and effects is not None:
+            self._effects[:] = effects[metric]
+
+    def _repeated(self, pair: Pair) -> float:
+        """The larger of the two where arms are compared."""
+        both = [pair.arm, pair.control] if self._code in COMPARED else [pair.arm]
+        return float(self._effects[both].max())
 
     def _rows(self, pair: Pair, chosen: NDArray[np.bool_]) -> FloatArray:
         rows = self._every.rows(*pair, chosen)
-        return rows if self._in_order is None else _thin(rows, self._repeated(pair))
-
-    def _repeated(self, pair: Pair) -> float:
-        """So many outcomes are the evidence of one, for what follows the periods one by one."""
-        if self._in_order is None:
-            return 1.0
-        both = [pair.arm, pair.control] if self._code == watch.DETECTOR else [pair.arm]
-        return float(self._in_order[both].max())
+        return _thin(rows, self._repeated(pair)) if self._code in IN_ORDER else rows
 
     def sums(self, pair: Pair, since: int) -> FloatArray:
         """[COLUMNS] of all mature periods from ``since`` on, folded ones included."""
@@ -269,11 +268,11 @@ class _Weighing:
         answers = np.zeros(weigh.ANSWERS)
         weigh.weigh(self._code, self._params, sums, young, answers)
         thin, fewer, strength = sums, young, answers
-        if self._effect > 1.0:
-            thin, fewer = sums / self._effect, _thin(young, self._effect)
-            strength = np.zeros(weigh.ANSWERS)
+        repeated = self._repeated(pair)
+        shown = repeated if self._code in IN_ORDER else 1.0
+        if repeated > 1.0 and self._code not in IN_ORDER:
+            thin, fewer, strength = sums / repeated, _thin(young, repeated), np.zeros(weigh.ANSWERS)
             weigh.weigh(self._code, self._params, thin, fewer, strength)
-        again = self._repeated(pair)
         more, pending = CANNOT_TELL, 0.0
         if self._told:
             more, pending = rewards_more(self._code, self._params, thin, fewer, strength, levels)
@@ -281,12 +280,12 @@ class _Weighing:
             seen=bool(answers[weigh.SEEN]),
             log_e=float(strength[weigh.LOG_E]),
             log_e_safe=float(strength[weigh.LOG_E_SAFE]),
-            n=float(answers[weigh.N]) * again,
-            n_control=float(answers[weigh.N_CONTROL]) * again,
+            n=float(answers[weigh.N]) * shown,
+            n_control=float(answers[weigh.N_CONTROL]) * shown,
             observed=float(answers[weigh.OBSERVED]),
             reference=float(answers[weigh.REFERENCE]),
-            more=self._effect * again * more,
-            pending=self._effect * again * pending,
+            more=repeated * more,
+            pending=repeated * pending,
             ready=bool(strength[weigh.READY]),
         )
 

@@ -215,6 +215,11 @@ def _notes(spec: ExperimentSpec) -> tuple[str, ...]:
             f"a {spec.unit.kind} may bring several decisions, which are alike; where its arm is kept, rewards are "
             "divided by the design effect of their metric, which is right for many units"
         )
+    if spec.cohorts is not None and spec.cohorts.apart is not None:
+        notes.append(
+            "cohorts may have shares of their own: effects and winner are means over all cohorts, each compared within "
+            "its own shares; where a cohort is apart, its own effect is the one to read"
+        )
     if spec.decay is not None:
         notes.append(
             "decay steers the allocation only; the report weighs every period by what happened in it"

@@ -120,7 +120,11 @@ def test_the_effect_of_decisions_is_how_often_a_unit_decides() -> None:
     assert np.mean(told) == pytest.approx(EVENTS, rel=0.15)
     assert (
         visit_effect(
-            Clusters(np.zeros((2, 1, BUCKETS, 2), np.int64), np.zeros((2, BUCKETS), np.int64), np.zeros(2))
+            Clusters(
+                np.zeros((2, 1, BUCKETS, 2), np.int64),
+                np.zeros((2, BUCKETS), np.int64),
+                np.zeros(2, np.int64),
+            )
         )
         == 1.0
     )
@@ -160,3 +164,29 @@ def test_what_was_folded_counts_as_it_did_when_it_was(kind: str) -> None:
     )
     assert after.log_e == pytest.approx(whole.log_e, abs=1e-9)
     assert abs(after.n - whole.n) <= 1
+
+
+@pytest.mark.parametrize("kind", ["rate_limit", "harm", "breaker"])
+def test_one_unit_alone_fails_no_arm(kind: str) -> None:
+    """The first unit of the new arm has twenty bad outcomes, five units of the old one have twenty good ones each."""
+    limit = {} if kind == "harm" else {"limit": 0.05}
+    made = spec(
+        arms=[{"name": "old", "control": True}, {"name": "new"}],
+        metrics=[{"name": "bad", "kind": "bernoulli", "direction": "minimize", "attribution_window": "1s"}],
+        objective=[{"metric": "bad"}],
+        unit={"kind": "user", "mode": "sticky"},
+        guardrails=[{"name": "watched", "kind": kind, "metric": "bad", **limit}],
+    )
+    values = np.zeros((2, 1, BUCKETS, 2), np.int64)
+    values[0, 0, 10:15, 0] = 20
+    values[1, 0, 7] = (20, 20 * ONE)
+    few = Clusters(values, values[:, 0, :, 0], np.zeros(2, np.int64))
+    table = periods(made, [[[100.0], [20.0]]], [[[0.0], [20.0]]], centre=0.05)
+    effects = design_effects(made, few, table)
+    blind, told = (
+        judge(made, table, Folded.empty_of(made), STANDING, LATE, None, effects, repeats=repeats)[0]
+        for repeats in (None, repeats_of(effects, few))
+    )
+    assert blind.outcome is Outcome.FAIL
+    assert told.outcome is not Outcome.FAIL
+    assert told.n == blind.n == 20

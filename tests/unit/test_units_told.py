@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ from server.control.status import status_of
 from server.store.base import RewardCounts, Stored
 from tests.builders import NOW, running
 
-STICKY = {"unit": {"kind": "user", "mode": "sticky"}}
-COHORTS = {"cohorts": {"attribute": "plan", "values": ["free", "team", "pro"], "apart": {}}}
+STICKY: dict[str, Any] = {"unit": {"kind": "user", "mode": "sticky"}}
+COHORTS: dict[str, Any] = {"cohorts": {"attribute": "plan", "values": ["free", "team", "pro"], "apart": {}}}
 
 
 @pytest.mark.parametrize("mode", ["sticky", "epoch", "request"])
@@ -120,7 +121,10 @@ def test_status_says_who_is_apart_and_why() -> None:
     assert (apart.cohort, apart.arm, apart.chance) == ("team", "large", 0.973)
     assert list(apart.shares_ppm) == [100_000, 50_000, 850_000]
     text = shown(status)
-    assert "cohort team is apart: control 10.00 %, small 5.00 %, large 85.00 %; large has another effect there" in text
+    assert (
+        "cohort team is apart: control 10.00 %, small 5.00 %, large 85.00 %; large has another effect there"
+        in text
+    )
     assert "97.3 % chance" in text
     assert "apart team" in status_line(status)
 
@@ -155,7 +159,10 @@ def test_a_report_has_effects_of_first_exposure_beside_the_others() -> None:
     assert [each.cohort for each in report.apart] == ["team"]
     text = shown(report)
     assert "FIRST EXPOSURE" in text
-    assert "10.00 % of the units were re-routed since arms are compared, and made 10.00 % of the decisions" in text
+    assert (
+        "10.00 % of the units were re-routed since arms are compared, and made 10.00 % of the decisions"
+        in text
+    )
     assert "too few units yet" in text
     assert "cohort team is apart" in text
 
