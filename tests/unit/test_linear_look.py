@@ -49,12 +49,12 @@ class Desk:
         self.number = 0
 
     def serve(self, count: int, *, bad: float = 0.0) -> None:
-        """Decisions over all arms and plans with rewards at once; the small arm is better for pro plans."""
+        """Decisions over all arms and plans with rewards at once; the small arm is best for pro plans, the control for free ones."""
         chance, exposures, good, others = random.Random(self.number), [], [], []
         first = self.number
         for number in range(first, first + count):
             arm, plan = chance.randrange(3), chance.choice((1, 2))
-            rate = 0.8 if (arm == 1) == (plan == 2) else 0.3
+            rate = 0.8 if (arm, plan) in ((1, 2), (0, 1)) else 0.3
             at, period = NOW + 3000, self.allocation.number
             exposures.append(EXPOSURE.pack(period, 0, arm, 0))
             value = ONE if chance.random() < rate else 0
