@@ -10,13 +10,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from bandit.distribution import clash
 from bandit.errors import BanditError, InvalidArgument, NotAllowed
 from server.config import SETTINGS, Config, Loaded, load
 from server.config.layers import CONFIG_VARIABLE, nearest
 from server.config.settings import default_of, flag_of, has_flag, meaning_of
+
+if TYPE_CHECKING:
+    from server.supervise.lifeline import Orders
 
 FAILED, USAGE = 1, 2
 DOCTOR = "doctor"
@@ -201,13 +204,14 @@ def _child(arguments: Sequence[str]) -> NoReturn:
     import faulthandler
 
     from server.config import handed_over
-    from server.supervise.lifeline import reporter, tie
+    from server.supervise.lifeline import pulse, reporter, tie
     from server.telemetry import logs
 
     parser = argparse.ArgumentParser(prog="banditd --child", allow_abbrev=False)
     parser.add_argument("kind", choices=["serve", "learn", "ingest", "web", "demo"])
     parser.add_argument("--line-fd", type=int, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--pulse-fd", type=int, required=True)
     options, rest = parser.parse_known_args(arguments)
     orders = tie(options.line_fd)
     ready = reporter(options.ready_fd)
@@ -219,16 +223,19 @@ def _child(arguments: Sequence[str]) -> NoReturn:
         sys.exit(play(rest))
     config = handed_over(orders.config)
     logs.configure(config.log_level, config.log_format, orders.part)
-    code = _guarded(lambda: _work(options.kind, config, orders.part, orders.issuer, ready))
+    beat = pulse(options.pulse_fd)
+    code = _guarded(lambda: _work(options.kind, config, orders, ready, beat))
     logs.flush_streams()
     # Not through the interpreter's end: it would wait for threads of libraries that may never come back.
     os._exit(code)
 
 
-def _work(kind: str, config: Config, part: str, issuer: int, ready: Callable[[], None]) -> int:
+def _work(
+    kind: str, config: Config, orders: Orders, ready: Callable[[], None], beat: Callable[[], None]
+) -> int:
     from server.telemetry import shared
 
-    shared.join(shared.folder_of(config.data_dir), part)
+    shared.join(shared.folder_of(config.data_dir), orders.part)
     if kind == "web":
         from server.web import edge
 
@@ -236,10 +243,10 @@ def _work(kind: str, config: Config, part: str, issuer: int, ready: Callable[[],
     from server import app
 
     if kind == "serve":
-        return app.run_serving(config, issuer, ready)
+        return app.run_serving(config, orders.issuer, ready, beat)
     if kind == "ingest":
         return app.run_ingest(config, ready)
-    return app.run_learner(config, ready)
+    return app.run_learner(config, ready, beat)
 
 
 def _guarded(work: Callable[[], int]) -> int:

@@ -34,8 +34,10 @@ log = structlog.get_logger(__name__)
 INGEST_STOP_S = 8.0
 
 
-def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
-    """Serve until SIGTERM or SIGINT; then drain. Returns the exit status.
+def run_serving(
+    config: Config, issuer: int, ready: Callable[[], None], beat: Callable[[], None] = lambda: None
+) -> int:
+    """Serve until SIGTERM or SIGINT; then drain. Returns the exit status. ``beat``: see ``supervise.lifeline.pulse``.
 
     ``issuer`` 0: the store is asked for a number, until it gives one; before that nothing can be decided.
     """
@@ -57,7 +59,13 @@ def run_serving(config: Config, issuer: int, ready: Callable[[], None]) -> int:
     stops = StopFile(config.data_dir)
     shelf = Shelf(config.data_dir / "snapshot", clock)
     keeper = SnapshotKeeper(
-        store, clock, poll_s=config.poll_s, lease_s=config.exposure_lease_s, halts=stops, kept=shelf.keep
+        store,
+        clock,
+        poll_s=config.poll_s,
+        lease_s=config.exposure_lease_s,
+        halts=stops,
+        kept=shelf.keep,
+        beat=beat,
     )
     if (snapshot := shelf.load()) is not None:
         keeper.restore(snapshot)
@@ -243,7 +251,7 @@ def run_ingest(config: Config, ready: Callable[[], None]) -> int:
     return 1 if ingest.broken.is_set() else 0
 
 
-def run_learner(config: Config, ready: Callable[[], None]) -> int:
+def run_learner(config: Config, ready: Callable[[], None], beat: Callable[[], None] = lambda: None) -> int:
     """Learn until SIGTERM or SIGINT; then give the leases up. Returns the exit status.
 
     Until the kernels are compiled nobody learns: servers go on with the shares they have, and say so (frozen).
@@ -270,7 +278,7 @@ def run_learner(config: Config, ready: Callable[[], None]) -> int:
     loop = LearnerLoop(store, clock, settings, LearnerTelemetry(clock.now_ms), accepted)
     threading.Thread(target=warm_seldom, name="warmer", daemon=True).start()
     ready()
-    loop.run(stop)
+    loop.run(stop, beat)
     store.close()
     log.info("learner_stopped")
     return 0

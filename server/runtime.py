@@ -102,11 +102,12 @@ class LearnerLoop:
         """Writers by experiment, for those who look on."""
         return self._writers
 
-    def run(self, stop: threading.Event) -> None:
-        """Turn until ``stop``; then give the leases up."""
+    def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Turn until ``stop``; then give the leases up. ``beat`` is called before each turn."""
         lost_s: float | None = None
         pauses = Pauses(cap_s=self._settings.retry_s)
         while not stop.is_set():
+            beat()
             try:
                 self.step()
                 pauses.reset()

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from server.supervise.lifeline import HOPELESS, Orders, reporter, tie
+from server.supervise.lifeline import HOPELESS, Orders, pulse, reporter, tie
 
 FOLDER = Path(os.environ["PARTS_DIR"])
 
@@ -83,6 +83,10 @@ def main() -> None:
         reporter(ready)()
     if word == "exit":
         os._exit(int(rest))
+    if word == "hangs":
+        beat = pulse(int(arguments[arguments.index("--pulse-fd") + 1]))
+        beat()
+        behaviour.unlink()  # the next one is well
     if word == "frozen":
         os.kill(os.getpid(), signal.SIGSTOP)
     if word == "stuck":

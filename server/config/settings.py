@@ -117,6 +117,13 @@ class Config:
         default=5.0,
         metadata=_is(seconds(2, 300), "how long a learner that fell silent keeps its experiments"),
     )
+    hang_s: float = field(
+        default=120.0,
+        metadata=_is(
+            seconds(0, 86_400),
+            "a server or learner whose work stands still for so long is killed and started again; 0: never",
+        ),
+    )
     sources: tuple[dict[str, object], ...] = field(
         default=(),
         metadata={

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from server.supervise.lifeline import READY, Orders
+from server.supervise.lifeline import READY, Orders, last_pulse
 
 
 class Process(Protocol):
@@ -26,6 +27,9 @@ class Process(Protocol):
 
     def is_ready(self) -> bool:
         """Has it said so?"""
+
+    def pulse_s(self) -> float | None:
+        """When its work turned last, monotonic s; None when it never said so."""
 
     def ended(self) -> int | None:
         """None while it runs; then its exit code, or minus the signal that ended it."""
@@ -43,8 +47,8 @@ class Process(Protocol):
 class Child:
     """A process of our own program; see ``lifeline`` for the other side.
 
-    ``command`` gets `--line-fd N --ready-fd M`. It has a process group of its own, so that a Ctrl-C at the terminal
-    reaches the supervisor only, which knows the order in which to end; ``attached`` leaves it the terminal's.
+    ``command`` gets `--line-fd N --ready-fd M --pulse-fd P`. It has a process group of its own, so that a Ctrl-C at the
+    terminal reaches the supervisor only, which knows the order in which to end; ``attached`` leaves it the terminal's.
     """
 
     def __init__(
@@ -57,14 +61,20 @@ class Child:
     ) -> None:
         line_end, self._line = os.pipe()
         self._ready, ready_end = os.pipe()
+        self._pulse = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._is_ready = False
         self._ready_open = True
         self._attached = attached
         try:
             os.write(self._line, orders.to_line())  # a few hundred bytes: a pipe takes 4096 at once
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [*command, "--line-fd", str(line_end), "--ready-fd", str(ready_end)],
-                pass_fds=(line_end, ready_end),
+                [
+                    *command,
+                    *("--line-fd", str(line_end)),
+                    *("--ready-fd", str(ready_end)),
+                    *("--pulse-fd", str(self._pulse.fileno())),
+                ],
+                pass_fds=(line_end, ready_end, self._pulse.fileno()),
                 stdin=None if attached else subprocess.DEVNULL,
                 process_group=None if attached else 0,
                 env=None if environment is None else dict(environment),
@@ -72,6 +82,7 @@ class Child:
         except BaseException:
             os.close(self._line)
             os.close(self._ready)
+            self._pulse.close()
             raise
         finally:
             os.close(line_end)
@@ -100,6 +111,10 @@ class Child:
             os.close(self._ready)
         return self._is_ready
 
+    def pulse_s(self) -> float | None:
+        """See Process."""
+        return last_pulse(self._pulse.fileno())
+
     def ended(self) -> int | None:
         """See Process."""
         return self._process.poll()
@@ -121,6 +136,7 @@ class Child:
     def close(self) -> None:
         """See Process."""
         os.close(self._line)
+        self._pulse.close()
         if self._ready_open:
             self._ready_open = False
             os.close(self._ready)

@@ -48,6 +48,10 @@ class EmbeddedProcess:
         """See Process."""
         return True
 
+    def pulse_s(self) -> float | None:
+        """See Process; the servers' probes look whether it answers."""
+        return None
+
     def ended(self) -> int | None:
         """See Process."""
         return self._server.ended

@@ -38,7 +38,8 @@ class Part:
 
     ``launch`` starts it, or gives None when it cannot yet (asked again soon), or raises BanditError. ``stage``: parts
     of a lower one are ended first; within ``stop_s`` seconds, then they are killed. ``last`` is not restarted, and
-    its end is the end of all.
+    its end is the end of all. ``hang_s``: a part that is ready and whose work has not turned for so long is killed,
+    so that it comes back (0: never).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Part:
     stage: int
     stop_s: float
     last: bool = False
+    hang_s: float = 0.0
 
 
 class _Phase(Enum):
@@ -138,6 +140,7 @@ class Keeper:
         due = [kept.due_s for kept in self._kept if kept.phase is _Phase.DUE]
         due += [kept.deadline_s for kept in self._kept if kept.phase is _Phase.ENDING]
         due += [kept.told_s + WAITING_S for kept in self._kept if kept.phase is _Phase.STARTING]
+        due += [now_s + kept.part.hang_s / 4 for kept in self._kept if self._watched(kept)]
         return min([IDLE_S, *(max(0.0, each - now_s) for each in due)])
 
     def _look(self, kept: _Kept) -> None:
@@ -161,6 +164,22 @@ class Keeper:
             log.warning(
                 "part_waiting", name=kept.part.name, pid=process.pid, for_s=round(now_s - kept.since_s)
             )
+
+        elif kept.phase is _Phase.READY:
+            self._look_whether_it_hangs(kept, process, now_s)
+
+    def _watched(self, kept: _Kept) -> bool:
+        return kept.phase is _Phase.READY and kept.part.hang_s > 0
+
+    def _look_whether_it_hangs(self, kept: _Kept, process: Process, now_s: float) -> None:
+        turned_s = process.pulse_s()
+        if turned_s is None or not self._watched(kept):
+            return
+        still_s = now_s - max(turned_s, kept.since_s)
+        if still_s > kept.part.hang_s:
+            log.error("part_hung", name=kept.part.name, pid=process.pid, still_s=round(still_s, 1))
+            kept.since_s = now_s  # once; its end is seen at the next look
+            process.kill()
 
     def _ended(self, kept: _Kept, process: Process, code: int) -> None:
         process.close()

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -19,11 +21,13 @@ READY = b"ready\n"
 # A child's exit code for: trying again would end the same way (EX_CONFIG of sysexits.h).
 HOPELESS = 78
 _PR_SET_PDEATHSIG = 1
+_PULSE = struct.Struct("<d")
+_PULSE_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a child is told. ``config``: JSON of all settings, secrets too; ``issuer`` 0 for a part that needs none."""
+    """What a child is told. ``config``: JSON of all settings, secrets too; ``issuer`` 0 for none."""
 
     part: str
     supervisor: int
@@ -79,6 +83,29 @@ def reporter(ready: int) -> Callable[[], None]:
             os.close(number)
 
     return report
+
+
+def pulse(number: int) -> Callable[[], None]:
+    """A function that a part calls at each turn of its work; it writes the time into the file descriptor.
+
+    The time is of the monotonic clock, which all processes of a machine share.
+    """
+    last_s = 0.0
+
+    def beat() -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if now_s - last_s >= _PULSE_EVERY_S:
+            last_s = now_s
+            os.pwrite(number, _PULSE.pack(now_s), 0)
+
+    return beat
+
+
+def last_pulse(number: int) -> float | None:
+    """When the part on the other side wrote last, monotonic s; None before it ever did."""
+    written = os.pread(number, _PULSE.size, 0)
+    return float(_PULSE.unpack(written)[0]) if len(written) == _PULSE.size else None
 
 
 def _wait_for_end(line: int) -> None:

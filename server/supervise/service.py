@@ -143,11 +143,15 @@ class _Service:
         if config.role in ("all", "serve"):
             for number in range(config.workers):
                 name = f"serve-{number}"
-                yield Part(name, self._server(name), SERVE, config.drain_s + DRAIN_SLACK_S)
+                yield Part(
+                    name, self._server(name), SERVE, config.drain_s + DRAIN_SLACK_S, hang_s=config.hang_s
+                )
         if config.role in ("all", "ingest") and config.sources:
             yield Part("ingest", lambda: self._child("ingest", "ingest"), INGEST, INGEST_STOP_S)
         if config.role in ("all", "learn"):
-            yield Part("learn", lambda: self._child("learn", "learn"), LEARN, LEARN_STOP_S)
+            yield Part(
+                "learn", lambda: self._child("learn", "learn"), LEARN, LEARN_STOP_S, hang_s=config.hang_s
+            )
         if config.http_listen != OFF:
             yield Part("web", lambda: self._child("web", "web"), WEB, WEB_STOP_S)
         if self._demo is not None:

@@ -179,6 +179,19 @@ def test_a_part_that_is_never_ready_is_left_to_it_and_ends_with_the_rest(tmp_pat
         stage.gone()
 
 
+def test_a_part_that_hangs_is_killed_and_comes_back(tmp_path: Path) -> None:
+    with Stage(tmp_path, "--hang-s", "1") as stage:
+        stage.behave("learn", "hangs")
+        first = stage.started("learn")
+        again = stage.started("learn", 2)
+        assert again["pid"] != first["pid"]
+        (hung,) = stage.logged("part_hung")
+        assert (hung["name"], hung["pid"]) == ("learn", first["pid"])
+        assert stage.logged("part_died")[0]["how"] == "SIGKILL"
+        assert stage.end() == 0
+        stage.gone()
+
+
 def test_a_part_that_does_not_listen_is_killed_in_time(tmp_path: Path) -> None:
     with Stage(tmp_path, "--drain-s", "0") as stage:
         stage.behave("serve-0", "deaf")

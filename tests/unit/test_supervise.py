@@ -25,12 +25,16 @@ class Puppet:
         self.ready_fd: int | None = None
         self.deaf = deaf
         self.said = False
+        self.turned_s: float | None = None
         self.code: int | None = None
         self.asked = 0
         self.closed = False
 
     def is_ready(self) -> bool:
         return self.said
+
+    def pulse_s(self) -> float | None:
+        return self.turned_s
 
     def ended(self) -> int | None:
         return self.code
@@ -51,7 +55,9 @@ class Puppet:
 class Stage:
     """A keeper with puppets."""
 
-    def __init__(self, *names: str, deaf: str = "", last: str = "", luck: float = 1.0) -> None:
+    def __init__(
+        self, *names: str, deaf: str = "", last: str = "", luck: float = 1.0, hang_s: float = 0.0
+    ) -> None:
         self.clock = FakeClock()
         self.started: dict[str, list[Puppet]] = {name: [] for name in names}
         self.when: dict[str, list[float]] = {name: [] for name in names}
@@ -61,7 +67,7 @@ class Stage:
         self.ends: list[tuple[str, bool]] = []
         self.deaf = deaf
         parts = [
-            Part(name, self.launcher(name), stage, 10.0, last=name == last)
+            Part(name, self.launcher(name), stage, 10.0, last=name == last, hang_s=hang_s)
             for stage, name in enumerate(names)
         ]
         self.keeper = Keeper(
@@ -310,3 +316,41 @@ def test_an_idle_keeper_sleeps_long() -> None:
     stage.keeper.step()
     stage.ready("serve")
     assert stage.keeper.step() >= 60
+
+
+def test_a_part_whose_work_stands_still_is_killed_and_started_again() -> None:
+    stage = Stage("learn", hang_s=20.0)
+    stage.keeper.step()
+    stage.run_for(300)  # not ready yet: a compile may take long
+    assert len(stage.started["learn"]) == 1
+    stage.ready("learn")
+    stage.run_for(300)  # one that never beat is not watched
+    for _ in range(100):
+        stage.now("learn").turned_s = stage.clock.monotonic_s()
+        stage.run_for(15)
+    assert len(stage.started["learn"]) == 1
+    stage.run_for(4)
+    assert stage.now("learn").code is None
+    stage.run_for(20.0 / 4 + 2 + BACKOFF_CAP_S)
+    hung, _ = stage.started["learn"]
+    assert hung.code == KILL
+    assert hung.closed
+
+
+def test_a_beat_of_before_it_was_ready_counts_from_then_on() -> None:
+    stage = Stage("learn", hang_s=20.0)
+    stage.keeper.step()
+    stage.now("learn").turned_s = stage.clock.monotonic_s()
+    stage.run_for(60)
+    stage.ready("learn")
+    stage.run_for(15)
+    assert stage.now("learn").code is None
+
+
+def test_without_a_limit_nobody_is_watched() -> None:
+    stage = Stage("learn")
+    stage.keeper.step()
+    stage.now("learn").turned_s = stage.clock.monotonic_s()
+    stage.ready("learn")
+    stage.run_for(10_000)
+    assert stage.now("learn").code is None

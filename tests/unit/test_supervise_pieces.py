@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 CHILD = """
 import os, signal, sys, time
-from server.supervise.lifeline import reporter, tie
+from server.supervise.lifeline import pulse, reporter, tie
 behaviour = sys.argv[1]
 numbers = dict(zip(sys.argv[2::2], map(int, sys.argv[3::2])))
 if behaviour == "deaf":
@@ -259,6 +259,10 @@ if behaviour == "echo":
 if behaviour != "silent":
     ready()
     ready()
+beat = pulse(numbers["--pulse-fd"])
+while behaviour == "beats":
+    beat()
+    time.sleep(0.01)
 if behaviour == "frozen":
     os.kill(os.getpid(), signal.SIGSTOP)
 time.sleep(600)
@@ -312,6 +316,19 @@ def test_a_child_that_does_not_listen_can_be_killed(behaviour: str) -> None:
     child.terminate()
     child.kill()
     assert finish(child) == KILL
+
+
+def test_the_beat_of_a_child_is_seen_by_the_same_clock() -> None:
+    began_s = time.monotonic()
+    child = start("beats")
+    until(lambda: child.pulse_s() is not None, "a beat")
+    first_s = child.pulse_s()
+    assert first_s is not None
+    assert began_s < first_s <= time.monotonic()
+    until(lambda: (child.pulse_s() or 0.0) > first_s, "another beat")
+    os.kill(child.pid, signal.SIGSTOP)
+    child.kill()
+    finish(child)
 
 
 def test_a_child_ends_when_the_line_to_it_does() -> None:
