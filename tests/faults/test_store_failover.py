@@ -7,13 +7,16 @@ what an independent count says. The loss is seen before the repair, so that thes
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from bandit.decide import compile_table
-from bandit.errors import StoreUnavailable
+from bandit.errors import CorruptStored, StoreUnavailable
 from bandit.ledger import N
 from bandit.log import REWARDS, Append
 from bandit.reward import RewardEvent, accept_with_token
@@ -101,7 +104,8 @@ class World:
         self.shipper = Shipper(self.journal, store, names, self.clock)
         settings = LoopSettings("learner", block_s=0.0, tick_s=0.0, housekeeping_s=0.0)
         self.telemetry = Counting()
-        self.loop = LearnerLoop(store, self.clock, settings, self.telemetry)
+        self.accepted_ms = 0
+        self.loop = LearnerLoop(store, self.clock, settings, self.telemetry, lambda: self.accepted_ms)
         self.decided: Counter[int] = Counter()
         self.events: list[bytes] = []
         self.rewarded: Counter[int] = Counter()
@@ -259,3 +263,139 @@ def test_a_failover_that_lost_writes_is_mended_exactly(tmp_path: Path, full: boo
             assert made.doubt.counts.put_back == 100
             assert made.rewound >= 1
             assert made.shipper.counts.again > 0
+
+
+class Alone:
+    """A server whose file tests cut, copy and put back while it is down."""
+
+    def __init__(self, folder: Path) -> None:
+        (port,) = free_ports(1)
+        self.node = server(folder / "server", port)
+        self.url = f"redis://{self.node.address}"
+        self._copy = folder / "copy"
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[Alone]:
+        self.node.start()
+        try:
+            self.node.ready()
+            yield self
+        finally:
+            self.node.stop()
+
+    @property
+    def file(self) -> Path:
+        """What was written last."""
+        return max((self.node.folder / "appendonlydir").glob("*.incr.aof"))
+
+    def again(self) -> None:
+        self.node.start()
+        self.node.ready()
+
+    def copied(self) -> None:
+        shutil.copytree(self.node.folder / "appendonlydir", self._copy)
+
+    def put_back(self) -> None:
+        """Put the old copy in place of what there is, as an operator would."""
+        self.node.kill()
+        shutil.rmtree(self.node.folder / "appendonlydir")
+        shutil.copytree(self._copy, self.node.folder / "appendonlydir")
+        self.again()
+
+
+def test_the_end_of_the_file_that_was_cut_is_mended_exactly(tmp_path: Path, full: bool) -> None:
+    for round_ in range(20 if full else 1):
+        folder = tmp_path / str(round_)
+        with Alone(folder).up() as alone, world(alone.url, folder) as made:
+            made.decide(300)
+            made.settle()
+            size = alone.file.stat().st_size
+            made.decide(100)
+            made.report()
+            made.roll_back(2)
+            made.decide(200)
+            made.settle()
+            before = load(made.store, NAME)
+            assert made.counts() == made.expected()
+
+            alone.node.kill()
+            with alone.file.open("r+b") as file:
+                file.truncate(size + 1000 + 77 * round_)
+            alone.again()
+            until(partial(answers, made.store), "it is there again")
+            assert load(made.store, NAME).generation < before.generation
+            assert made.counts() != made.expected()
+
+            made.decide(50)
+            made.settle()
+            assert made.counts() == made.expected()
+            assert load(made.store, NAME).experiment.arms[2].rollback == before.experiment.arms[2].rollback
+            assert made.doubt.counts.put_back > 0
+
+
+def test_a_store_of_another_past_is_not_learnt_from_until_it_is_accepted(tmp_path: Path) -> None:
+    with Alone(tmp_path).up() as alone, world(alone.url, tmp_path) as made:
+        made.decide(300)
+        made.settle()
+        alone.copied()
+        made.decide(300)
+        made.roll_back(2)
+        made.settle()
+        before = load(made.store, NAME)
+        alone.put_back()
+        until(partial(answers, made.store), "it is there again")
+        old = load(made.store, NAME)
+        assert old.generation < before.generation
+        # Somebody goes on from the old copy before the learner looks: the lost commits have no place any more.
+        made.roll_back(1)
+        shares = load(made.store, NAME).allocation
+        for _ in range(20):
+            with contextlib.suppress(StoreUnavailable):
+                made.loop.step()
+        assert made.telemetry.set_backs["frozen"] >= 1
+        assert NAME not in made.loop.writers
+        assert load(made.store, NAME).allocation == shares
+        made.accepted_ms = made.clock.now_ms()
+        made.loop._parked.clear()  # it looks every five seconds
+        made.loop.step()
+        assert NAME in made.loop.writers
+
+
+def test_an_emptied_store_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    with Alone(tmp_path).up() as alone, world(alone.url, tmp_path) as made:
+        made.decide(200)
+        made.settle()
+        alone.copied()
+        expected = made.expected()
+        alone.node.admin.flushall()
+        for _ in range(5):
+            with contextlib.suppress(StoreUnavailable):
+                made.loop.step()
+        assert made.loop.writers == {}
+        assert made.store.names() == []
+        alone.put_back()
+        until(partial(answers, made.store), "it is there again")
+        made.settle()
+        assert made.counts() == expected
+
+
+def test_a_part_of_a_ledger_that_is_gone_is_noticed_and_not_begun_anew(tmp_path: Path) -> None:
+    """Fault 12: an evicted or deleted hash."""
+    with Alone(tmp_path).up() as alone, world(alone.url, tmp_path) as made:
+        made.decide(200)
+        made.settle()
+        keys = made.store._keys.of(NAME)
+        for lost in (keys.periods, keys.pages, keys.exposed, keys.writer):
+            kept = alone.node.admin.dump(lost)
+            alone.node.admin.delete(lost)
+            with pytest.raises(CorruptStored):
+                made.store.load_writer(NAME)
+            made.decide(10)
+            made.shipper.step()
+            made.loop.step()
+            assert NAME not in made.loop.writers
+            assert alone.node.admin.exists(lost) == 0
+            alone.node.admin.restore(lost, 0, kept)
+            made.loop._parked.clear()
+        made.settle()
+        assert made.counts() == made.expected()
