@@ -20,6 +20,7 @@ from server.clock import SystemClock
 from server.journal import Journal, Shipper
 from server.rpc.decisions import Decisions
 from server.rpc.experiments import Experiments
+from server.rpc.ingestion import Ingestion
 from server.rpc.interceptors import RpcTelemetry
 from server.rpc.rewards import Rewards
 from server.rpc.server import DEFAULT_LIMITS, Limits, RpcServer, build_server
@@ -145,6 +146,7 @@ def serving(
             limits=limits,
             telemetry=telemetry,
             reflection=reflection,
+            ingestion=Ingestion(store, keeper, clock),
             before_stop=experiments.watcher.stop,
         )
         port = grpc_server.add_insecure_port("127.0.0.1:0")
