@@ -1,16 +1,17 @@
 """Worlds made from a spec alone, for who has written none: equal arms, a better one, a harmful one, a rising level.
 
-What is assumed of the control is ``laws.assumed``, but for what guardrails watch: its share of bad outcomes is half of
-the lowest limit. Every reward comes at once.
+What is assumed of the control is ``laws.assumed``, but for what guardrails watch: of what a limit allows it has about
+half. Every reward comes at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from bandit.simulate.laws import assumed, fault, law_of
+from bandit.simulate.laws import Law, assumed, atoms, fault, law_of
 from bandit.simulate.world import ArmLaws, Drift, MetricLaw, WorldFile
-from bandit.spec.model import Direction, ExperimentSpec, Metric, MetricKind
+from bandit.spec.model import Direction, ExperimentSpec, Guardrail, Metric, MetricKind
 from bandit.spec.quantity import format_duration
 
 TRAFFIC_PER_HOUR = 1000.0
@@ -18,7 +19,12 @@ HORIZON_S = 7 * 86400.0
 LIFT = 0.1
 """Relative lift of the better arm in the objective's heaviest metric."""
 HARM = 2.0
-"""Factor of the harmful arm's badness; and its badness is at least so many times a guardrail's limit."""
+"""Factor of the harmful arm's badness; and it has at least so many times what a limit allows."""
+USED = 0.5
+"""Part of what a limit allows that the control has."""
+HALVINGS = 40
+SHARES = frozenset({"rate_limit", "breaker"})
+"""Kinds whose limit is a share of bad outcomes."""
 RISE = 0.9
 MOST_BETTER = 3
 """Worlds with one better arm, for the first challengers."""
@@ -56,22 +62,54 @@ def standard_worlds(
 
 def _control(spec: ExperimentSpec, metric: Metric) -> MetricLaw:
     law = assumed(metric)
-    limits = [each.limit for each in spec.guardrails if each.metric == metric.name and each.limit is not None]
-    mean = law.mean
-    if limits and metric.prior is None and metric.kind is not MetricKind.RATING:
-        mean = _at_badness(metric, min(limits) / 2.0)
+    watching = [each for each in spec.guardrails if each.metric == metric.name and each.limit is not None]
+    if watching and metric.prior is None and metric.kind is not MetricKind.RATING:
+        shares = [each.limit for each in watching if each.kind in SHARES and each.limit is not None]
+        best = _at_badness(metric, 0.0)
+        start = replace(law, mean=_at_badness(metric, USED * min(shares))) if shares else law
+
+        def nearer(part: float) -> Law:
+            return replace(start, mean=best + part * (start.mean - best), sd=part * start.sd)
+
+        def kept(part: float) -> bool:
+            return all(used(each, metric, nearer(part)) <= USED * (1.0 + 1e-9) for each in watching)
+
+        law = nearer(1.0 if kept(1.0) else _last(kept))
     found = MetricLaw(
         name=metric.name,
-        mean=mean,
+        mean=law.mean,
         sd=law.sd or None,
         buyers=law.buyers if metric.kind is MetricKind.REVENUE else None,
         levels=law.levels,
     )
-    return (
-        found
-        if not fault(metric, law_of(metric, found, None))
-        else found.model_copy(update={"mean": law.mean})
-    )
+    if not fault(metric, law_of(metric, found, None)):
+        return found
+    usual = assumed(metric)
+    return found.model_copy(update={"mean": usual.mean, "sd": usual.sd or None})
+
+
+def used(guardrail: Guardrail, metric: Metric, law: Law) -> float:
+    """What an arm with this law has of what the limit allows; above 1 it breaks the promise."""
+    assert guardrail.limit is not None
+    down = metric.direction is Direction.MINIMIZE
+    if guardrail.kind in SHARES:
+        return _badness(metric, law.mean) / guardrail.limit
+    if guardrail.kind == "event_rate":
+        return law.mean / guardrail.limit if down else guardrail.limit / max(law.mean, 1e-12)
+    low, high = metric.scale
+    found = atoms(metric, law, law.mean)
+    above = float(found.weight[found.x > (guardrail.limit - low) / (high - low)].sum())
+    assert guardrail.quantile is not None
+    return above / (1.0 - guardrail.quantile) if down else (1.0 - above) / guardrail.quantile
+
+
+def _last(holds: Callable[[float], bool]) -> float:
+    """About the greatest part in (0, 1) for which it holds, when it holds for all below that."""
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low if low > 0.0 else 0.5**HALVINGS
 
 
 def _at_badness(metric: Metric, badness: float) -> float:
@@ -138,13 +176,25 @@ def _harmful(spec: ExperimentSpec, base: Mapping[str, MetricLaw]) -> dict[str, M
                 levels=_shifted(base[metric.name].levels, metric.direction is Direction.MINIMIZE),
             )
             continue
+        before = law_of(metric, base[metric.name], None)
         bad = HARM * _badness(metric, mean)
         if guardrail.limit is not None:
-            bad = max(bad, HARM * guardrail.limit)
+            bad = max(bad, _bad_enough(guardrail, metric, before))
         law = MetricLaw(name=metric.name, mean=_at_badness(metric, min(bad, 0.99)))
-        if not fault(metric, law_of(metric, law, law_of(metric, base[metric.name], None))):
+        if metric.name in found and _badness(metric, found[metric.name].mean or mean) >= bad:
+            continue
+        if not fault(metric, law_of(metric, law, before)):
             found[metric.name] = law
     return found
+
+
+def _bad_enough(guardrail: Guardrail, metric: Metric, before: Law) -> float:
+    """Badness, at most 1, from which an arm has HARM times what the limit allows, its spread being the control's."""
+
+    def spared(part: float) -> bool:
+        return used(guardrail, metric, replace(before, mean=_at_badness(metric, part))) < HARM
+
+    return 1.0 if spared(1.0) else _last(spared)
 
 
 def _rising(spec: ExperimentSpec, law: MetricLaw) -> MetricLaw:
@@ -153,8 +203,12 @@ def _rising(spec: ExperimentSpec, law: MetricLaw) -> MetricLaw:
     metric = spec.metrics[at]
     if metric.kind is MetricKind.RATING:
         return law
+    watching = [each for each in spec.guardrails if each.metric == metric.name and each.limit is not None]
     for by in (RISE, RISE / 3, RISE / 10):
         found = law.model_copy(update={"drift": Drift(shape="rising", by=by)})
-        if not fault(metric, law_of(metric, found, None)):
+        made = law_of(metric, found, None)
+        at_last = replace(made, mean=made.mean * (1.0 + by))
+        # A level that rises for all is no harm of an arm, so it must leave the limits alone.
+        if not fault(metric, made) and all(used(each, metric, at_last) <= 1.0 for each in watching):
             return found
     return law

@@ -298,6 +298,28 @@ def test_standard_worlds_are_what_they_say() -> None:
     assert np.all(np.diff(rising.truth[:, 0, 0, 0]) > 0)
 
 
+def test_standard_worlds_keep_limits_of_every_kind_but_where_they_break_them() -> None:
+    """A quantile and a rate of events, in units of their metrics and in both directions."""
+    wait = {"name": "wait", "kind": "exponential", "direction": "minimize", "range": [0, 10_000]}
+    calls = {"name": "calls", "kind": "poisson", "direction": "minimize", "range": [0, 50]}
+    score = {"name": "score", "kind": "gaussian", "direction": "maximize", "range": [0, 100]}
+    limits = [
+        {"name": "slow", "kind": "quantile_limit", "metric": "wait", "limit": 3000, "quantile": 0.95},
+        {"name": "often", "kind": "event_rate", "metric": "calls", "limit": 2.5},
+        {"name": "low", "kind": "quantile_limit", "metric": "score", "limit": 10, "quantile": 0.05},
+    ]
+    metrics = [{**each, "attribution_window": "1s"} for each in (wait, calls, score)]
+    spec = spec_of(metrics=[LIKED, *metrics], guardrails=limits)
+    equal, better, harmful, rising = (plan(spec, world, 10) for world in standard_worlds(spec))
+    for kept in (equal, better, rising):
+        assert kept.harmful.min() == 10
+    assert harmful.harmful[:, 1].tolist() == [0, 0, 0]
+    assert harmful.harmful[:, 0].tolist() == [10, 10, 10]
+    assert equal.truth[0, 0, 0, 2] == pytest.approx(1.25 / 50, rel=0.01)  # half of the limit
+    # Half of the twentieth that may wait longer than 3 s: exp(-3000 / mean) = 0.025.
+    assert equal.truth[0, 0, 0, 1] == pytest.approx(3000 / math.log(40) / 10_000, rel=0.02)
+
+
 def test_a_look_reads_the_book_as_the_ledger_would() -> None:
     spec = spec_of()
     made = plan(spec, world_of(50, 3, {"a": {"liked": {"mean": 0.3, "delay": "5s"}}}), 3)
