@@ -103,6 +103,20 @@ def test_events_per_decision_against_a_limit() -> None:
     assert "exceeds 2.000" in verdict.message
 
 
+def test_fewer_events_than_are_wanted_are_found_too() -> None:
+    """Where more events are better, the limit is the least."""
+    wanted = [{**each, "direction": "maximize"} if each["name"] == "calls" else each for each in METRICS]
+    spec = pair({"kind": "event_rate", "metric": "calls", "limit": 2.0}, metrics=wanted)
+    rng = np.random.default_rng(4)
+    verdicts = {}
+    for rate in (1.2, 2.0, 2.9):
+        counted = {"calls": [[], list(rng.poisson(rate, 400).astype(float))]}
+        verdicts[rate] = judged(spec, [period(spec, 1, counted, shares=HALVES)])["small", "g0"]
+    outcomes = [each.outcome for each in verdicts.values()]
+    assert outcomes == [Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS]
+    assert "is below 2.000" in verdicts[1.2].message
+
+
 def ratio_period(spec: ExperimentSpec, each: int, factor: float, calls: float, *, seed: int = 5) -> Period:
     """Cost per call is 0.1 for the control, ``factor`` times that for the arm, which makes ``calls`` as many calls."""
     rng = np.random.default_rng(seed + each)
@@ -271,6 +285,14 @@ def test_traffic_that_follows_moving_shares_is_right_and_lost_choices_are_not() 
     assert "traffic 0." in verdict.message
     assert "is not its share 0.349" in verdict.message
     assert decisions([verdict]) == ()
+
+
+def test_lost_choices_are_seen_while_the_period_is_open() -> None:
+    """An allocation may live for minutes; traffic needs no window to close."""
+    spec = pair({"kind": "sample_ratio", "action": "flag"})
+    lost = period(spec, 1, {}, assigned=(2000, 900), shares=HALVES, open_=True)
+    verdict = judged(spec, [lost], now_ms=NOW + 2 * LIFE_MS)["small", "g0"]
+    assert (verdict.outcome, verdict.n) == (Outcome.FAIL, 900)
 
 
 def test_rewards_that_stop_are_missed_after_the_declared_time() -> None:
