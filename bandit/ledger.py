@@ -114,7 +114,7 @@ class Cells:
 
 
 def _added(one: Int64Array, other: Int64Array, axis: int) -> Int64Array:
-    """Their sum. After an upgrade periods of one epoch may differ in buckets; what was not told apart may have moved."""
+    """Their sum. After an upgrade periods may differ in buckets; what was not told apart then may have moved."""
     wide, narrow = (one, other) if one.shape[axis] >= other.shape[axis] else (other.copy(), one)
     if wide.shape == narrow.shape:
         wide += narrow
@@ -309,15 +309,18 @@ class Clusters:
 
 def cluster_totals(periods: Iterable[Period], layout: Layout) -> Clusters | None:
     """``clusters`` and ``visits`` added over periods of one epoch; None where the epoch keeps none."""
-    total = Cells.zeros(layout)
-    for period in periods:
-        total.add(period.cells)
-    if total.clusters is None or total.visits is None:
+    zeros = Cells.zeros(layout)
+    values, decisions = zeros.clusters, zeros.visits
+    if values is None or decisions is None:
         return None
-    k, m, b, _ = total.clusters.shape
-    visits = total.visits.reshape(k, b // BUCKETS, BUCKETS)
+    for period in periods:
+        if period.cells.clusters is not None and period.cells.visits is not None:
+            values = _added(values, period.cells.clusters, 2)
+            decisions = _added(decisions, period.cells.visits, 1)
+    k, m, b, _ = values.shape
+    visits = decisions.reshape(k, b // BUCKETS, BUCKETS)
     return Clusters(
-        values=total.clusters.reshape(k, m, b // BUCKETS, BUCKETS, 2).sum(axis=2),
+        values=values.reshape(k, m, b // BUCKETS, BUCKETS, 2).sum(axis=2),
         visits=visits.sum(axis=1),
         rerouted=visits[:, 1:].sum(axis=(1, 2)),
     )

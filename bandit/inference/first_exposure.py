@@ -34,6 +34,8 @@ FOREVER_MS = 1 << 62
 LEVEL = 0.95
 LEAST_BUCKETS = 32
 """Buckets with units, from which on the spread between buckets is believed."""
+AT_ONCE = 256
+"""Periods that are stacked together."""
 T, A = range(2)
 
 
@@ -56,11 +58,15 @@ def unit_terms(spec: ExperimentSpec, periods: Iterable[Period], now_ms: int) -> 
     Blocks bring what they kept. A metric counts periods whose attribution window is closed.
     """
     total = np.zeros((len(spec.arms) - 1, len(spec.metrics), BUCKETS, 2))
+    told: list[Period] = []
     for period in periods:
         if period.units is not None:
             total += period.units
-        if not period.is_block:
-            _add(spec, period, now_ms, total)
+        clusters = period.cells.clusters
+        if not period.is_block and clusters is not None and clusters.shape[2] == 2 * BUCKETS:
+            told.append(period)
+    for start in range(0, len(told), AT_ONCE):
+        _add(spec, told[start : start + AT_ONCE], now_ms, total)
     return total
 
 
@@ -71,31 +77,35 @@ def settle_units(spec: ExperimentSpec, periods: Iterable[Period]) -> FloatArray 
     return unit_terms(spec, (period for period in periods if not period.is_block), FOREVER_MS)
 
 
-def _add(spec: ExperimentSpec, period: Period, now_ms: int, total: FloatArray) -> None:
-    clusters, visits = period.cells.clusters, period.cells.visits
-    if clusters is None or visits is None or clusters.shape[2] != 2 * BUCKETS:
-        return
+def _add(spec: ExperimentSpec, periods: list[Period], now_ms: int, total: FloatArray) -> None:
+    clusters = [period.cells.clusters for period in periods if period.cells.clusters is not None]
+    visits = [period.cells.visits for period in periods if period.cells.visits is not None]
     for index, metric in enumerate(spec.metrics):
-        if metric.kind is MetricKind.RATIO or not period.is_mature(metric.attribution_window, now_ms):
+        if metric.kind is MetricKind.RATIO:
             continue
-        n = clusters[:, index, :BUCKETS, 0].astype(np.float64)
-        s = clusters[:, index, :BUCKETS, 1] / ONE
+        ripe = [
+            at for at, period in enumerate(periods) if period.is_mature(metric.attribution_window, now_ms)
+        ]
+        if not ripe:
+            continue
+        settled = np.stack([clusters[at][:, index, :BUCKETS] for at in ripe])
+        n, s = settled[..., 0].astype(np.float64), settled[..., 1] / ONE
         if metric.default_when_silent is not None:
-            silent = np.maximum(visits[:, :BUCKETS] - n, 0.0)
+            silent = np.maximum(np.stack([visits[at][:, :BUCKETS] for at in ripe]) - n, 0.0)
             value = silent_value(metric, Channel(ChannelKind.VALUE, index)) or 0.0
             n, s = n + silent, s + value * silent
         for place, (arm, control) in enumerate(near_pairs(spec)):
-            total[place, index] += _pair(n[arm], s[arm], n[control], s[control])
+            total[place, index] += _pair(n[:, arm], s[:, arm], n[:, control], s[:, control])
 
 
 def _pair(n: FloatArray, s: FloatArray, n0: FloatArray, s0: FloatArray) -> FloatArray:
-    """[64, 2] T and A of one period."""
-    one, zero = float(n.sum()), float(n0.sum())
-    if one <= 0.0 or zero <= 0.0:
-        return np.zeros((BUCKETS, 2))
-    v, c = one / (one + zero), float(s.sum() + s0.sum()) / (one + zero)
+    """[64, 2] T and A, added over periods; arguments [E, 64]."""
+    one, zero = n.sum(axis=1, keepdims=True), n0.sum(axis=1, keepdims=True)
+    every, both = np.maximum(one + zero, 1.0), (one > 0.0) & (zero > 0.0)
+    v, c = one / every, (s.sum(axis=1, keepdims=True) + s0.sum(axis=1, keepdims=True)) / every
     scores = (1.0 - v) * (s - n * c) - v * (s0 - n0 * c)
-    return np.stack([scores, (1.0 - v) ** 2 * n + v**2 * n0], axis=1)
+    weights = (1.0 - v) ** 2 * n + v**2 * n0
+    return np.stack([np.where(both, each, 0.0).sum(axis=0) for each in (scores, weights)], axis=1)
 
 
 def first_exposures(spec: ExperimentSpec, terms: FloatArray) -> tuple[FirstExposure, ...]:

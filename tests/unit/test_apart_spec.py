@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,20 @@ from bandit.decide import compile_table
 from bandit.rollout.state import ArmState, Parting, Rollback
 from bandit.rollout.transitions import reallocate
 from bandit.spec.check import check
+from bandit.token import verify
+from bandit.v1 import decision_service_pb2 as pb
+from server.journal import Journal
 from server.rpc.columns import decide_many
+from server.rpc.decisions import Decisions
+from server.snapshot import SnapshotKeeper
+from server.store.base import Commit
 from server.store.codec import dump_allocation, load_allocation, misfit
+from server.store.memory import MemoryStore
 from tests.builders import NOW, running, spec
+from tests.fakes import FakeClock
+from tests.serving import put_running
 
+ANY: Any = None
 COHORTS: dict[str, Any] = {"attribute": "plan", "values": ["free", "team", "pro"]}
 
 
@@ -75,6 +86,38 @@ def test_a_unit_is_decided_by_the_shares_of_its_cohort_and_told_them() -> None:
     own = [table.decide(unit, {"plan": "team"}) for unit in units]
     for one, other in zip(common, own, strict=True):
         assert other.rerouted == (one.arm != other.arm), "it parted from the common ranges"
+
+
+def test_replies_and_tokens_have_the_propensity_of_the_cohort(tmp_path: Path) -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock.now_ms)
+    store.beat("learner", 3_600_000)
+    now = put_running(store, cohorts=COHORTS)
+    own = [Parting(2, (100_000, 0, 900_000), 2, 0.97)]
+    move = reallocate(
+        now.experiment, now.allocation, (400_000, 300_000, 300_000), (0.5, 0.5), "evidence", NOW, own
+    )
+    store.commit(Commit(now.generation, move.experiment, move.allocation))
+    keeper = SnapshotKeeper(store, clock)
+    keeper.poll()
+    journal = Journal(tmp_path, 5, segment_bytes=1 << 16)
+    served = Decisions(keeper, clock, journal)
+    name, shares = "experiments/answers", {"free": [0.4, 0.3, 0.3], "team": [0.1, 0.0, 0.9]}
+    units = [f"u{number}" for number in range(200)]
+    for plan, own_shares in shares.items():
+        many = served.DecideBatch(
+            pb.DecideBatchRequest(experiment=name, units=units, attributes={"plan": plan}), ANY
+        )
+        for at, unit in enumerate(units):
+            one = served.Decide(pb.DecideRequest(experiment=name, unit=unit, attributes={"plan": plan}), ANY)
+            arm = many.arm_indexes[at]
+            assert one.arm == many.arms[arm]
+            assert one.propensity == own_shares[arm] == many.propensities_ppm[at] / 1e6
+            token = many.tokens[at * many.token_size : (at + 1) * many.token_size]
+            for claims in (verify(store.token_keys(), one.token), verify(store.token_keys(), token)):
+                assert claims.propensity_ppm == many.propensities_ppm[at]
+                assert claims.cohort_index == 1 + list(shares).index(plan)
+    journal.close()
 
 
 def test_an_allocation_with_cohorts_apart_is_read_back_and_held_against_its_spec() -> None:
