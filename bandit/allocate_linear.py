@@ -21,6 +21,7 @@ from bandit.features import encoder_of
 from bandit.kernels.best_arm import STUDENT_T
 from bandit.ledger import FloatArray
 from bandit.linear.crowd import contrasts, crowd_of, mean_row
+from bandit.linear.project import bounded_ppm
 from bandit.linear.rule import Chooser, LinearRule
 from bandit.linear.sums import Totals
 from bandit.objective import MOST_VARIANCE, scale
@@ -67,23 +68,30 @@ def propose_linear(
     theta = model.theta.copy()
     theta[:, 0] += learned.middle
     belief = Chooser(LinearRule.of(theta, believed, 2.0 * model.a, n, bounds, optimistic=False), encoder)
-    variance = believed * rule.width**2
-    if rule.confidence is not None:
-        radius = oful_radius(
-            model, delta=rule.confidence / live.size, noise=NOISE, bound=MOST_COEFFICIENTS, ridge=rule.ridge
-        )
-        variance = model.inverse * (radius**2)[:, None, None]
-    made = LinearRule.of(theta, variance, 2.0 * model.a, n, bounds, optimistic=rule.kind == "lin_ucb")
-    chooser = Chooser(made, encoder)
-    crowd = crowd_of(encoder, totals)
-    shares = np.mean([chooser.shares_ppm(each.tobytes()) for each in crowd], axis=0) / PPM
-    weights = np.mean([chooser.chances(encoder.row(each.tobytes()))[0] for each in crowd], axis=0)
-    p_best, lost = np.zeros(live.size), np.zeros(live.size)
-    for each in crowd:
+    chooser, made = belief, belief.rule
+    if rule.kind == "lin_ucb" or rule.width != 1.0:
+        variance = believed * rule.width**2
+        if rule.confidence is not None:
+            radius = oful_radius(
+                model,
+                delta=rule.confidence / live.size,
+                noise=NOISE,
+                bound=MOST_COEFFICIENTS,
+                ridge=rule.ridge,
+            )
+            variance = model.inverse * (radius**2)[:, None, None]
+        made = LinearRule.of(theta, variance, 2.0 * model.a, n, bounds, optimistic=rule.kind == "lin_ucb")
+        chooser = Chooser(made, encoder)
+    shares, weights, p_best, lost = (np.zeros(live.size) for _ in range(4))
+    crowd, often = np.unique(crowd_of(encoder, totals), axis=0, return_counts=True)
+    for each, part in zip(crowd, often / often.sum(), strict=True):
         x = encoder.row(each.tobytes())
         p, highest = belief.chances(x)
-        p_best += p / len(crowd)
-        lost += (highest - belief.values(x)[0]) / len(crowd)
+        own = p if chooser is belief else chooser.chances(x)[0]
+        shares += part * np.array(bounded_ppm(own.tolist(), made.low_ppm, made.high_ppm)) / PPM
+        weights += part * own
+        p_best += part * p
+        lost += part * (highest - belief.values(x)[0])
     slope, base = scale(_metric(spec), spec.objective[0])
     middle = mean_row(encoder, totals)
     mean, sd = belief.values(middle)

@@ -9,7 +9,7 @@ from bandit.features import UNIT, Encoder
 from bandit.ledger import FloatArray
 from bandit.linear.sums import Totals
 
-SIZE = 24
+SIZE = 64
 # Frac(i a_f) with irrational steps covers each feature evenly and pairs of them well (Weyl 1916).
 _STEPS = np.sqrt(
     np.array(

@@ -49,7 +49,8 @@ class Desk:
         self.number = 0
 
     def serve(self, count: int, *, bad: float = 0.0) -> None:
-        """Decisions over all arms and plans with rewards at once; the small arm is best for pro plans, the control for free ones."""
+        """Decisions over all arms and plans with rewards at once: the small arm is best for pro plans, for free ones
+        the control."""
         chance, exposures, good, others = random.Random(self.number), [], [], []
         first = self.number
         for number in range(first, first + count):
@@ -91,14 +92,14 @@ class Desk:
 
 def test_a_new_rule_is_due_when_a_tenth_more_is_known_and_not_before() -> None:
     desk = Desk()
-    desk.serve(4000)
+    desk.serve(20_000)
     desk.take(desk.look())
     rule = desk.allocation.linear
     assert rule is not None
     assert desk.allocation.cause == EVIDENCE
-    desk.serve(100)
+    desk.serve(1000)
     assert desk.look(10.0).transition is None
-    desk.serve(600)
+    desk.serve(2500)
     assert desk.look(0.5).transition is None  # the least life of a period
     later = desk.look(10.0)
     pairs = zip(later.proposal.shares_ppm, desk.allocation.shares_ppm, strict=True)
