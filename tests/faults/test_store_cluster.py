@@ -9,15 +9,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from redis.crc import key_slot
 
 from bandit.errors import BanditError, StoreUnavailable
 from bandit.log import REWARDS, START, Append
+from bandit.rollout.transitions import start
+from server.clock import SystemClock
+from server.runtime import LearnerLoop, LoopSettings
 from server.store.base import Store
 from server.store.cluster import ClusterLink
 from server.store.redis import RedisStore
+from tests.builders import NOW, spec
 from tests.clusters import Cluster, Node, Watched, until
+from tests.gateway import Gateway
 from tests.hammer import at_once
+from tests.learning import Silent
 from tests.stores import following, new_name, put, simple_write, stored
 
 
@@ -204,3 +211,34 @@ def test_a_primary_that_became_a_replica_is_left_though_its_lines_stay_open(tmp_
         for answer in at_once(4, lambda _: store.load(name)):
             assert isinstance(answer, StoreUnavailable)
             assert "no Sentinel names a primary" in str(answer)
+
+
+def test_experiments_of_many_slots_are_learnt_from_side_by_side(shaken: Cluster, many: RedisStore) -> None:
+    """A gateway for each, one learner for all, scripts flushed meanwhile."""
+    gateways = [Gateway(many, new_name()) for _ in range(6)]
+    for number, gateway in enumerate(gateways):
+        gateway.issuer = number + 1
+        gateway.create(spec(experiment=gateway.name), NOW)
+        gateway.change(start, now_ms=NOW + 1000)
+    assert len({shaken.owner(many._keys.of(each.name).head).port for each in gateways}) > 1
+    settings = LoopSettings("learner", block_s=0.0, tick_s=0.0, housekeeping_s=0.0)
+    loop = LearnerLoop(many, SystemClock(), settings, Silent())
+    for _ in range(5):
+        for gateway in gateways:
+            gateway.serve(20, many.now_ms(), lambda _arm, number: {"satisfied": float(number % 2)})
+        for node in shaken.nodes[:3]:
+            with contextlib.suppress(redis.exceptions.RedisError):
+                node.admin.execute_command("SCRIPT", "FLUSH")
+        loop.step()
+
+    def folded() -> bool:
+        loop.step()
+        return all(loop.writers[each.name].state.counts.applied >= 100 for each in gateways)
+
+    until(folded, "all is folded")
+    for gateway in gateways:
+        state = many.load_writer(gateway.name)
+        assert state is not None
+        assert state.counts.applied == gateway.rewarded == 100
+        assert int(state.ledger.totals().exposures.sum()) == sum(gateway.decided.values()) == 100
+        assert state.exposures_lost == 0
