@@ -162,6 +162,17 @@ def test_any_order_any_split_gives_the_same_bits(changes: dict[str, Any]) -> Non
         assert shuffled_bits(repeated, split, **changes) == expected
 
 
+def test_a_count_goes_on_beyond_what_a_float_of_32_bits_can_hold() -> None:
+    experiment, allocations, ledger = world()
+    many, period = 1 << 24, ledger.periods[allocations[0].number]
+    period.cells.sums[0, 1, 0] = (many, many * ONE, many * ONE, 0)
+    records = [RewardRecord(1, 1, n, NOW, allocations[0].number, ONE, 0, 1, 0).pack() for n in range(1000)]
+    fold([entry(NOW + 1, REWARDS, b"".join(records))], experiment, ledger, Seen())
+    assert int(period.cells.sums[0, 1, 0, N]) == 16_778_216
+    rows = table(ledger.current(), ledger.layout)
+    assert read(rows, experiment.spec, NOW + 1).s1[1, 0] == 16_778_216.0
+
+
 def test_poison_is_counted_and_passed_over() -> None:
     experiment, allocations, ledger = world()
     good = RewardRecord(1, 1, 1, NOW, allocations[0].number, 5, 0, 1, 0)

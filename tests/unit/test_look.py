@@ -11,15 +11,17 @@ import pytest
 from bandit.counting import layout_of
 from bandit.guardrails.base import Folded
 from bandit.learn import open_periods
-from bandit.ledger import ONE, Ledger, split_table, table
+from bandit.ledger import ONE, Ledger, PeriodTable, split_table, table
 from bandit.look import (
+    EVIDENCE,
     control_centres,
     expected_requests,
     longest_period_s,
     look,
     shortest_period_s,
 )
-from bandit.rollout.transitions import reallocate
+from bandit.rollout.state import Allocation, Experiment
+from bandit.rollout.transitions import pause, promote, reallocate
 from tests.builders import NOW, running, spec
 
 METRICS: list[dict[str, object]] = [
@@ -98,3 +100,49 @@ def test_a_rollback_goes_before_an_allocation_that_is_due() -> None:
     calm = look(experiment, replace(first, cause="started"), periods, apart, Folded.empty(1, 3), now)
     assert calm.transition is not None
     assert calm.transition.action == "rolled_back"
+
+
+def failing(experiment: Experiment, first: Allocation) -> tuple[PeriodTable, PeriodTable]:
+    """One period in which the third arm fails far beyond the limit."""
+    ledger = Ledger(1, layout_of(experiment.spec))
+    open_periods(ledger, [first], experiment)
+    cells = ledger.periods[first.number].cells
+    cells.exposures[0] = 100
+    cells.sums[0, 2, 0] = (60, 60 * ONE, 60 * ONE, 0)
+    return table(ledger.current(), ledger.layout), split_table(ledger.current(), ledger.layout)
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "promoted"])
+def test_a_failing_arm_is_rolled_back_in_every_state(state: str) -> None:
+    guardrail = {"name": "limit", "kind": "rate_limit", "metric": "failed", "limit": 0.01}
+    made: dict[str, Any] = {"metrics": METRICS, "objective": [{"metric": "cost"}], "guardrails": [guardrail]}
+    experiment, allocation = running(**made)
+    tables = failing(experiment, allocation)
+    if state == "paused":
+        moved = pause(experiment, allocation, NOW + 3000)
+        experiment, allocation = moved.experiment, moved.allocation
+    elif state == "promoted":
+        moved = promote(experiment, allocation, 2, NOW + 3000)
+        experiment, allocation = moved.experiment, moved.allocation
+    seen = look(experiment, allocation, *tables, Folded.empty(1, 3), NOW + 60_000)
+    assert seen.transition is not None
+    assert seen.transition.action == "rolled_back"
+    assert seen.transition.experiment.arms[2].rollback is not None
+    assert seen.transition.allocation.shares_ppm[2] == 0
+    # Once: the next look has nothing to take away.
+    again = look(
+        seen.transition.experiment, seen.transition.allocation, *tables, Folded.empty(1, 3), NOW + 61_000
+    )
+    assert again.decided is None
+
+
+def test_shares_move_at_the_first_look_after_a_start_and_not_at_each_later_one() -> None:
+    made: dict[str, Any] = {"metrics": METRICS, "objective": [{"metric": "cost"}]}
+    experiment, allocation = running(**made)
+    tables = failing(experiment, allocation)
+    begun = replace(allocation, cause="started")
+    first = look(experiment, begun, *tables, Folded.empty(0, 3), begun.time_ms + 1)
+    assert first.transition is not None
+    assert first.transition.allocation.cause == EVIDENCE
+    soon = look(experiment, first.transition.allocation, *tables, Folded.empty(0, 3), begun.time_ms + 200)
+    assert soon.transition is None
