@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -47,13 +48,13 @@ def source(mock: MockKafka, topic: str) -> Iterator[KafkaSource]:
     found.close()
 
 
-def take(source: KafkaSource, count: int, *, done: bool = True) -> list[Received]:
+def take(source: KafkaSource, count: int, *, done: bool = True, limit: int = 100) -> list[Received]:
     """So many events, as they come."""
     taken: list[Received] = []
     deadline = time.monotonic() + PATIENT_S
     while len(taken) < count:
         assert time.monotonic() < deadline, f"only {len(taken)} of {count}: {source.state()}"
-        batch = source.poll(100, 0.2)
+        batch = source.poll(limit, 0.2)
         if done:
             source.done(batch)
         taken += batch
@@ -139,6 +140,29 @@ def test_rests_and_loses_nothing(mock: MockKafka, topic: str, source: KafkaSourc
     taken += take(source, 440 - len(taken))
     assert bodies(taken) == list(range(440))
     assert source.state().redelivered == 0
+
+
+def test_an_event_that_comes_while_it_rests_is_kept(mock: MockKafka, topic: str, source: KafkaSource) -> None:
+    class Deaf:
+        """A consumer whose partitions cannot be paused."""
+
+        def __init__(self, consumer: Any) -> None:
+            self._consumer = consumer
+
+        def __getattr__(self, name: str) -> Any:
+            return (lambda _: None) if name == "pause" else getattr(self._consumer, name)
+
+    mock.send(topic, numbers(0, 40))
+    taken = take(source, 1, limit=1)
+    assert source._line is not None
+    consumer, topics = source._line
+    source._line = cast("Any", Deaf(consumer)), topics
+    deadline = time.monotonic() + PATIENT_S
+    while len(source._held) < 5:
+        assert time.monotonic() < deadline
+        source.rest()
+    taken += take(source, 40 - len(taken))
+    assert bodies(taken) == list(range(40))
 
 
 def test_reads_again_what_the_store_lost(mock: MockKafka, topic: str, source: KafkaSource) -> None:
