@@ -223,6 +223,7 @@ def world(url: str, folder: Path) -> Iterator[World]:
             made.journal.close()
 
 
+@pytest.mark.timeout(900)
 def test_a_failover_that_lost_writes_is_mended_exactly(tmp_path: Path, full: bool) -> None:
     for round_ in range(20 if full else 2):
         with Pair(tmp_path / str(round_)).up() as pair, world(pair.url, tmp_path / str(round_)) as made:
@@ -303,6 +304,7 @@ class Alone:
         self.again()
 
 
+@pytest.mark.timeout(900)
 def test_the_end_of_the_file_that_was_cut_is_mended_exactly(tmp_path: Path, full: bool) -> None:
     for round_ in range(20 if full else 1):
         folder = tmp_path / str(round_)
