@@ -111,6 +111,19 @@ def test_without_carry_over_both_tell_the_same() -> None:
         assert abs(np.mean(values) - 0.1) < 4 * np.std(values) / np.sqrt(20)
 
 
+def test_it_is_the_difference_of_means_within_periods_weighed_by_overlap() -> None:
+    """A slow twin: means of settled units of each period, weights n_1 n_0 / (n_1 + n_0)."""
+    told = release(of(), 2)
+    scores = weights = 0.0
+    for period in told.periods:
+        assert period.cells.clusters is not None
+        (n0, s0), (n1, s1) = period.cells.clusters[:, 0, :BUCKETS].sum(axis=1).tolist()
+        weight = n0 * n1 / (n0 + n1)
+        scores += weight * (s1 / n1 - s0 / n0) / ONE
+        weights += weight
+    assert told.settled.estimate == pytest.approx(scores / weights, rel=1e-12)
+
+
 def test_a_block_keeps_what_its_periods_told() -> None:
     made = of()
     periods = release(made, 1).periods
