@@ -137,6 +137,15 @@ def file_(invocation: Invocation, file: str) -> int:
     return int(Exit.NOT_COUNTED) if bad else 0
 
 
+@command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a reward event, for senders."""
+    from bandit.ctl.document import dumps
+    from bandit.ctl.event_schema import event_schema
+
+    click.echo(dumps(event_schema()))
+
+
 def sources_view(found: ListSourcesResponse, now_s: float) -> RenderableType:
     """A table of counts, and under it what is wrong."""
     from rich.console import Group
@@ -250,5 +259,5 @@ def _event(line: bytes) -> RewardEvent:
         raise ValueError(str(error)) from None
 
 
-for _each in (status, letters, replay, file_):
+for _each in (status, letters, replay, file_, schema):
     ingest.add_command(_each)
