@@ -28,20 +28,46 @@ from bandit.objective import MOST_VARIANCE, scale
 from bandit.posteriors.base import MIDDLE
 from bandit.posteriors.gaussian import A0, SD_GUESS
 from bandit.posteriors.linear import LinearFit, LinearSums, fit, oful_radius
+from bandit.reading import Reading
 from bandit.rollout.bounds import boxes, quantise
-from bandit.spec.metric import Direction, Metric
+from bandit.spec.channels import Channel, ChannelKind
+from bandit.spec.metric import Direction
 from bandit.spec.model import PPM, ExperimentSpec
 
 NOISE, MOST_COEFFICIENTS = 0.5, 1.0
 """Of the width of OFUL: values in [0, 1] are 1/2-sub-Gaussian (Hoeffding 1963), |theta| is taken to be at most 1."""
 
+LEAST_PART = 1e-6
+"""Least variance of a sum of terms, as a part of what it would be if they erred alike."""
 
-class Learned(NamedTuple):
-    """``model`` of centred values better up, ``middle`` that they are centred at, ``noise`` variance of all arms."""
+
+class Term(NamedTuple):
+    """One term of the objective: ``model`` of its values better up, centred at ``middle``; ``part`` of the objective's
+    span; moments of its rows ``n`` [K], ``xx`` [K, D, D]."""
 
     model: LinearFit
     middle: float
+    part: float
+    n: FloatArray
+    xx: FloatArray
+
+    @property
+    def noise(self) -> FloatArray:
+        """[K] expected sd of one value around its mean."""
+        found: FloatArray = np.sqrt(self.model.b / self.model.a)
+        return found
+
+
+class Learned(NamedTuple):
+    """The objective on [0, 1] for each arm: ``theta`` [K, D], its ``variance`` [K, D, D], ``freedom`` [K]; ``n`` [K]
+    rewards, the fewest of any term; ``noise`` variance of one request; the ``terms`` that it is made of."""
+
+    theta: FloatArray
+    variance: FloatArray
+    freedom: FloatArray
+    n: FloatArray
     noise: float
+    terms: tuple[Term, ...]
 
 
 def propose_linear(
@@ -60,18 +86,17 @@ def propose_linear(
     """
     encoder = encoder_of(spec)
     assert encoder is not None
-    learned = learn(spec, totals, encoder.dimension)
-    model, rule = learned.model, spec.allocator
-    n = model.a * 2.0 - 2.0 * A0
+    learned = learn(spec, evidence.reading, totals, encoder.dimension)
+    theta, n, rule = learned.theta, learned.n, spec.allocator
     bounds = boxes(spec, [bool(each) for each in live], hold_ppm, previous_ppm, elapsed_s)
-    believed = model.inverse * (model.b / model.a)[:, None, None]
-    theta = model.theta.copy()
-    theta[:, 0] += learned.middle
-    belief = Chooser(LinearRule.of(theta, believed, 2.0 * model.a, n, bounds, optimistic=False), encoder)
+    belief = Chooser(
+        LinearRule.of(theta, learned.variance, learned.freedom, n, bounds, optimistic=False), encoder
+    )
     chooser, made = belief, belief.rule
     if rule.kind == "lin_ucb" or rule.width != 1.0:
-        variance = believed * rule.width**2
+        variance = learned.variance * rule.width**2
         if rule.confidence is not None:
+            (model, *_), *_ = learned.terms
             radius = oful_radius(
                 model,
                 delta=rule.confidence / live.size,
@@ -80,7 +105,8 @@ def propose_linear(
                 ridge=rule.ridge,
             )
             variance = model.inverse * (radius**2)[:, None, None]
-        made = LinearRule.of(theta, variance, 2.0 * model.a, n, bounds, optimistic=rule.kind == "lin_ucb")
+        optimistic = rule.kind == "lin_ucb"
+        made = LinearRule.of(theta, variance, learned.freedom, n, bounds, optimistic=optimistic)
         chooser = Chooser(made, encoder)
     shares, weights, p_best, lost = (np.zeros(live.size) for _ in range(4))
     crowd, often = np.unique(crowd_of(encoder, totals), axis=0, return_counts=True)
@@ -92,7 +118,7 @@ def propose_linear(
         weights += part * own
         p_best += part * p
         lost += part * (highest - belief.values(x)[0])
-    slope, base = scale(_metric(spec), spec.objective[0])
+    slope, base = (sum(each) for each in zip(*_scales(spec), strict=True))
     middle = mean_row(encoder, totals)
     mean, sd = belief.values(middle)
     shown = contrasts(encoder, middle)
@@ -109,21 +135,60 @@ def propose_linear(
         mean=means,
         low=low,
         high=high,
-        utility=_utility(learned, n, mean, sd, slope, base),
+        utility=_utility(learned, mean, sd, slope, base),
         linear=made,
-        coefficients=(slope * told, slope * _deviations(shown @ believed @ shown.T)),
+        coefficients=(slope * told, slope * _deviations(shown @ learned.variance @ shown.T)),
     )
 
 
-def learn(spec: ExperimentSpec, totals: Totals | None, dimension: int) -> Learned:
-    """The posterior of the objective's one metric for each arm."""
-    metric, arms = _metric(spec), len(spec.arms)
+def learn(spec: ExperimentSpec, reading: Reading, totals: Totals | None, dimension: int) -> Learned:
+    """The posterior of the objective for each arm.
+
+    Each term has a model of its own rewards, so that one that comes late costs the others nothing; theta is their
+    weighted sum. Where all have the same requests its variance is that of the sum of their noises,
+    sum_ij c_i c_j rho_ij s_i s_j A^-1; where they do not, the A_i^-1 are mixed by what each adds, c_i s_i, which is at
+    most the variance of terms that err alike (Cauchy and Schwarz). rho: correlation of what features leave unexplained.
+    """
+    slopes = [slope for slope, _ in _scales(spec)]
+    terms = tuple(
+        _term(spec, place, slope / sum(slopes), totals, dimension) for place, slope in enumerate(slopes)
+    )
+    theta = np.sum([each.part * each.model.theta for each in terms], axis=0)
+    theta[:, 0] += sum(each.part * each.middle for each in terms)
+    lengths = np.array([each.part * each.noise for each in terms])
+    whole = lengths.sum(axis=0)
+    together = np.zeros_like(whole)
+    for i, j in np.ndindex(len(terms), len(terms)):
+        rho = 1.0 if i == j else _unexplained(spec, reading, terms, (i, j))
+        together += rho * lengths[i] * lengths[j]
+    shrunk = np.maximum(together, LEAST_PART * whole**2)
+    variance = np.sum(
+        [
+            (length / whole * shrunk)[:, None, None] * each.model.inverse
+            for each, length in zip(terms, lengths, strict=True)
+        ],
+        axis=0,
+    )
+    return Learned(
+        theta,
+        variance,
+        2.0 * np.min([each.model.a for each in terms], axis=0),
+        np.min([each.n for each in terms], axis=0),
+        float(shrunk.mean()),
+        terms,
+    )
+
+
+def _term(spec: ExperimentSpec, place: int, part: float, totals: Totals | None, d: int) -> Term:
+    metric, arms = spec.metrics[spec.learned[place]], len(spec.arms)
     down = metric.direction is Direction.MINIMIZE
-    n, xx, xy, yy = _first(totals, arms, dimension)
+    n, xx, xy, yy = np.zeros(arms), np.zeros((arms, d, d)), np.zeros((arms, d)), np.zeros(arms)
+    if totals is not None:
+        n, xx, xy, yy = (each[:, place] for each in totals)
     if down:
         yy = n - 2.0 * xy[:, 0] + yy
         xy = xx[:, :, 0] - xy
-    ridge = np.full(dimension, spec.allocator.ridge)
+    ridge = np.full(d, spec.allocator.ridge)
     if metric.prior is not None:
         least, most = metric.scale
         middle = (metric.prior.mean - least) / (most - least)
@@ -136,18 +201,36 @@ def learn(spec: ExperimentSpec, totals: Totals | None, dimension: int) -> Learne
     sums = LinearSums(n, xx, xy, yy)
     rough = fit(sums, ridge=ridge, a0=A0, b0=0.0)
     noise = float((SD_GUESS**2 + 2.0 * rough.b.sum()) / (1.0 + n.sum()))
-    return Learned(fit(sums, ridge=ridge, a0=A0, b0=A0 * noise), middle, noise)
+    return Term(fit(sums, ridge=ridge, a0=A0, b0=A0 * noise), middle, part, n, xx)
 
 
-def _first(totals: Totals | None, arms: int, d: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Sums of the first learned metric, zeros where there are none yet."""
-    if totals is None:
-        return np.zeros(arms), np.zeros((arms, d, d)), np.zeros((arms, d)), np.zeros(arms)
-    return totals.n[:, 0], totals.xx[:, 0], totals.xy[:, 0], totals.yy[:, 0]
+def _unexplained(
+    spec: ExperimentSpec, reading: Reading, terms: Sequence[Term], pair: tuple[int, int]
+) -> float:
+    """Correlation of two terms' values, better up, around what their models say, arms pooled, in [-1, 1]; 0 where the
+    two were never seen together."""
+    one, two = (spec.learned[place] for place in pair)
+    column = spec.columns.get(Channel(ChannelKind.PAIR, min(one, two), other=max(one, two)))
+    first, second = (terms[place] for place in pair)
+    if column is None:
+        return 0.0
+    joint, values = reading.channel(column), [reading.channel(each) for each in (one, two)]
+    seen = (joint.n > 0.0) & (first.n > 0.0) & (second.n > 0.0)
+    if not seen.any():
+        return 0.0
+    n = joint.n[seen]
+    plain = joint.s1[seen] / n - np.prod([each.s1[seen] / each.n[seen] for each in values], axis=0)
+    signs = [-1.0 if spec.metrics[each].direction is Direction.MINIMIZE else 1.0 for each in (one, two)]
+    moments = first.xx[seen] / first.n[seen, None, None]
+    centred = moments - moments[:, :, :1] * moments[:, :1, :]
+    told = np.einsum("ki,kij,kj->k", first.model.theta[seen], centred, second.model.theta[seen])
+    scale = np.prod([n @ each.noise[seen] ** 2 for each in (first, second)])
+    return float(np.clip(n @ (signs[0] * signs[1] * plain - told) / np.sqrt(scale), -1.0, 1.0))
 
 
-def _metric(spec: ExperimentSpec) -> Metric:
-    return spec.metrics[spec.learned[0]]
+def _scales(spec: ExperimentSpec) -> list[tuple[float, float]]:
+    """(slope, base) of each term: weighted utility = slope * (scaled, better-up value) + base."""
+    return [scale(spec.metrics[m], term) for m, term in zip(spec.learned, spec.objective, strict=True)]
 
 
 def _deviations(variance: FloatArray) -> FloatArray:
@@ -156,18 +239,16 @@ def _deviations(variance: FloatArray) -> FloatArray:
     return found
 
 
-def _utility(
-    learned: Learned, n: FloatArray, mean: FloatArray, sd: FloatArray, slope: float, base: float
-) -> Utility:
+def _utility(learned: Learned, mean: FloatArray, sd: FloatArray, slope: float, base: float) -> Utility:
     """What the arms are worth for a request with mean features."""
     return Utility(
         family=STUDENT_T,
-        params=np.stack([mean, sd, 2.0 * learned.model.a], axis=1),
+        params=np.stack([mean, sd, learned.freedom], axis=1),
         unit=slope,
         mean=slope * mean + base,
         sd=slope * sd,
         unit_mean=np.clip(mean, 0.0, 1.0),
-        observations=n,
-        variance=np.full(n.size, min(learned.noise, MOST_VARIANCE)),
+        observations=learned.n,
+        variance=np.full(mean.size, min(learned.noise, MOST_VARIANCE)),
         span=slope,
     )

@@ -22,7 +22,7 @@ class Requests:
     encoder: Encoder
     encoded: tuple[bytes, ...]
     rows: FloatArray
-    metric: int
+    metrics: tuple[int, ...]
     half_life_s: float | None
 
     @classmethod
@@ -38,7 +38,7 @@ class Requests:
         )
         rows = encoder.rows(np.frombuffer(b"".join(encoded), np.uint8).reshape(len(encoded), -1)) / UNIT
         half_life = spec.decay.half_life if spec.decay else None
-        return cls(encoder, encoded, rows, spec.learned[0], half_life)
+        return cls(encoder, encoded, rows, spec.learned, half_life)
 
     def shares(self, allocation: Allocation) -> FloatArray | None:
         """[G, K] that each kind of request has, in [0, 1]; None where the allocation is the same for all."""
@@ -52,10 +52,10 @@ class Requests:
     ) -> Totals:
         """What a linear model learns from: ``cells`` are (n, s1, s2) [E, G, K, C] of the periods of ``table``."""
         weights = decay_weights(table, self.half_life_s, now_ms)
-        n, s1, s2 = (np.einsum("e,egk->gk", weights, each[..., self.metric]) for each in cells)
+        n, s1, s2 = (np.einsum("e,egkm->gkm", weights, each[..., list(self.metrics)]) for each in cells)
         return Totals(
-            n.sum(axis=0)[:, None],
-            np.einsum("gk,gi,gj->kij", n, self.rows, self.rows)[:, None],
-            np.einsum("gk,gi->ki", s1, self.rows)[:, None],
-            s2.sum(axis=0)[:, None],
+            n.sum(axis=0),
+            np.einsum("gkm,gi,gj->kmij", n, self.rows, self.rows),
+            np.einsum("gkm,gi->kmi", s1, self.rows),
+            s2.sum(axis=0),
         )

@@ -164,14 +164,15 @@ def _whole(spec: ExperimentSpec) -> Iterator[Finding]:
 def _objective(spec: ExperimentSpec) -> Iterator[Finding]:
     kind = spec.allocator.kind
     reads: tuple[Loc, ...] = (_KIND, ("objective", ANY), ("metrics", ANY))
-    if len(spec.objective) > 1:
+    confidence = spec.allocator.confidence
+    if len(spec.objective) > 1 and confidence is not None:
         yield Finding(
-            ("objective", 1),
-            f"{len(spec.objective)} terms with kind {kind}, which learns one number of each request; report their "
-            "weighted sum as one metric and maximise that, or write kind: thompson",
-            reads,
+            ("allocator", "confidence"),
+            f"confidence {confidence:g} with {len(spec.objective)} terms of the objective, whose errors have no common "
+            "width of OFUL; write exploration, or one term",
+            (("allocator", "confidence"), ("objective", ANY)),
         )
-    for index, term in enumerate(spec.objective[:1]):
+    for index, term in enumerate(spec.objective):
         place = spec.metric_index(term.metric)
         if place is None:
             continue

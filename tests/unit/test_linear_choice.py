@@ -21,9 +21,11 @@ from bandit.ledger import ONE, split_table
 from bandit.linear.crowd import crowd_of
 from bandit.linear.rule import Chooser, LinearRule
 from bandit.linear.sums import Totals, add, read, width_of
+from bandit.reading import Reading
 from bandit.rng import point_ppm
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import reallocate, roll_back
+from bandit.spec.channels import Channel, ChannelKind
 from bandit.spec.model import PPM, ExperimentSpec
 from server.rpc.columns import decide_many
 from server.store.codec import dump_allocation, load_allocation, misfit
@@ -62,6 +64,10 @@ def proposed(
     evidence = evidence_of(made, split_table([], layout_of(made)), 0, None)
     values: dict[str, Any] = {"hold_ppm": [None] * 3, "previous_ppm": None, "elapsed_s": 0.0}
     return propose_linear(made, evidence, totals, np.array(live), **(values | changes))
+
+
+def reading_of(made: ExperimentSpec) -> Reading:
+    return evidence_of(made, split_table([], layout_of(made)), 0, None).reading
 
 
 def decided(made: ExperimentSpec, proposal: Proposal) -> tuple[Experiment, Allocation, Table]:
@@ -126,14 +132,61 @@ def test_the_posterior_is_bayes_by_another_road() -> None:
     """Normal-inverse-gamma by sequential updates of one reward at a time."""
     made = spec(**LINEAR)
     totals = rewarded(made, 50)
-    learned = learn(made, totals, 5)
+    learned = learn(made, reading_of(made), totals, 5)
     middle = float(totals.xy[:, 0, 0].sum() / totals.n.sum())
-    assert learned.middle == pytest.approx(middle)
-    prior = np.eye(5)
-    a_matrix = prior + totals.xx[1, 0]
+    (term,) = learned.terms
+    assert term.middle == pytest.approx(middle)
+    a_matrix = np.eye(5) + totals.xx[1, 0]
     theta = np.linalg.inv(a_matrix) @ (totals.xy[1, 0] - middle * totals.xx[1, 0][:, 0])
-    assert learned.model.theta[1] == pytest.approx(theta, rel=1e-9)
+    assert learned.theta[1] == pytest.approx(theta + middle * np.eye(5)[0], rel=1e-9)
+    assert learned.variance[1] == pytest.approx(np.linalg.inv(a_matrix) * term.noise[1] ** 2, rel=1e-9)
     assert learned.noise == pytest.approx(0.01, rel=0.35)
+
+
+def test_several_terms_err_together_as_their_common_requests_do() -> None:
+    """Quality up, cost down, their noises correlated: as if the weighted sum had been reported as one metric."""
+    made = spec(
+        **(
+            LINEAR
+            | {
+                "metrics": [
+                    {"name": "good", "kind": "fraction", "direction": "maximize"},
+                    {"name": "cost", "kind": "gaussian", "direction": "minimize", "range": [0, 1]},
+                ],
+                "objective": [{"metric": "good", "weight": 0.6}, {"metric": "cost", "weight": 0.4}],
+            }
+        )
+    )
+    chance, encoder = np.random.default_rng(3), Encoder(made.features)
+    both = np.zeros((3, 2, width_of(5)), np.int64)
+    whole = np.zeros((3, 1, width_of(5)), np.int64)
+    columns = len(made.columns)
+    n, s1, s2 = (np.zeros((3, columns)) for _ in range(3))
+    pair = made.columns[Channel(ChannelKind.PAIR, 0, other=1)]
+    for arm in range(3):
+        encoded = np.stack([chance.integers(0, 3, 800), chance.integers(0, 256, 800)], axis=1).astype(
+            np.uint8
+        )
+        rows, noise = (
+            encoder.rows(encoded),
+            chance.multivariate_normal([0, 0], [[0.01, 0.007], [0.007, 0.01]], 800),
+        )
+        good = np.clip(0.5 + 0.1 * (encoded[:, 0] == 2) + noise[:, 0], 0, 1)
+        cost = np.clip(0.4 + 0.1 * (encoded[:, 0] == 1) + noise[:, 1], 0, 1)
+        one = np.ones(800, np.int64)
+        for place, y in enumerate((good, cost)):
+            add(both[arm, place], rows, np.rint(y * ONE).astype(np.int64), one)
+            n[arm, place], s1[arm, place], s2[arm, place] = 800, y.sum(), (y * y).sum()
+        n[arm, pair], s1[arm, pair] = 800, (good * cost).sum()
+        add(whole[arm, 0], rows, np.rint((0.6 * good + 0.4 * (1 - cost)) * ONE).astype(np.int64), one)
+    reading = Reading(np.full(3, 800.0), n, s1, s2)
+    parts, sum_ = learn(made, reading, read(both), 5), learn(spec(**LINEAR), reading, read(whole), 5)
+    assert parts.theta == pytest.approx(sum_.theta, abs=1e-6)
+    assert parts.variance == pytest.approx(sum_.variance, rel=0.05)
+    apart = learn(made, Reading(np.full(3, 800.0), np.zeros((3, columns)), s1, s2), read(both), 5)
+    assert (
+        apart.variance[0, 0, 0] > 1.3 * parts.variance[0, 0, 0]
+    )  # good and cheap are at odds: together they err less
 
 
 def test_optimism_tries_what_is_little_known_and_wider_with_confidence() -> None:

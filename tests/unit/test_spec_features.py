@@ -88,7 +88,13 @@ CASES: list[tuple[dict[Path, Any], str]] = [
         {("allocator",): {"kind": "lin_ucb", "confidence": 0.05}, ("decay",): {"half_life": "7d"}},
         "allocator.confidence: confidence with decay",
     ),
-    ({("objective",): [{"metric": "good"}, {"metric": "ms"}]}, "objective.1: 2 terms with kind lin_ts"),
+    (
+        {
+            ("objective",): [{"metric": "good"}, {"metric": "ms"}],
+            ("allocator",): {"kind": "lin_ucb", "confidence": 0.1},
+        },
+        "allocator.confidence: confidence 0.1 with 2 terms of the objective",
+    ),
     ({("objective",): [{"metric": "per"}]}, "objective.0.metric: per is a ratio"),
     ({("objective",): [{"metric": "stars"}]}, "objective.0.metric: stars has scores"),
     ({("metrics", 0, "default_when_silent"): 0}, "objective.0.metric: good has default_when_silent"),
