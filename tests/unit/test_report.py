@@ -82,6 +82,25 @@ def test_open_windows_wait() -> None:
     assert shown.traffic.arms[1].decisions == 10
 
 
+def test_the_lift_is_that_of_whoever_led_before_each_period() -> None:
+    """The first challenger has more share in one period, the second in the other; chance would flatter the last."""
+    spec = of()
+    parts = [
+        period(
+            spec, 1, {"good": [(40, 20), (50, 30), (10, 9)]}, shares=(0.4, 0.5, 0.1), centres={"good": 0.5}
+        ),
+        period(
+            spec, 2, {"good": [(40, 24), (10, 8), (50, 45)]}, shares=(0.4, 0.1, 0.5), centres={"good": 0.5}
+        ),
+    ]
+    alone = [reported(spec, [each]) for each in parts]
+    won = reported(spec, parts).winner
+    assert won.lift == pytest.approx((effect(alone[0], 1).aipw + effect(alone[1], 2).aipw) / 2)
+    assert alone[0].winner.lift == pytest.approx(effect(alone[0], 1).aipw)
+    assert alone[1].winner.lift == pytest.approx(effect(alone[1], 2).aipw)
+    assert won.lift < effect(reported(spec, parts), 2).aipw
+
+
 def test_failures_without_a_reward_do_not_make_an_arm_look_better() -> None:
     # Both arms have 50 % good answers; in the first challenger one request of five fails before it is judged.
     silent = of(metrics=[METRIC | {"default_when_silent": 0.0}])
