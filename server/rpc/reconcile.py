@@ -100,8 +100,6 @@ class Reconciler:
             at = experiment.spec.arm_index(stop.arm)
             if experiment.uid != stop.uid or at is None or experiment.spec.arms[at].digest != stop.digest:
                 return None
-            if experiment.arms[at].rollback is not None:
-                return None
             return roll_back(
                 experiment,
                 allocation,
