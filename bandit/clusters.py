@@ -66,7 +66,7 @@ def design_effects(spec: ExperimentSpec, clusters: Clusters | None, rows: Period
 
 
 def repeats_of(effects: FloatArray, clusters: Clusters | None) -> Repeats | None:
-    """Of units that come back, None where no clusters are kept; ``effects`` [M] as :func:`design_effects` gives them."""
+    """Of units that come back, None where no clusters are kept; ``effects`` [M] are :func:`design_effects`."""
     if clusters is None:
         return None
     counts = clusters.values[..., 0].astype(np.float64)

@@ -98,9 +98,9 @@ class Cells:
         self.exposures += other.exposures
         self.sums += other.sums
         if self.clusters is not None and other.clusters is not None:
-            self.clusters = _added(self.clusters, other.clusters, 2)
+            self.clusters += other.clusters
         if self.visits is not None and other.visits is not None:
-            self.visits = _added(self.visits, other.visits, 1)
+            self.visits += other.visits
 
     def copy(self) -> Cells:
         """A copy that shares no memory."""
@@ -111,16 +111,6 @@ class Cells:
     def has_room(self, more: int = 0) -> bool:
         """True while every cell can take ``more`` further rewards without leaving int64."""
         return int(self.sums[..., N].max(initial=0)) + more <= CELL_ROOM
-
-
-def _added(one: Int64Array, other: Int64Array, axis: int) -> Int64Array:
-    """Their sum. After an upgrade periods may differ in buckets; what was not told apart then may have moved."""
-    wide, narrow = (one, other) if one.shape[axis] >= other.shape[axis] else (other.copy(), one)
-    if wide.shape == narrow.shape:
-        wide += narrow
-    else:
-        wide[(slice(None),) * axis + (slice(-BUCKETS, None),)] += narrow
-    return wide
 
 
 @dataclass(slots=True)
@@ -315,8 +305,8 @@ def cluster_totals(periods: Iterable[Period], layout: Layout) -> Clusters | None
         return None
     for period in periods:
         if period.cells.clusters is not None and period.cells.visits is not None:
-            values = _added(values, period.cells.clusters, 2)
-            decisions = _added(decisions, period.cells.visits, 1)
+            values += period.cells.clusters
+            decisions += period.cells.visits
     k, m, b, _ = values.shape
     visits = decisions.reshape(k, b // BUCKETS, BUCKETS)
     return Clusters(

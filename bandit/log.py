@@ -1,8 +1,9 @@
 """Entries of an experiment's log: what the edge appends and the fenced writer folds. Bytes only.
 
 Exposure entry: ``<IIQ`` issuer, epoch, first number, then 8 bytes ``<IHBB`` per decision: allocation, cohort, arm,
-``ledger.bucket_of`` its unit (0: not known); numbers count on from the first without gaps. Reward entry: records of 40 bytes (``bandit.reward``); an amendment
-entry has records of 64: the same with an operation, its order and the event's id. A second byte of the kind says how
+``ledger.bucket_of`` its unit (0: not known); numbers count on from the first without gaps. Reward entry: records of 40
+bytes (``bandit.reward``); an amendment entry has records of 64: the same with an operation, its order and the event's
+id. A second byte of the kind says how
 many bytes of features follow each record.
 """
 

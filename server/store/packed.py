@@ -37,7 +37,7 @@ _SIZE = struct.Struct("<B")
 _COUNT = struct.Struct("<I")
 _FOREIGN_ID = np.dtype([("id", "<u8"), ("mark", "<u2")])
 _MOST_DIMENSIONS = 8
-VISITS, TWICE = 1 << 14, 1 << 15
+TWICE = 1 << 15
 
 
 class WriterHead(NamedTuple):
@@ -131,15 +131,15 @@ def unpack_bucket(
 
 
 def sizes_of(layout: Layout) -> tuple[int, int, int, int]:
-    """A layout as four numbers; two bits of the last say that buckets are kept twice, and that decisions are too."""
+    """A layout as four numbers; a bit of the last says that buckets are kept twice."""
     g, k, c, clustered, buckets = layout
-    return g, k, c, clustered and clustered | VISITS | (TWICE if buckets > BUCKETS else 0)
+    return g, k, c, clustered | (TWICE if buckets > BUCKETS else 0)
 
 
 def layout_from(g: int, k: int, c: int, clustered: int) -> Layout:
     """Inverse of :func:`_sizes`."""
     buckets = 2 * BUCKETS if clustered & TWICE else BUCKETS
-    return Layout(g, k, c, clustered & ~(VISITS | TWICE), buckets)
+    return Layout(g, k, c, clustered & ~TWICE, buckets)
 
 
 def pack_writer(head: WriterHead) -> bytes:

@@ -21,7 +21,7 @@ from bandit.ledger import (
     Period,
 )
 from bandit.linear.sums import fault
-from server.store.packed import VISITS, Body, decimal, frame, layout_from, opened, reading, sizes_of
+from server.store.packed import Body, decimal, frame, layout_from, opened, reading, sizes_of
 
 _PERIOD = b"P"
 _PERIOD_HEAD = struct.Struct("<IIIQQHHHHHI")
@@ -77,8 +77,6 @@ def unpack_period(key: str, field: bytes, raw: bytes) -> Period:
         cells = Cells(exposures, sums)
         if clustered:
             cells.clusters = body.array("<i8", (k, clustered, buckets, 2)).astype(np.int64, copy=False)
-            cells.visits = np.zeros((k, buckets), np.int64)
-        if clustered and sizes[-1] & VISITS:
             cells.visits = body.array("<i8", (k, buckets)).astype(np.int64, copy=False)
         facts = body.array("<f8", (g, width - 1)).astype(np.float64, copy=False) if width else None
         by_unit, apart = body.struct(_PERIOD_TAIL)

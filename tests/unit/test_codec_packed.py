@@ -175,7 +175,7 @@ def test_wrong_bodies_under_a_right_checksum_are_corrupt_or_harmless(kind: str) 
 def test_bytes_after_the_end_are_noticed(kind: str) -> None:
     raw, read = KINDS[kind]
     longer = raw[:-4] + b"\x00\x00\x00\x00\x00"
-    with pytest.raises(CorruptStored, match="1 bytes too many|bytes early"):
+    with pytest.raises(CorruptStored, match=r"1 bytes too many|bytes early"):
         read(reframed(longer, PLACES[kind], at=1, to=SCHEMA))
 
 

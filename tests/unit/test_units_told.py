@@ -69,21 +69,6 @@ def test_decisions_and_rewards_are_counted_by_bucket_and_apart_once_their_point_
     assert total.rerouted[1] == (3 if mode == "sticky" else 0)
 
 
-def test_what_was_counted_before_points_were_told_apart_may_have_moved() -> None:
-    """After an upgrade: periods of 64 buckets beside those of 128, in either order."""
-    old, new = Cells.zeros(Layout(1, 2, 1, 1)), Cells.zeros(Layout(1, 2, 1, 1, 2 * BUCKETS))
-    assert old.clusters is not None
-    assert new.clusters is not None
-    old.clusters[0, 0, 5], new.clusters[0, 0, 5] = (3, ONE), (1, ONE)
-    for one, other in ((old.copy(), new), (new.copy(), old)):
-        one.add(other)
-        assert one.clusters is not None
-        assert one.clusters.shape == (2, 1, 2 * BUCKETS, 2)
-        assert one.clusters[0, 0, 5].tolist() == [1, ONE]
-        assert one.clusters[0, 0, BUCKETS + 5].tolist() == [3, ONE]
-    assert old.clusters.shape == (2, 1, BUCKETS, 2), "what was added is left alone"
-
-
 def found() -> tuple[Stored, Ledger, Look]:
     """Cohort team is apart; everybody decided a thousand times under each arm."""
     experiment, allocation = running(**STICKY, **COHORTS)
