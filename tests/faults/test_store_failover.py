@@ -27,7 +27,7 @@ from server.clock import SystemClock
 from server.journal import Journal, Shipper
 from server.rpc.doubt import Doubt
 from server.runtime import LearnerLoop, LoopSettings
-from server.store.base import Commit
+from server.store.base import Commit, Durability, Shipment
 from server.store.fed import Feed, Move, Position
 from server.store.redis import RedisStore
 from tests.clusters import free_ports, server, until
@@ -401,3 +401,34 @@ def test_a_part_of_a_ledger_that_is_gone_is_noticed_and_not_begun_anew(tmp_path:
             made.loop._parked.clear()
         made.settle()
         assert made.counts() == made.expected()
+
+
+def test_a_primary_whose_replica_is_silent_stops_to_write(tmp_path: Path) -> None:
+    """Fault 8, with the settings that `doctor` asks for; what was refused was not done."""
+    with Pair(tmp_path).up() as pair, contextlib.closing(RedisStore(pair.url)) as store:
+        put_running(store, NAME)
+        assert (
+            store.append_kept([Append(NAME, REWARDS, b"a")], Durability.REPLICATED)[1]
+            is Durability.REPLICATED
+        )
+        assert store.append_kept([Append(NAME, REWARDS, b"b")], Durability.FSYNCED)[1] is Durability.FSYNCED
+        assert store.secured(NAME) is Durability.FSYNCED
+        pair.primary.admin.config_set("min-replicas-max-lag", 1)
+        pair.primary.admin.config_set("min-replicas-to-write", 1)
+        pair.wire.silent = True
+
+        def refused() -> bool:
+            try:
+                _, safe = store.append_kept([Append(NAME, REWARDS, b"c")], Durability.REPLICATED)
+            except StoreUnavailable as error:
+                return "too few replicas" in str(error)
+            assert safe is Durability.MEMORY  # it is taken, and the answer does not claim more
+            return False
+
+        until(refused, "the lag is noticed")
+        length = pair.primary.admin.xlen(store._keys.of(NAME).log)
+        with pytest.raises(StoreUnavailable, match="too few replicas"):
+            store.ship([Shipment(NAME, load(store, NAME).experiment.uid, 1, 0, 1, b"x")])
+        with pytest.raises(StoreUnavailable, match="too few replicas"):
+            store.append([Append(NAME, REWARDS, b"d")])
+        assert pair.primary.admin.xlen(store._keys.of(NAME).log) == length

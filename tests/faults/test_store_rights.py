@@ -15,6 +15,7 @@ import redis
 from bandit.errors import InvalidArgument, StoreUnavailable
 from server.store.base import Finding
 from server.store.redis import RedisStore
+from server.store.rights import ACL_LINE
 from tests.clusters import Cluster, Tls, Watched, free_ports, server
 from tests.conftest import SERVERS, Restricted, server_program
 from tests.stores import new_name, put
@@ -153,3 +154,8 @@ def test_what_is_told_of_urls_of_many_servers_has_no_secret() -> None:
     assert (place.options["username"], place.options["password"]) == ("me", "secret")
     assert (place.sentinel_options["username"], place.sentinel_options["password"]) == ("s", "hidden")
     assert (place.encrypted, place.authenticated, place.local) == (True, True, False)
+
+
+def test_the_readme_shows_the_rights_that_are_tested() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    assert ACL_LINE in " ".join(text.split())
