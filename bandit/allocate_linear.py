@@ -229,8 +229,10 @@ def _unexplained(
 
 
 def _scales(spec: ExperimentSpec) -> list[tuple[float, float]]:
-    """(slope, base) of each term: weighted utility = slope * (scaled, better-up value) + base."""
-    return [scale(spec.metrics[m], term) for m, term in zip(spec.learned, spec.objective, strict=True)]
+    """(slope, base) of each learned metric: weighted utility = slope * (scaled, better-up value) + base."""
+    terms = {term.metric: term for term in spec.objective}
+    metrics = [spec.metrics[index] for index in spec.learned]
+    return [scale(metric, terms[metric.name]) for metric in metrics]
 
 
 def _deviations(variance: FloatArray) -> FloatArray:

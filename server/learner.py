@@ -168,10 +168,10 @@ class Writer:
         periods = [each for each in self.state.ledger.current() if each.linear is not None]
         if not periods:
             return None
-        spec = self.stored.experiment.spec
-        weights = decay_weights(
-            table(periods, self.state.ledger.layout), spec.decay.half_life if spec.decay else None, now_ms
-        )
+        decay = self.stored.experiment.spec.decay
+        weights = np.ones(len(periods))
+        if decay is not None:
+            weights = decay_weights(table(periods, self.state.ledger.layout), decay.half_life, now_ms)
         return totals(
             (each.linear, float(weight))
             for each, weight in zip(periods, weights, strict=True)

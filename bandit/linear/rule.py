@@ -134,7 +134,11 @@ class LinearRule:
 
 
 class Chooser:
-    """Shares of each arm for a request, by its encoded features. The same bytes give the same shares."""
+    """Shares of each arm for a request, by its encoded features.
+
+    The same bytes give the same shares on machines alike; on other processors a share may be 1 ppm off, by the last bit
+    of a float. Each token has the share that its own server drew by.
+    """
 
     def __init__(self, rule: LinearRule, encoder: Encoder) -> None:
         if rule.dimension != encoder.dimension:

@@ -83,6 +83,7 @@ def _sums(spec: ExperimentSpec) -> tuple[object, ...]:
     return (
         channels_of(spec),
         remembers(spec),
+        spec.learned,
         [
             (metric.attribution_window if metric.weighs_pending else None, metric.default_when_silent)
             for metric in spec.metrics

@@ -222,9 +222,10 @@ class ExperimentSpec(Frozen):
 
     @cached_property
     def learned(self) -> tuple[int, ...]:
-        """Indexes of the metrics whose rewards linear models learn from: the objective's, where there are features."""
+        """Indexes of the metrics whose rewards linear models learn from, ascending: the objective's, where there are
+        features."""
         found = (self.metric_index(term.metric) for term in self.objective if self.features)
-        return tuple(index for index in found if index is not None)
+        return tuple(sorted({index for index in found if index is not None}))
 
     @property
     def is_linear(self) -> bool:

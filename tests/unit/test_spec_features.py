@@ -151,6 +151,7 @@ def test_edits_say_what_they_do() -> None:
         ({("features", 2): None}, "arms are chosen whatever its value; starts a new epoch", True),
         ({("allocator", "exploration"): 0.5}, "explored with 0.5 times the posterior sd", False),
         ({("allocator", "ridge"): 4.0}, "as if 4 rewards had said so", False),
+        ({("objective",): [{"metric": "ms"}]}, "part of what is maximised; starts a new epoch", True),
         ({("allocator", "kind"): "lin_ucb"}, "shares follow rewards by lin_ucb", False),
     ]
     for changes, words, anew in cases:
