@@ -143,11 +143,10 @@ def test_between_parting_and_joining_nothing_flaps() -> None:
 
 def test_two_sides_of_one_size_do_not_change_places() -> None:
     """With two against two and one undecided the sign of all is luck; who is apart is compared with who shares."""
-    rows = told([0.0, 0.06, -0.06, 0.06, -0.06])
-    first = apart_of(rows)
-    assert len(first) >= 2
-    other = told([0.0, 0.055, -0.06, 0.055, -0.062])
-    assert apart_of(other, first).keys() >= first.keys()
+    first = apart_of(told([0.005, 0.06, -0.06, 0.06, -0.06]))
+    assert first == {2: 1, 4: 1}
+    # The sign of all together has changed, that of the cohorts that share has not.
+    assert apart_of(told([-0.005, 0.058, -0.06, 0.058, -0.06]), first) == first
 
 
 def test_a_dead_arm_parts_nobody() -> None:
