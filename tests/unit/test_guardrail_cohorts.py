@@ -94,6 +94,10 @@ def test_evidence_spread_over_cohorts_adds_up_in_their_mean() -> None:
     mean = math.log(sum(math.exp(verdict.log_e) for verdict in each) / 4)
     assert verdicts["small", "g0/any"].log_e == pytest.approx(mean, rel=1e-12)
     assert verdicts["small", "g0/any"].n == 2000
+    # Equal cohorts: what is shown is the plain mean of what each shows.
+    for field in ("observed", "reference"):
+        of_each = [getattr(verdict, field) for verdict in each]
+        assert getattr(verdicts["small", "g0/any"], field) == pytest.approx(sum(of_each) / 4)
 
 
 def test_cohorts_cost_their_part_of_alpha() -> None:

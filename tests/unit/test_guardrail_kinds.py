@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bandit.guardrails.base import Outcome
+from bandit.guardrails.evidence import outcomes
 from bandit.ledger import Period
 from bandit.rollout.rollback import Kind, decisions
 from bandit.spec.model import ExperimentSpec
@@ -16,11 +17,13 @@ from tests.builders import NOW
 from tests.guardrail_periods import (
     HOUR,
     LIFE_MS,
+    LONG_AFTER,
     METRICS,
     guarded,
     judged,
     period,
     random_periods,
+    stacked,
 )
 
 PAIR = [{"name": "control", "control": True}, {"name": "small"}]
@@ -93,12 +96,12 @@ def test_a_baseline_that_becomes_slow_for_all_is_no_harm_of_the_arm() -> None:
 def test_events_per_decision_against_a_limit() -> None:
     spec = pair({"kind": "event_rate", "metric": "calls", "limit": 2.0})
     rng = np.random.default_rng(3)
-    outcomes = {}
+    found = {}
     for rate in (1.4, 2.0, 3.0):
         counted = {"calls": [[], list(rng.poisson(rate, 400).astype(float))]}
         verdict = judged(spec, [period(spec, 1, counted, shares=HALVES)])["small", "g0"]
-        outcomes[rate] = verdict.outcome
-    assert outcomes == {1.4: Outcome.PASS, 2.0: Outcome.INCONCLUSIVE, 3.0: Outcome.FAIL}
+        found[rate] = verdict.outcome
+    assert found == {1.4: Outcome.PASS, 2.0: Outcome.INCONCLUSIVE, 3.0: Outcome.FAIL}
     assert "small calls per decision 2.960 of 400" in verdict.message
     assert "exceeds 2.000" in verdict.message
 
@@ -112,8 +115,7 @@ def test_fewer_events_than_are_wanted_are_found_too() -> None:
     for rate in (1.2, 2.0, 2.9):
         counted = {"calls": [[], list(rng.poisson(rate, 400).astype(float))]}
         verdicts[rate] = judged(spec, [period(spec, 1, counted, shares=HALVES)])["small", "g0"]
-    outcomes = [each.outcome for each in verdicts.values()]
-    assert outcomes == [Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS]
+    assert [each.outcome for each in verdicts.values()] == [Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS]
     assert "is below 2.000" in verdicts[1.2].message
 
 
@@ -203,6 +205,27 @@ def test_an_asymptotic_test_is_silent_during_its_burn_in() -> None:
     # 60 events on each side, but so rare that 355 skewness^2 outcomes are not reached: skewness^2 is 1 / 0.01.
     assert "burn-in" in asymptotic(60, 200, 6000).message
     assert asymptotic(600, 1200, 60_000).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_powers_of_a_mean_are_those_of_its_values(direction: str) -> None:
+    """Of values of a range that does not begin at 0, as parts of its upper end; of badness where none is asked for."""
+    odd = {
+        "name": "odd",
+        "kind": "gaussian",
+        "direction": direction,
+        "range": [1, 5],
+        "attribution_window": "1h",
+    }
+    spec = pair({"kind": "harm", "metric": "odd", "method": "asymptotic"}, metrics=[*METRICS, odd])
+    values = [1.0, 2.5, 3.0, 4.75, 5.0]
+    rows = stacked(spec, [period(spec, 1, {"odd": [[2.0], values]}, shares=HALVES)])
+    bad = np.array([(x - 1) / 4 if direction == "minimize" else (5 - x) / 4 for x in values])
+    for of_mean, x in ((False, bad), (True, np.array(values) / 5)):
+        found = outcomes(spec, "odd", rows, LONG_AFTER, of_mean=of_mean)
+        for field, power in (("bad", 1), ("square", 2), ("cube", 3)):
+            assert getattr(found, field)[0, 1] == pytest.approx(float((x**power).sum()), rel=1e-6), field
+        assert found.count[0, 1] == 5
 
 
 def test_skewed_values_wait_longer_than_even_ones() -> None:
