@@ -245,7 +245,7 @@ def _work(
     if kind == "serve":
         return app.run_serving(config, orders.issuer, ready, beat)
     if kind == "ingest":
-        return app.run_ingest(config, ready)
+        return app.run_ingest(config, ready, beat)
     return app.run_learner(config, ready, beat)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 INGEST_STOP_S = 8.0
+INGEST_STILL_S = 2.0
 
 
 def run_serving(
@@ -224,8 +225,11 @@ def _levels(
     return levels
 
 
-def run_ingest(config: Config, ready: Callable[[], None]) -> int:
-    """Read the configured sources until SIGTERM or SIGINT. Returns the exit status, 1 when a source's thread broke."""
+def run_ingest(config: Config, ready: Callable[[], None], beat: Callable[[], None] = lambda: None) -> int:
+    """Read the configured sources until SIGTERM or SIGINT. Returns the exit status, 1 when a source's thread broke.
+
+    ``beat``: see ``supervise.lifeline.pulse``; it stops when one source stands still.
+    """
     from server.ingest import SOURCES, settings
     from server.ingest.service import Ingest
     from server.snapshot import SnapshotKeeper
@@ -243,7 +247,8 @@ def run_ingest(config: Config, ready: Callable[[], None]) -> int:
     ready()
     log.info("ingest_started", sources=[each.name for each in chosen])
     while not stop.wait(0.1) and not ingest.broken.is_set():
-        pass
+        if ingest.still_s < INGEST_STILL_S:
+            beat()
     ended = ingest.stop(INGEST_STOP_S)
     keeper.stop()
     store.close()

@@ -121,7 +121,7 @@ class Config:
         default=120.0,
         metadata=_is(
             seconds(0, 86_400),
-            "a server or learner whose work stands still for so long is killed and started again; 0: never",
+            "a server, learner or reader whose work stands still for so long is killed and started again; 0: never",
         ),
     )
     sources: tuple[dict[str, object], ...] = field(

@@ -47,7 +47,7 @@ class Pipeline:
     """Drives one source in one thread.
 
     ``told`` is called with the name of each step just before it is taken (``poll``, ``decode``, ``append``, ``bury``,
-    ``acknowledge``, ``go on``), for those who look on.
+    ``acknowledge``, ``go on``), for those who look on; ``turned`` at each turn and while it waits: it does not hang.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Pipeline:
         pace: Pace | None = None,
         uniform: Callable[[], float] = _uniform,
         told: Callable[[str], None] = lambda _: None,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = chosen.name
         self._source = source
@@ -72,6 +73,7 @@ class Pipeline:
         self._pace = pace or Pace()
         self._uniform = uniform
         self._told = told
+        self._turned = turned
         self._slots = Slots(store, chosen.name, self._experiments, ordered=source.ordered)
         self._done: dict[str, Position] = {}
         self._doubted = False
@@ -113,6 +115,7 @@ class Pipeline:
 
     def turn(self, stop: threading.Event) -> int:
         """One portion, from poll to acknowledgement. Returns how many events it had."""
+        self._turned()
         self._keep_house()
         self._told("poll")
         batch = self._source.poll(self._pace.poll_limit, self._pace.poll_s)
@@ -222,6 +225,7 @@ class Pipeline:
         """Wait, with full jitter, letting the source rest; False when we are to stop."""
         left_s = self._uniform() * min(BACKOFF_CAP_S, BACKOFF_S * 2 ** min(failures, 10))
         while left_s > 0 and not stop.is_set():
+            self._turned()
             if rest:
                 self._source.rest()
             step_s = min(left_s, REST_S)

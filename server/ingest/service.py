@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
 
@@ -32,17 +33,23 @@ class Ingest:
     ) -> None:
         self.broken = threading.Event()
         self._stop = threading.Event()
+        self._clock = clock
         self._threads = []
+        self._turned_s: dict[str, float] = {}
         for each in chosen:
+            self._turned(each.name)
             source = kinds[each.kind].make(each, clock.now_ms)
             watch = Watch(each.name, each.kind, owner, clock.now_ms(), each.alarms, telemetry)
-            pipeline = Pipeline(each, source, store, keeper, clock, watch)
+            turned = partial(self._turned, each.name)
+            pipeline = Pipeline(each, source, store, keeper, clock, watch, turned=turned)
             self._threads.append(
                 threading.Thread(target=self._run, args=(pipeline,), name=f"source-{each.name}", daemon=True)
             )
 
     def start(self) -> None:
         """Begin to read."""
+        for name in self._turned_s:
+            self._turned(name)
         for thread in self._threads:
             thread.start()
 
@@ -52,6 +59,15 @@ class Ingest:
         for thread in self._threads:
             thread.join(timeout_s)
         return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def still_s(self) -> float:
+        """For how long the one that stands still longest has not turned."""
+        now_s = self._clock.monotonic_s()
+        return now_s - min(self._turned_s.values(), default=now_s)
+
+    def _turned(self, name: str) -> None:
+        self._turned_s[name] = self._clock.monotonic_s()
 
     def _run(self, pipeline: Pipeline) -> None:
         try:

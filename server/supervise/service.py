@@ -147,7 +147,9 @@ class _Service:
                     name, self._server(name), SERVE, config.drain_s + DRAIN_SLACK_S, hang_s=config.hang_s
                 )
         if config.role in ("all", "ingest") and config.sources:
-            yield Part("ingest", lambda: self._child("ingest", "ingest"), INGEST, INGEST_STOP_S)
+            yield Part(
+                "ingest", lambda: self._child("ingest", "ingest"), INGEST, INGEST_STOP_S, hang_s=config.hang_s
+            )
         if config.role in ("all", "learn"):
             yield Part(
                 "learn", lambda: self._child("learn", "learn"), LEARN, LEARN_STOP_S, hang_s=config.hang_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from server.ingest.service import Ingest
 from server.ingest.slots import LETTERS, further
 from server.intake.sort import sort
 from server.store.memory import MemoryStore
+from tests.fakes import FakeClock
 from tests.ingesting import NAME, World, adds_up, drain
 from tests.serving import Faulty, until
 
@@ -218,4 +220,36 @@ def test_a_thread_that_breaks_is_told_so_that_the_process_ends(world: World) -> 
     ingest = Ingest(chosen, kinds, world.store, world.keeper, world.clock, IngestTelemetry(), "here")
     ingest.start()
     assert ingest.broken.wait(60)
+    assert ingest.stop(60)
+
+
+def test_a_thread_that_stands_still_is_told_from_one_that_waits(world: World) -> None:
+    """Who waits for events, or for a store that is away, turns all the same; who hangs does not."""
+    from server.ingest.base import Chosen, Kind
+    from server.telemetry.ingesting import IngestTelemetry
+
+    hangs, go_on = threading.Event(), threading.Event()
+
+    class Hanging(Listed):
+        def poll(self, limit: int, timeout_s: float) -> Sequence[Received]:
+            if hangs.is_set():
+                assert go_on.wait(60)
+            return super().poll(limit, timeout_s)
+
+    sources = {"one": Listed(), "two": Hanging()}
+    kinds = {"listed": Kind(object, lambda chosen, now_ms: sources[chosen.name])}
+    chosen = [Chosen(name, "listed", None) for name in sources]
+    clock = FakeClock()
+    ingest = Ingest(chosen, kinds, world.store, world.keeper, clock, IngestTelemetry(), "here")
+    ingest.start()
+    clock.advance(100.0)
+    until(lambda: ingest.still_s < 1.0, 60.0, "both turn")
+    hangs.set()
+    moved = time.monotonic() + 60
+    while ingest.still_s < 50.0:
+        assert time.monotonic() < moved
+        clock.advance(1.0)
+        time.sleep(0.001)
+    go_on.set()
+    until(lambda: ingest.still_s < 1.0, 60.0, "it turns again")
     assert ingest.stop(60)
