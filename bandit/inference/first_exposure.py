@@ -11,7 +11,8 @@ v = N_k / (N_k + N_0) and c = (S_k + S_0) / (N_k + N_0),
 are added over periods: sum T / sum A is the difference within periods, whatever the baseline does and however the sets
 of settled units shrink. Buckets are independent, so its variance is (64 / 63) sum (T_b - d A_b)^2 / (sum A)^2, with
 Student's t on 63 degrees of freedom (linearised ratio over random groups; Wolter 2007, Introduction to Variance
-Estimation, ch. 2). It is an interval for one look, not for every look.
+Estimation, ch. 2). It is an interval for one look, not for every look. What units met before arms were compared, the
+control for all of them, is no re-routing.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class FirstExposure:
 def unit_terms(spec: ExperimentSpec, periods: Iterable[Period], now_ms: int) -> FloatArray:
     """[K - 1, M, 64, 2] T and A of each challenger and metric by bucket, added over periods of one epoch.
 
-    Blocks bring what they kept. A metric counts periods whose attribution window is closed.
+    Blocks bring what they kept. A metric counts periods whose attribution window is closed. Periods in which a cohort
+    was apart are left out: buckets add up all cohorts, which then had arms in other proportions.
     """
     total = np.zeros((len(spec.arms) - 1, len(spec.metrics), BUCKETS, 2))
     told: list[Period] = []
@@ -63,8 +65,9 @@ def unit_terms(spec: ExperimentSpec, periods: Iterable[Period], now_ms: int) -> 
         if period.units is not None:
             total += period.units
         clusters = period.cells.clusters
-        if not period.is_block and clusters is not None and clusters.shape[2] == 2 * BUCKETS:
-            told.append(period)
+        if period.is_block or period.apart_ppm or clusters is None or clusters.shape[2] != 2 * BUCKETS:
+            continue
+        told.append(period)
     for start in range(0, len(told), AT_ONCE):
         _add(spec, told[start : start + AT_ONCE], now_ms, total)
     return total

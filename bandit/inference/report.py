@@ -218,7 +218,8 @@ def _notes(spec: ExperimentSpec) -> tuple[str, ...]:
     if spec.cohorts is not None and spec.cohorts.apart is not None:
         notes.append(
             "cohorts may have shares of their own: effects and winner are means over all cohorts, each compared within "
-            "its own shares; where a cohort is apart, its own effect is the one to read"
+            "its own shares; where a cohort is apart, its own effect is the one to read; first exposures count while "
+            "none is"
         )
     if spec.decay is not None:
         notes.append(

@@ -149,6 +149,15 @@ def test_silence_that_has_a_value_counts_once_the_window_is_closed() -> None:
     assert not unit_terms(silent, every, 1000).any(), "no window is closed yet"
 
 
+def test_periods_with_a_cohort_apart_are_left_out() -> None:
+    """Buckets add up the cohorts, so where these have other shares a cohort's level would pass for an arm's."""
+    made = of()
+    periods = release(made, 1).periods
+    for period in periods[3:]:
+        period.apart_ppm = {1: (500_000, 500_000)}
+    assert unit_terms(made, periods, LATE) == pytest.approx(unit_terms(made, periods[:3], LATE))
+
+
 def test_few_buckets_give_no_interval_and_no_units_no_estimate() -> None:
     made = of()
     terms = np.zeros((1, 1, BUCKETS, 2))
