@@ -18,6 +18,7 @@ import structlog
 from bandit.errors import BanditError
 from bandit.log import Append
 from server.clock import Clock
+from server.rpc.appends import MOST_ENTRIES
 from server.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -80,8 +81,7 @@ class Doubt:
             kept = list(self._kept)
         missing = self._missing(kept)
         if missing:
-            ids = self._store.append(list(missing.values()))
-            self._replace(missing, ids)
+            ids = self._put_back(missing)
             lost = sum(not id_ for id_ in ids)
             self.counts.put_back += len(ids) - lost
             self.counts.lost += lost
@@ -95,6 +95,17 @@ class Doubt:
         # Only now: a look that failed is taken again, and what it appended already is then found.
         self._history = history
         return len(missing)
+
+    def _put_back(self, missing: Mapping[tuple[str, str], Append]) -> list[str]:
+        """Append them, some at a time; what was appended before an error is known under its new id."""
+        places = list(missing.items())
+        ids: list[str] = []
+        for start in range(0, len(places), MOST_ENTRIES):
+            part = dict(places[start : start + MOST_ENTRIES])
+            taken = self._store.append(list(part.values()))
+            self._replace(part, taken)
+            ids += taken
+        return ids
 
     def _replace(self, missing: Mapping[tuple[str, str], Append], ids: Sequence[str]) -> None:
         """Forget the entries under their old ids, remember them under the new ones."""

@@ -86,31 +86,16 @@ class ClusterLink(Link):
                 answers = self._unit(key_slot(_bytes(key)), commands, waiting=False)
             else:
                 answers = self._spread(commands)
-        return [
-            self.told(answer, key or key_of(command))
-            if isinstance(answer, redis.exceptions.RedisError)
-            else answer
-            for answer, command in zip(answers, commands, strict=True)
-        ]
+        return self._words(answers, commands)
 
     def batch_kept(
         self, commands: Sequence[Sequence[Argument]], wanted: Durability
     ) -> tuple[list[Any], Durability]:
         """See Link; every server that took something waits, one after the other."""
-        answers: list[Any] = [None] * len(commands)
         waited: list[Any] = []
-        by_slot: dict[int, list[int]] = {}
-        for place, command in enumerate(commands):
-            by_slot.setdefault(_slot(command), []).append(place)
-        for slot, places in by_slot.items():
-            unit = [*(commands[place] for place in places), KEPT[wanted]]
-            with self._spoken(key_of(unit[0])):
-                *found, waiting = self._unit(slot, unit, waiting=True)
-            waited.append(waiting)
-            for place, answer in zip(places, found, strict=True):
-                failed = isinstance(answer, redis.exceptions.RedisError)
-                answers[place] = self.told(answer, key_of(commands[place])) if failed else answer
-        return answers, reached(waited, wanted)
+        with self._spoken(""):
+            answers = self._spread(commands, KEPT[wanted], waited)
+        return self._words(answers, commands), reached(waited, wanted)
 
     def listen(self, channel: str) -> Any:
         """See Link; every server of a cluster passes on what is published on any."""
@@ -139,26 +124,48 @@ class ClusterLink(Link):
                 raise answer
             return answer
 
-    def _spread(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Commands of any slots: one round trip to each server, then what has moved one by one."""
+    def _words(self, answers: Sequence[Any], commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Refusals among answers in our words."""
+        return [
+            self.told(answer, key_of(command)) if isinstance(answer, redis.exceptions.RedisError) else answer
+            for answer, command in zip(answers, commands, strict=True)
+        ]
+
+    def _spread(
+        self,
+        commands: Sequence[Sequence[Argument]],
+        after: Sequence[Argument] = (),
+        waited: list[Any] | None = None,
+    ) -> list[Any]:
+        """Commands of any slots: one round trip to each server, then what has moved one by one.
+
+        ``after`` follows them on each server; what it answers comes into ``waited``.
+        """
         answers: list[Any] = [None] * len(commands)
+        more, waiting = [after] if after else [], bool(after)
         by_owner: dict[Address, list[int]] = {}
         for place, command in enumerate(commands):
             by_owner.setdefault(self._owner(_slot(command)), []).append(place)
         for owner, places in by_owner.items():
+            unit = [*(commands[place] for place in places), *more]
             try:
-                found = self._sent(owner, [commands[place] for place in places], waiting=False)
+                found = self._sent(owner, unit, waiting=waiting)
             except redis.exceptions.RedisError as error:
-                found = [error] * len(places)
+                found = [error] * len(unit)
+            if waited is not None:
+                waited.append(found.pop())
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         for place, answer in enumerate(answers):
             if isinstance(answer, _REDIRECTS):
-                slot = _slot(commands[place])
+                slot, unit = _slot(commands[place]), [commands[place], *more]
                 try:
-                    (answers[place],) = self._unit(slot, [commands[place]], waiting=False, refused=answer)
+                    found = self._unit(slot, unit, waiting=waiting, refused=answer)
                 except redis.exceptions.RedisError as error:
-                    answers[place] = error
+                    found = [error] * len(unit)
+                answers[place] = found[0]
+                if waited is not None:
+                    waited.append(found[-1])
         return answers
 
     def _unit(

@@ -49,11 +49,14 @@ class RedisLedger:
     def holds(self, name: str, ids: Sequence[str]) -> list[bool]:
         """See LedgerStore."""
         key = self._keys.of(name).log
-        answers = self._link.batch([("XRANGE", key, id_, id_) for id_ in ids])
-        for answer in answers:
-            if isinstance(answer, BanditError):
-                raise answer
-        return [bool(answer) for answer in answers]
+        found: list[bool] = []
+        for start in range(0, len(ids), _COUNTED_A_CALL):
+            part = ids[start : start + _COUNTED_A_CALL]
+            for answer in self._link.batch([("XRANGE", key, id_, id_) for id_ in part]):
+                if isinstance(answer, BanditError):
+                    raise answer
+                found.append(bool(answer))
+        return found
 
     def _appends(self, entries: Sequence[Append]) -> list[list[Argument]]:
         commands: list[list[Argument]] = []
