@@ -28,6 +28,7 @@ from bandit.kernels.jit import kernel
 from bandit.kernels.mixing import top_two
 from bandit.kernels.simplex import project_kl
 from bandit.ledger import FloatArray
+from bandit.posteriors.bernoulli import WARY
 
 RESULTS = Path(__file__).with_name("rules.jsonl")
 THOMPSON, TOP_TWO = 10, 11
@@ -44,9 +45,12 @@ NAMES = {
 
 
 @kernel
-def believe(prior: int, n: FloatArray, s: FloatArray, params: FloatArray) -> None:
+def believe(prior: int, lowest: bool, n: FloatArray, s: FloatArray, params: FloatArray) -> None:
     """Beta parameters [K, 2]: of ``posteriors.bernoulli`` without a prior of the spec, or of Beta(1, 1)."""
     rate = (s.sum() + 1.0) / (n.sum() + 2.0)
+    worse = rate if lowest else 1.0 - rate
+    wary = max(worse, min(WARY * worse, 0.5))
+    rate = wary if lowest else 1.0 - wary
     rarer = min(rate, 1.0 - rate)
     for k in range(n.size):
         params[k, 0] = s[k] + (1.0 if prior == FLAT else rate / rarer)
@@ -111,7 +115,7 @@ def lost(
         n, s, pulls = np.zeros(arms), np.zeros(arms), np.zeros(arms)
         told = np.zeros((late + 1, 2, arms))
         for e in range(batches):
-            believe(prior, n, s, params)
+            believe(prior, lowest, n, s, params)
             if batch == 1 and rule == THOMPSON:
                 top, chosen = -1.0, 0
                 for k in range(arms):

@@ -152,6 +152,22 @@ def test_small_rates_are_not_believed_to_be_a_half() -> None:
     assert sd[2] == pytest.approx(1e-3, rel=0.1)
 
 
+def test_rare_bad_outcomes_are_feared_of_who_was_tried_less() -> None:
+    """Four times as many as all arms have, never more than half; good ones are never hoped for beyond that."""
+    n = np.array([1e6, 1e6, 0.0])
+    for worse, feared in ((0.001, 0.004), (0.02, 0.08), (0.1, 0.4), (0.2, 0.5), (0.6, 0.6), (0.98, 0.98)):
+        s = worse * n
+        bad = Bernoulli().parameters(
+            measure(MetricKind.BERNOULLI, direction="minimize"), MetricSums(Sums(n, s, s))
+        )
+        good = Bernoulli().parameters(measure(MetricKind.BERNOULLI), MetricSums(Sums(n, n - s, n - s)))
+        assert bad == pytest.approx(good[:, ::-1], rel=1e-9)
+        assert Bernoulli().moments(bad)[0][2] == pytest.approx(feared, rel=1e-3)
+        assert bad[2].min() == pytest.approx(1.0, rel=1e-3)
+        if worse < 0.1:  # a new arm among many requests is feared, and still tried
+            assert best_arm(Bernoulli().family, bad, lowest=True).p[2] > 0.1
+
+
 def test_failures_are_not_exposures() -> None:
     """95 of 100 under a uniform prior: 96 / 102, not 96 / 197."""
     metric = measure(MetricKind.BERNOULLI, prior={"mean": 0.5, "strength": 2})
