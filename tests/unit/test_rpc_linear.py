@@ -99,7 +99,7 @@ def test_the_reply_and_the_token_have_the_share_of_this_request(ground: Ground) 
         assert reply.propensity == claims.propensity_ppm / 1e6
         assert reply.arm == arms[claims.arm]
         weights[claims.arm] += 1.0 / reply.propensity
-    # Mean importance weight of each arm: 1 within 3 sd of sqrt((1 - p) / p / n), at p = 0.02; no luck, units hash alike.
+    # Mean importance weight of each arm: 1 within 3 sqrt((1 - p) / p / n) at p = 0.02; no luck, units hash alike.
     assert weights / 1500 == pytest.approx(np.ones(3), abs=0.54)
     many = ground.batch(units, plan="pro", tokens="50")
     assert many.token_size == 67
