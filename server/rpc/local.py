@@ -85,12 +85,10 @@ class Local(server_service_pb2_grpc.ServerServiceServicer):
         """The store is taken as it is."""
         wanted = asked("", "", request.actor)
         reason = check_text("reason", request.reason, MAX_REASON_BYTES)
-        snapshot = self._snapshot()
-        if snapshot.set_back or any(entry.behind for entry in snapshot.entries.values()):
-            self._stops.accept(self._clock.now_ms())
-            log.warning(
-                "store_acceptance_ordered", actor=wanted.client, reason=reason, set_back=snapshot.set_back
-            )
+        set_back = self._snapshot().set_back
+        # Also when this process believes the store: a learner of this machine may not.
+        self._stops.accept(self._clock.now_ms())
+        log.warning("store_acceptance_ordered", actor=wanted.client, reason=reason, set_back=set_back)
         return pb.AcceptStoreResponse(server=self._server())
 
     def standing(self, name: str) -> list[str]:
