@@ -166,11 +166,11 @@ def test_a_count_goes_on_beyond_what_a_float_of_32_bits_can_hold() -> None:
     experiment, allocations, ledger = world()
     many, period = 1 << 24, ledger.periods[allocations[0].number]
     period.cells.sums[0, 1, 0] = (many, many * ONE, many * ONE, 0)
-    records = [RewardRecord(1, 1, n, NOW, allocations[0].number, ONE, 0, 1, 0).pack() for n in range(1000)]
+    records = [RewardRecord(1, 1, n, NOW, allocations[0].number, ONE, 0, 1, 0).pack() for n in range(1001)]
     fold([entry(NOW + 1, REWARDS, b"".join(records))], experiment, ledger, Seen())
-    assert int(period.cells.sums[0, 1, 0, N]) == 16_778_216
+    assert int(period.cells.sums[0, 1, 0, N]) == 16_778_217
     rows = table(ledger.current(), ledger.layout)
-    assert read(rows, experiment.spec, NOW + 1).s1[1, 0] == 16_778_216.0
+    assert read(rows, experiment.spec, NOW + 1).s1[1, 0] == 16_778_217.0
 
 
 def test_poison_is_counted_and_passed_over() -> None:
@@ -247,6 +247,16 @@ def test_variance_survives_far_from_zero(value: float, low: float, high: float) 
     n, s1, s2 = 1_000_000, 500_000 * sum(q), 500_000 * sum(each * each for each in q)
     variance = (n * s2 - s1 * s1) / (n * n) / ONE**2 * (high - low) ** 2
     assert variance == pytest.approx(1.0 if low > 1 else 0.0, abs=1e-6)
+    # The same through cells, table and reading, whose numbers are doubles.
+    metrics = [
+        {"name": name, "kind": "gaussian", "direction": "minimize", "range": [low, high]}
+        for name in ("a", "b")
+    ]
+    experiment, allocations, ledger = world(metrics=metrics, objective=[{"metric": "a"}])
+    ledger.periods[allocations[0].number].cells.sums[0, 1, 1] = (n, s1, *divmod(s2, ONE))
+    got = read(table(ledger.current(), ledger.layout), experiment.spec, NOW).channel(1)
+    shown = (got.s2[1] / n - (got.s1[1] / n) ** 2) * (high - low) ** 2
+    assert shown == pytest.approx(variance, abs=1e-6)
 
 
 def test_silence_counts_only_in_mature_periods() -> None:
