@@ -1,4 +1,5 @@
-"""Worlds made from a spec alone, for who has written none: equal arms, a better one, a harmful one, a rising level.
+"""Worlds made from a spec alone, for who has written none: equal arms, a better one, a harmful one, a rising level; and
+where cohorts may have shares of their own, an arm that is better in every second cohort and worse in the others.
 
 What is assumed of the control is ``laws.assumed``, but for what guardrails watch: of what a limit allows it has about
 half. Every reward comes at once.
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from bandit.simulate.laws import Law, assumed, atoms, fault, law_of
-from bandit.simulate.world import ArmLaws, Drift, MetricLaw, WorldFile
+from bandit.simulate.world import ArmLaws, CohortLaws, Drift, MetricLaw, WorldFile, cohorts_of
 from bandit.spec.model import Direction, ExperimentSpec, Guardrail, Metric, MetricKind
 from bandit.spec.quantity import format_duration
 
@@ -40,13 +41,18 @@ def standard_worlds(
     }
     challengers = [arm.name for arm in spec.arms if not arm.control]
 
-    def made(name: str, moves: Mapping[str, Mapping[str, MetricLaw]], rise: bool = False) -> WorldFile:
+    def made(
+        name: str,
+        moves: Mapping[str, Mapping[str, MetricLaw]],
+        rise: bool = False,
+        cohorts: tuple[CohortLaws, ...] = (),
+    ) -> WorldFile:
         laws = {metric: _rising(spec, law) for metric, law in base.items()} if rise else base
         arms = [ArmLaws(name=control, metrics=tuple(laws.values()))]
         arms += [ArmLaws(name=arm, metrics=tuple(own.values())) for arm, own in moves.items()]
         # As a file says it: durations are text there.
         values = {"world": name, "traffic_per_hour": traffic_per_hour, "horizon": format_duration(horizon_s)}
-        return WorldFile.model_validate({**values, "arms": arms})
+        return WorldFile.model_validate({**values, "arms": arms, "cohorts": cohorts})
 
     worlds = [made("equal", {})]
     worlds += [
@@ -57,7 +63,23 @@ def standard_worlds(
         arm = challengers[0]
         worlds.append(made(f"{arm}-harmful"[:63].rstrip("-"), {arm: harm}))
     worlds.append(made("rising", {}, rise=True))
+    if spec.cohorts is not None and spec.cohorts.apart is not None:
+        worlds.append(made("divided", {}, cohorts=_divided(spec, base, challengers[0])))
     return tuple(worlds)
+
+
+def _divided(spec: ExperimentSpec, base: Mapping[str, MetricLaw], arm: str) -> tuple[CohortLaws, ...]:
+    """The arm is better in every second cohort, from everyone else on, and worse in the others."""
+    count = cohorts_of(spec)
+    sides = [tuple(_better(spec, base, sign).values()) for sign in (1, -1)]
+    return tuple(
+        CohortLaws(
+            name=spec.cohort_name(cohort),
+            part=1.0 / count,
+            arms=(ArmLaws(name=arm, metrics=sides[cohort % 2]),),
+        )
+        for cohort in range(count)
+    )
 
 
 def _control(spec: ExperimentSpec, metric: Metric) -> MetricLaw:
@@ -124,7 +146,8 @@ def _badness(metric: Metric, mean: float) -> float:
     return part if metric.direction is Direction.MINIMIZE else 1.0 - part
 
 
-def _better(spec: ExperimentSpec, base: Mapping[str, MetricLaw]) -> dict[str, MetricLaw]:
+def _better(spec: ExperimentSpec, base: Mapping[str, MetricLaw], sign: int = 1) -> dict[str, MetricLaw]:
+    """The objective's heaviest metric, better by LIFT, or worse where ``sign`` is -1."""
     term = max(spec.objective, key=lambda each: each.weight)
     at = spec.metric_index(term.metric)
     assert at is not None
@@ -132,7 +155,7 @@ def _better(spec: ExperimentSpec, base: Mapping[str, MetricLaw]) -> dict[str, Me
     if metric.kind is MetricKind.RATIO:
         at = spec.metric_index(metric.numerator or "")
         assert at is not None
-    better = 1.0 + LIFT if metric.direction is Direction.MAXIMIZE else 1.0 - LIFT
+    better = 1.0 + sign * LIFT if metric.direction is Direction.MAXIMIZE else 1.0 - sign * LIFT
     moved = spec.metrics[at]
     found = _moved(moved, base[moved.name], better)
     return {moved.name: found} if found else {}

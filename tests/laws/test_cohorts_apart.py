@@ -19,6 +19,7 @@ from bandit.simulate.look import Book, Standing, look
 from bandit.simulate.outcomes import Outcomes
 from bandit.simulate.plan import Plan, plan
 from bandit.simulate.run import rehearse
+from bandit.simulate.standard import standard_worlds
 from bandit.simulate.world import WorldFile
 from bandit.spec.model import ExperimentSpec
 from tests.builders import spec
@@ -276,3 +277,12 @@ def test_releases_of_equal_arms_in_unequal_cohorts_are_rolled_back_no_more_often
     runs = [rehearse(made, outcomes, np.random.default_rng(seed)) for seed in range(40)]
     failed = sum(bool((each.rolled_back >= 0).any()) for each in runs)
     assert failed <= int(stats.binom.isf(1e-6, 40, 0.05))
+
+
+def test_who_writes_no_world_is_shown_one_that_cohorts_are_divided_in() -> None:
+    (divided,) = (each for each in standard_worlds(of()) if each.world == "divided")
+    made = plan(of(), divided, 2)
+    effects = made.utility[0, :, 1] - made.utility[0, :, 0]
+    assert (np.sign(effects) == [1, -1, 1, -1, 1]).all()
+    assert made.best_in.tolist() == [1, 0, 1, 0, 1]
+    assert all(each.world != "divided" for each in standard_worlds(of(apart=False)))
