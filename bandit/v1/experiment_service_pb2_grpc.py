@@ -157,7 +157,7 @@ class ExperimentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteExperiment(self, request, context):
-        """Deletes an experiment with its statistics. FAILED_PRECONDITION while it is running.
+        """Deletes an experiment with its statistics; its audit records stay for 90 days. FAILED_PRECONDITION while it is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +228,7 @@ class ExperimentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditRecords(self, request, context):
-        """Audit records, newest first.
+        """Audit records, newest first; of a deleted experiment too, while no other has its name, for 90 days.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

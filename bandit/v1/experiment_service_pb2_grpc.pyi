@@ -48,7 +48,7 @@ class ExperimentServiceStub:
     new attempt. Never undoes a rollback of an arm with the same digest.
     """
     DeleteExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_service_pb2.DeleteExperimentRequest, _experiment_service_pb2.DeleteExperimentResponse]
-    """Deletes an experiment with its statistics. FAILED_PRECONDITION while it is running."""
+    """Deletes an experiment with its statistics; its audit records stay for 90 days. FAILED_PRECONDITION while it is running."""
     StartExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_service_pb2.StartExperimentRequest, _experiment_service_pb2.StartExperimentResponse]
     """DRAFT to RUNNING. FAILED_PRECONDITION from another state."""
     PauseExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_service_pb2.PauseExperimentRequest, _experiment_service_pb2.PauseExperimentResponse]
@@ -70,7 +70,7 @@ class ExperimentServiceStub:
     FAILED_PRECONDITION while no learner has made one of the present epoch.
     """
     ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_experiment_service_pb2.ListAuditRecordsRequest, _experiment_service_pb2.ListAuditRecordsResponse]
-    """Audit records, newest first."""
+    """Audit records, newest first; of a deleted experiment too, while no other has its name, for 90 days."""
     DryRun: _grpc.UnaryUnaryMultiCallable[_experiment_service_pb2.DryRunRequest, _experiment_service_pb2.DryRunResponse]
     """What a spec would change, without changing it. INVALID_ARGUMENT with every violation."""
 
@@ -94,7 +94,7 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     new attempt. Never undoes a rollback of an arm with the same digest.
     """
     DeleteExperiment: _aio.UnaryUnaryMultiCallable[_experiment_service_pb2.DeleteExperimentRequest, _experiment_service_pb2.DeleteExperimentResponse]  # type: ignore[assignment]
-    """Deletes an experiment with its statistics. FAILED_PRECONDITION while it is running."""
+    """Deletes an experiment with its statistics; its audit records stay for 90 days. FAILED_PRECONDITION while it is running."""
     StartExperiment: _aio.UnaryUnaryMultiCallable[_experiment_service_pb2.StartExperimentRequest, _experiment_service_pb2.StartExperimentResponse]  # type: ignore[assignment]
     """DRAFT to RUNNING. FAILED_PRECONDITION from another state."""
     PauseExperiment: _aio.UnaryUnaryMultiCallable[_experiment_service_pb2.PauseExperimentRequest, _experiment_service_pb2.PauseExperimentResponse]  # type: ignore[assignment]
@@ -116,7 +116,7 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     FAILED_PRECONDITION while no learner has made one of the present epoch.
     """
     ListAuditRecords: _aio.UnaryUnaryMultiCallable[_experiment_service_pb2.ListAuditRecordsRequest, _experiment_service_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
-    """Audit records, newest first."""
+    """Audit records, newest first; of a deleted experiment too, while no other has its name, for 90 days."""
     DryRun: _aio.UnaryUnaryMultiCallable[_experiment_service_pb2.DryRunRequest, _experiment_service_pb2.DryRunResponse]  # type: ignore[assignment]
     """What a spec would change, without changing it. INVALID_ARGUMENT with every violation."""
 
@@ -167,7 +167,7 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_service_pb2.DeleteExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_experiment_service_pb2.DeleteExperimentResponse, _abc.Awaitable[_experiment_service_pb2.DeleteExperimentResponse]]:
-        """Deletes an experiment with its statistics. FAILED_PRECONDITION while it is running."""
+        """Deletes an experiment with its statistics; its audit records stay for 90 days. FAILED_PRECONDITION while it is running."""
 
     @_abc_1.abstractmethod
     def StartExperiment(
@@ -249,7 +249,7 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_service_pb2.ListAuditRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_experiment_service_pb2.ListAuditRecordsResponse, _abc.Awaitable[_experiment_service_pb2.ListAuditRecordsResponse]]:
-        """Audit records, newest first."""
+        """Audit records, newest first; of a deleted experiment too, while no other has its name, for 90 days."""
 
     @_abc_1.abstractmethod
     def DryRun(

@@ -13,7 +13,7 @@ import structlog
 
 from bandit.errors import AlreadyExists, CorruptStored, InvalidArgument, NotAllowed, NotFound, Stale
 from bandit.ids import experiment_resource
-from bandit.rollout.audit import GENESIS
+from bandit.rollout.audit import GENESIS, AuditRecord
 from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import Transition, audit_record, create
 from bandit.spec.model import ExperimentSpec
@@ -153,7 +153,10 @@ class Changes:
 
     def delete(self, name: str, wanted: Asked) -> None:
         """Remove an experiment that is not running, with all it has. One that cannot be read goes too, without etag."""
+        if wanted.request_id and self._store.deleted_by(name, wanted.request_id):
+            return
         for _ in range(ATTEMPTS):
+            last: AuditRecord | None = None
             try:
                 stored = self.load(name)
             except CorruptStored as error:
@@ -168,9 +171,9 @@ class Changes:
                         reason="RUNNING",
                         resource=experiment_resource(name),
                     )
-                generation = stored.generation
+                generation, last = stored.generation, self._epitaph(stored, wanted)
             try:
-                self._store.delete(name, generation)
+                self._store.delete(name, generation, last, wanted.request_id)
             except Stale:
                 self._clock.sleep(PAUSE_S * secrets.randbelow(1000) / 1000)
                 continue
@@ -179,6 +182,18 @@ class Changes:
         raise Stale(
             f"{name} changed {ATTEMPTS} times while this was tried; read it again, then retry",
             resource=experiment_resource(name),
+        )
+
+    def _epitaph(self, stored: Stored, wanted: Asked) -> AuditRecord:
+        """The last audit record: who deleted it, and the shares that its units had."""
+        experiment, allocation = stored.experiment, stored.allocation
+        return audit_record(
+            (experiment, allocation),
+            Transition(experiment, allocation, "deleted", ""),
+            actor=wanted.client,
+            sequence=stored.audit_sequence,
+            previous_hash=stored.audit_hash,
+            now_ms=max(self._clock.now_ms(), experiment.update_time_ms),
         )
 
     def _replayed(self, name: str, wanted: Asked) -> Done | None:

@@ -19,7 +19,7 @@ from bandit.spec.diff import diff, new_epoch, restarts_guardrails
 from bandit.v1 import experiment_pb2, experiment_service_pb2_grpc
 from bandit.v1 import experiment_service_pb2 as pb
 from server.clock import Clock
-from server.rpc.changes import MAX_REASON_BYTES, Changes, arm_index, asked, check_text
+from server.rpc.changes import MAX_REASON_BYTES, Changes, arm_index, asked, check_text, missing
 from server.rpc.convert import audit_to_proto, changes_to_proto, experiment_to_proto
 from server.rpc.reports import read_report
 from server.rpc.statuses import StatusReader
@@ -222,10 +222,15 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         text = _read_token(request.page_token)
         if text and not text.isdecimal():
             raise _bad_token()
-        self._changes.load(name)
+        before = int(text) if text else None
+        records = self._store.audit(name, before, size + 1)
+        if not records and self._store.load(name) is None:
+            records = self._store.past_audit(name, before, size + 1)
+            if not records and not text:
+                raise missing(name)
         response = pb.ListAuditRecordsResponse()
         total = 0
-        for record in self._store.audit(name, int(text) if text else None, size + 1):
+        for record in records:
             message: experiment_pb2.AuditRecord = audit_to_proto(record)
             total += message.ByteSize()
             if len(response.records) == size or (total > PAGE_BYTES and response.records):

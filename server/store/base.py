@@ -200,9 +200,13 @@ class ControlStore(Protocol):
         The writer turns each into a period; ``FoldWrite.drop_allocations`` lets go of those it has written.
         """
 
-    def delete(self, name: str, expected_generation: int) -> None:
+    def delete(
+        self, name: str, expected_generation: int, last: AuditRecord | None = None, request_id: str = ""
+    ) -> None:
         """Removes the experiment and all it has. Raises Stale.
 
+        With a ``last`` audit record (already chained) its records stay for 90 days as :meth:`past_audit`;
+        ``request_id`` is remembered for a day.
         The generation of an experiment that cannot be read is in the metadata of its CorruptStored, 0 when even
         that is lost; deleting with that number clears it away.
         """
@@ -212,6 +216,12 @@ class ControlStore(Protocol):
 
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """Audit records newest first, with sequence below ``before``."""
+
+    def past_audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
+        """Likewise those of the last experiment of the name that was deleted, as long as they are kept."""
+
+    def deleted_by(self, name: str, request_id: str) -> bool:
+        """Did the request with this id delete the last one of the name? As long as it is remembered."""
 
     def next_uid(self) -> int:
         """A number for a new experiment, never given twice, 1 to 2**32 - 1."""

@@ -23,6 +23,8 @@ letter, so the tags ``{_registry}`` and ``{_sources}`` of what belongs to all ex
     {name}:fed          hash    positions and counts of sources of rewards               lives with the experiment
     {name}:secured      string  a write to wait for                                      a minute
     {name}:reply:R      list    one element: outcome bytes of the log entry R            a minute
+    {name}:past         list    audit records of the last deleted one of the name        90 days
+    {name}:deletion     string  digest of the request id that deleted it                 a day
 
     {_registry}:version string  number of the last change, which readers poll            for ever
     {_registry}:names   hash    name -> uid of every experiment (and of some lost ones)  for ever
@@ -47,6 +49,7 @@ from bandit.seen import BucketKey
 NAMESPACE = "banditd"
 REPLY_TTL_S = 60
 REQUEST_TTL_MS = 86_400_000
+PAST_TTL_MS = 90 * 86_400_000
 SECURED_MS = 60_000
 
 
@@ -81,6 +84,16 @@ class ExperimentKeys:
     def secured(self) -> str:
         """What is written in order to wait for it."""
         return f"{self.root}secured"
+
+    @property
+    def past(self) -> str:
+        """Audit records of the last experiment of the name that was deleted; none of those that go with it."""
+        return f"{self.root}past"
+
+    @property
+    def deletion(self) -> str:
+        """Which request deleted it; likewise."""
+        return f"{self.root}deletion"
 
     def reply(self, name: bytes) -> str:
         """Where the outcomes of one log entry are put; any bytes make a safe key."""

@@ -35,6 +35,8 @@ class MemoryStore(MemoryFed):
         self._alive_until_ms = 0
         self._last_fence = 0
         self._listeners: list[_Listener] = []
+        self._past: dict[str, list[bytes]] = {}
+        self._deletions: dict[str, tuple[str, int]] = {}
 
     def version(self) -> int:
         """See ControlStore."""
@@ -110,13 +112,20 @@ class MemoryStore(MemoryFed):
             rows = sorted(kept.allocations.items()) if kept else []
             return [codec.load_allocation(name, raw) for number, raw in rows if number > after]
 
-    def delete(self, name: str, expected_generation: int) -> None:
+    def delete(
+        self, name: str, expected_generation: int, last: AuditRecord | None = None, request_id: str = ""
+    ) -> None:
         """See ControlStore."""
+        record = codec.dump_audit(last) if last else b""
         with self._changed:
             kept = self._kept.get(name)
             stored = kept.generation if kept else 0
             if stored != expected_generation:
                 raise deletion_refusal(name, expected_generation, stored)
+            if record:
+                self._past[name] = [*(kept.audit if kept else []), record]
+            if request_id:
+                self._deletions[name] = request_id, self._clock_ms() + REQUEST_TTL_MS
             self._kept.pop(name, None)
             self._announce(name)
 
@@ -131,10 +140,18 @@ class MemoryStore(MemoryFed):
         """See ControlStore."""
         with self._changed:
             kept = self._kept.get(name)
-            rows = kept.audit if kept else []
-            newest = len(rows) if before is None else min(max(before - 1, 0), len(rows))
-            part = rows[max(newest - max(limit, 0), 0) : newest]
-            return [codec.load_audit(name, raw) for raw in reversed(part)]
+            return _records(name, kept.audit if kept else [], before, limit)
+
+    def past_audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
+        """See ControlStore."""
+        with self._changed:
+            return _records(name, self._past.get(name, []), before, limit)
+
+    def deleted_by(self, name: str, request_id: str) -> bool:
+        """See ControlStore."""
+        with self._changed:
+            by, until_ms = self._deletions.get(name, ("", 0))
+            return by == request_id and until_ms > self._clock_ms()
 
     def next_uid(self) -> int:
         """See ControlStore."""
@@ -284,6 +301,12 @@ class MemoryStore(MemoryFed):
         for listener in self._listeners:
             listener.names.append(name)
         self._changed.notify_all()
+
+
+def _records(name: str, rows: Sequence[bytes], before: int | None, limit: int) -> list[AuditRecord]:
+    newest = len(rows) if before is None else min(max(before - 1, 0), len(rows))
+    part = rows[max(newest - max(limit, 0), 0) : newest]
+    return [codec.load_audit(name, raw) for raw in reversed(part)]
 
 
 class _Listener:

@@ -139,14 +139,18 @@ class RedisControl:
         kept = self._link.call("ZRANGEBYSCORE", key, f"({after}", "+inf")
         return [codec.load_allocation(key, raw) for raw in kept]
 
-    def delete(self, name: str, expected_generation: int) -> None:
+    def delete(
+        self, name: str, expected_generation: int, last: AuditRecord | None = None, request_id: str = ""
+    ) -> None:
         """See ControlStore."""
         keys = self._keys.of(name)
+        record = codec.dump_audit(last) if last else b""
+        request = _digest(request_id) if request_id else b""
         member = _member(name)
         not_after_ms = scripts.prepare(self._link, self._keys, member, name, None) + CHANGE_WITHIN_MS
         for _ in range(_TRIES):
             word, *values = scripts.delete(
-                self._link, keys, expected_generation, not_after_ms, self._buckets(keys)
+                self._link, keys, expected_generation, not_after_ms, self._buckets(keys), record, request
             )
             if word != b"buckets":
                 break
@@ -174,7 +178,17 @@ class RedisControl:
 
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """See ControlStore."""
-        key = self._keys.of(name).audit
+        return self._audit(self._keys.of(name).audit, before, limit)
+
+    def past_audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
+        """See ControlStore."""
+        return self._audit(self._keys.of(name).past, before, limit)
+
+    def deleted_by(self, name: str, request_id: str) -> bool:
+        """See ControlStore."""
+        return bool(self._link.call("GET", self._keys.of(name).deletion) == _digest(request_id))
+
+    def _audit(self, key: str, before: int | None, limit: int) -> list[AuditRecord]:
         newest = int(self._link.call("LLEN", key))
         if before is not None:
             newest = min(newest, before - 1)

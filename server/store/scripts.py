@@ -9,7 +9,7 @@ from typing import Any
 from bandit.errors import BanditError
 from bandit.log import EXPOSURES
 from server.store.base import Shipment
-from server.store.keys import ExperimentKeys, Keys
+from server.store.keys import PAST_TTL_MS, REQUEST_TTL_MS, ExperimentKeys, Keys
 from server.store.link import Argument, Link, Script
 from server.store.writes import FoldCall
 
@@ -108,12 +108,20 @@ def commit(link: Link, keys: ExperimentKeys, call: CommitCall, leftovers: Sequen
 
 
 def delete(
-    link: Link, keys: ExperimentKeys, generation: int, not_after_ms: int, buckets: Sequence[str]
+    link: Link,
+    keys: ExperimentKeys,
+    generation: int,
+    not_after_ms: int,
+    buckets: Sequence[str],
+    record: bytes,
+    request: bytes,
 ) -> list[bytes]:
     """Word and value of the outcome."""
-    rest = [key for key in keys.all(buckets) if key not in (keys.head, keys.foreign)]
+    named = [keys.head, keys.foreign, keys.past, keys.deletion, keys.audit]
+    rest = [key for key in keys.all(buckets) if key not in named]
+    limits = [PAST_TTL_MS, REQUEST_TTL_MS]
     answer: list[bytes] = link.run(
-        _DELETE, [keys.head, keys.foreign, *rest], [generation, not_after_ms, *buckets]
+        _DELETE, [*named, *rest], [generation, not_after_ms, record, request, *limits, *buckets]
     )
     return answer
 

@@ -12,6 +12,7 @@ from bandit.rollout.audit import GENESIS, first_broken
 from bandit.rollout.state import ArmState, PastEpoch, Rollback, State
 from server.store.base import Commit, Durability, Store
 from tests.builders import NOW, running
+from tests.conftest import Kept
 from tests.hammer import at_once
 from tests.stores import following, fresh, new_name, next_allocation, put, record, stored
 
@@ -276,3 +277,31 @@ def test_a_change_says_how_safe_it_is(store: Store) -> None:
     now = put(store, new_name())
     assert store.secured(now.experiment.name) in Durability
     assert stored(store, now.experiment.name) == now
+
+
+def test_a_deleted_experiment_leaves_its_records_and_who_deleted_it(kept: Kept) -> None:
+    store = kept.store
+    name = new_name()
+    now = put(store, name)
+    store.commit(following(now, audit=record(now)))
+    now = stored(store, name)
+    last = record(now, "deleted")
+    assert store.past_audit(name, None, 9) == []
+    assert not store.deleted_by(name, "r1")
+    with pytest.raises(Stale):
+        store.delete(name, now.generation + 1, last, "r1")
+    assert store.past_audit(name, None, 9) == []
+    assert not store.deleted_by(name, "r1")
+    store.delete(name, now.generation, last, "r1")
+    assert store.load(name) is None
+    records = store.past_audit(name, None, 9)
+    assert [(each.sequence, each.action) for each in records] == [(2, "deleted"), (1, "paused")]
+    assert first_broken(list(reversed(records))) is None
+    assert [each.sequence for each in store.past_audit(name, 2, 9)] == [1]
+    assert (store.deleted_by(name, "r1"), store.deleted_by(name, "r2")) == (True, False)
+    again = put(store, name, uid=8)
+    assert store.audit(name, None, 9) == []
+    assert store.deleted_by(name, "r1"), "it deleted the one before, and must not delete this one"
+    assert len(store.past_audit(name, None, 9)) == 2
+    store.delete(name, again.generation, record(again, "deleted"))
+    assert [each.action for each in store.past_audit(name, None, 9)] == ["deleted"]
