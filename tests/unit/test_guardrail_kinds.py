@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bandit.guardrails.base import Outcome
+from bandit.guardrails.base import Outcome, Verdict
 from bandit.guardrails.evidence import outcomes
 from bandit.ledger import Period
 from bandit.rollout.rollback import Kind, decisions
@@ -226,6 +227,44 @@ def test_powers_of_a_mean_are_those_of_its_values(direction: str) -> None:
         for field, power in (("bad", 1), ("square", 2), ("cube", 3)):
             assert getattr(found, field)[0, 1] == pytest.approx(float((x**power).sum()), rel=1e-6), field
         assert found.count[0, 1] == 5
+
+
+def more(message: str) -> float:
+    """So many more, as the sentence says."""
+    found = re.search(r"needs about ([\d,]+) more", message)
+    assert found, message
+    return float(found[1].replace(",", ""))
+
+
+def test_a_burn_in_is_about_as_long_as_it_says() -> None:
+    spec = pair({"kind": "harm", "metric": "cost", "method": "asymptotic"})
+    unit = [1.9, *([0.05] * 15)]  # one dear request of sixteen
+
+    def said(times: float) -> str:
+        values = unit * round(10 * times)
+        counted = period(spec, 1, {"cost": [values, values]}, shares=HALVES, centres={"cost": 0.08})
+        return judged(spec, [counted])["small", "g0"].message
+
+    assert "burn-in; " in said(1.0)
+    wanted = 1.0 + more(said(1.0)) / 160
+    assert 3.0 < wanted < 100.0
+    assert "burn-in; " in said(0.9 * wanted)
+    assert "burn-in; " not in said(1.1 * wanted)
+
+
+@pytest.mark.parametrize("values", [[2.0, 2.0, 3.0], [1.0, 2.0, 2.0]], ids=["too many", "few enough"])
+def test_so_many_more_events_are_needed_as_it_says(values: list[float]) -> None:
+    spec = pair({"kind": "event_rate", "metric": "calls", "limit": 2.0})
+
+    def seen(times: float) -> Verdict:
+        counted = {"calls": [[], values * round(20 * times)]}
+        return judged(spec, [period(spec, 1, counted, shares=HALVES)])["small", "g0"]
+
+    now = seen(1.0)
+    assert now.outcome is Outcome.INCONCLUSIVE
+    needed = more(now.message) / 60
+    assert seen(1.0 + 0.5 * needed).outcome is Outcome.INCONCLUSIVE
+    assert seen(1.0 + 1.5 * needed).outcome is (Outcome.FAIL if values[2] == 3.0 else Outcome.PASS)
 
 
 def test_skewed_values_wait_longer_than_even_ones() -> None:
