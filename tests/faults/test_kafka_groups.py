@@ -194,10 +194,10 @@ def test_who_stalls_loses_its_partitions_and_harms_nobody(mock: MockKafka, world
     # Who stalls tells the store nothing, so its age gives it away; the other one speaks.
     assert world.store.sources()[NAME] != told
     go_on.set()
-    until(lambda: stalled.joined, "who stalled is a member again")
+    until(lambda: stalled.refused > 0, "who stalled hears that its acknowledgement came too late")
+    until(lambda: stalled.joined, "and is a member again")
     mock.send(TOPIC, world.good(100))
     until(lambda: taken(world) == 400, "all is read")
-    assert stalled.refused > 0
     stalled.leave()
     heir.leave()
     ends = world.ends()

@@ -21,7 +21,7 @@ from server.store.embedded import Embedded
 from server.store.fed import SlotCounts
 from server.store.redis import RedisStore
 from tests.ingest_process import KAFKA_STEPS, Processes, alive
-from tests.ingesting import NAME, World, adds_up
+from tests.ingesting import NAME, World, adds_up, poisons
 from tests.kafka_ground import PARTITIONS, MockKafka
 
 TOPIC = "rewards"
@@ -30,11 +30,12 @@ AHEAD = 30_000  # events that wait in the mock: it keeps 5 MB of a partition, an
 
 
 class Feed:
-    """Sends events with poison among them, up to ``limit`` and no faster than they are read."""
+    """Sends events with twelve kinds of poison among them, up to ``limit`` and no faster than they are read."""
 
     def __init__(self, world: World, mock: MockKafka, poison_every: int, random: Random) -> None:
         self.world, self.mock, self.random = world, mock, random
         self.poison_every = poison_every
+        self.kinds = [body for _, body in poisons(world)]
         self.sent = self.bad = self.limit = 0
 
     def taken(self) -> int:
@@ -49,7 +50,7 @@ class Feed:
         """Send what there is room for."""
         while self.sent < self.limit and self.sent - self.taken() < AHEAD // 2:
             count = min(AHEAD // 4, self.limit - self.sent)
-            bad = [b"\xff poison %d" % self.random.getrandbits(64) for _ in range(count // self.poison_every)]
+            bad = self.random.choices(self.kinds, k=count // self.poison_every)
             bodies = [*self.world.good(count - len(bad)), *bad]
             self.random.shuffle(bodies)
             self.mock.send(TOPIC, bodies)
