@@ -113,7 +113,7 @@ def verify(ring: KeyRing, token: bytes) -> Claims:
         if key is not None:
             body = token[:-TAG_BYTES]
             if hmac.compare_digest(_tag(key, body), token[-TAG_BYTES:]):
-                return Claims(*BODY.unpack_from(body)[2:], features=body[BODY.size :])
+                return Claims._make((*BODY.unpack_from(body)[2:], body[BODY.size :]))
     raise Rejected(
         "the token was not signed by this service, was cut, or its key is retired; "
         "send the token bytes exactly as the decide reply gave them",

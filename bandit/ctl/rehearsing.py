@@ -72,7 +72,7 @@ def rehearsal(
         if piece.world < len(worlds):
             advance(worlds[piece.world].world, len(made))
     tallies = [tally(each, made) for each, made in zip(plans, found, strict=True)]
-    without = tallies[len(worlds) :] or [None] * len(worlds)
+    without: list[Tally | None] = [*tallies[len(worlds) :]] or [None] * len(worlds)
     return [
         Rehearsed(each, told, advice(each, told), beside)
         for each, told, beside in zip(plans[: len(worlds)], tallies, without, strict=False)
