@@ -31,8 +31,9 @@ def server(invocation: Invocation) -> None:
 def stop_arm(invocation: Invocation, name: str, arm: str, reason: str) -> None:
     """Stop an arm on one server, without the store. Never asks.
 
-    It gets no traffic there any more. Say which one by --server; where several machines serve, say it to each. It holds for every process of that
-    machine within two seconds and across restarts. Once the store is reached it becomes a rollback there.
+    It gets no traffic there any more. Say which server by --server; where several machines serve, say it to each. It
+    holds for every process of that machine within two seconds and across restarts. Once the store is reached it
+    becomes a rollback there.
     """
     with invocation.connect() as client:
         client.stop_arm(name, arm, reason)

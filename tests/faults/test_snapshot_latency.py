@@ -81,17 +81,17 @@ def lost_messages(store: RedisStore) -> Any:
     ids=["messages", "no-messages", "lost-messages"],
 )
 def test_a_rolled_back_arm_is_dropped_within_a_second(
-    remote: RedisStore, through: Callable[[RedisStore], Any], most_s: float
+    remote: RedisStore, through: Callable[[RedisStore], Any], most_s: float, full: bool
 ) -> None:
     now = put_running(remote)
     with keepers(lambda: through(remote)) as made:
         until(lambda: all(map(has_traffic, made)))
         took = []
-        for _ in range(5):
+        for _ in range(1000 if full else 5):
             now, seconds = drill(remote, now, made)
             took.append(seconds)
-    # The median says how it is; one outlier may be the machine's, two are ours.
-    assert sorted(took)[-2] < most_s, took
+    # One outlier of a hundred may be the machine's, more are ours.
+    assert sorted(took)[-2 - len(took) // 100] < most_s, took
 
 
 def test_after_a_restart_of_the_store_messages_come_again(own_server: Embedded) -> None:
