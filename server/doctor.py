@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from server.config import EMBEDDED, Config
-from server.store.base import Finding
+from server.store.findings import Finding
 
 OK, WRONG, FATAL = 0, 3, 1
 _LEAST_FREE = 1 << 30
@@ -44,8 +44,13 @@ def run(config: Config, *, as_json: bool) -> int:
 
 def findings(config: Config) -> list[Finding]:
     """Rows of the machine, then of the store."""
-    machine = [_folder(config.data_dir), _room(config), _snapshot(config.data_dir)]
-    return [*machine, *_store(config), *(_source(each) for each in config.sources)]
+    return [*machine(config), *_store(config)]
+
+
+def machine(config: Config) -> list[Finding]:
+    """Rows of the machine; the log is told of them at each start."""
+    own = [_folder(config.data_dir), _room(config), _snapshot(config.data_dir)]
+    return [*own, *(_source(each) for each in config.sources)]
 
 
 def table(rows: Sequence[Finding]) -> str:

@@ -6,7 +6,8 @@ import structlog
 
 from bandit.errors import StoreUnavailable
 from server.clock import Clock
-from server.store.base import ControlStore, Finding
+from server.store.base import ControlStore
+from server.store.findings import Finding
 
 log = structlog.get_logger(__name__)
 

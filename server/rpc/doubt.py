@@ -128,13 +128,15 @@ class Doubt:
         return missing
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK_S):
+        while True:
             try:
-                self.look()
+                self.look()  # at once: which life it is before anything is acknowledged
             except BanditError:
-                continue  # it is away: the next look tells
+                pass  # it is away: the next look tells
             except Exception:
                 log.exception("doubt_failed")
+            if self._stop.wait(LOOK_S):
+                return
 
 
 def _size(entry: Append) -> int:

@@ -21,6 +21,7 @@ from bandit.rollout.state import Allocation, Experiment
 from bandit.seen import BucketKey, Page, PageKey, Seen, ValuePage
 from bandit.token import KeyRing
 from server.store.fed import FeedStore
+from server.store.findings import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +146,6 @@ class Shipment(NamedTuple):
     following: int
     payload: bytes
     gap: bool = False
-
-
-class Finding(NamedTuple):
-    """One row of the start-up check: what, how it is, what is wanted; ``fatal`` forbids learning."""
-
-    check: str
-    seen: str
-    wanted: str
-    ok: bool
-    fatal: bool
 
 
 class Subscription(Protocol):

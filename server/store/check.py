@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bandit.errors import BanditError, StoreUnavailable
-from server.store.base import Finding
+from server.store.findings import Finding
 from server.store.link import Link
 from server.store.places import Kind
 from server.store.rights import rights

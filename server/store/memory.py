@@ -17,7 +17,8 @@ from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation
 from bandit.token import KeyRing
 from server.store import codec
-from server.store.base import Commit, Durability, Fence, Finding, Stored, Subscription
+from server.store.base import Commit, Durability, Fence, Stored, Subscription
+from server.store.findings import Finding
 from server.store.keys import REQUEST_TTL_MS
 from server.store.memory_fed import MemoryFed
 from server.store.memory_ledger import Kept

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from server.store import check
-from server.store.base import Finding
 from server.store.cluster import open_link
+from server.store.findings import Finding
 from server.store.keys import NAMESPACE, Keys
 from server.store.link import TIMEOUT_S
 from server.store.redis_control import RedisControl

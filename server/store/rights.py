@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bandit.errors import BanditError
-from server.store.base import Finding
+from server.store.findings import Finding
 from server.store.keys import NAMESPACE
 from server.store.link import Argument, Link
 

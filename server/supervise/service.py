@@ -16,6 +16,7 @@ import structlog
 from bandit.errors import NotAllowed
 from server.clock import Clock, SystemClock
 from server.config import EMBEDDED, OFF, Config, Loaded, mask
+from server.store.findings import Finding
 from server.supervise.child import Child, own_command
 from server.supervise.embedded import EmbeddedStore
 from server.supervise.folder import OwnedFolder
@@ -54,12 +55,16 @@ class Demo:
 
 
 def run(
-    loaded: Loaded, demo: Demo | None = None, command: Callable[[str], Sequence[str]] | None = None
+    loaded: Loaded,
+    demo: Demo | None = None,
+    command: Callable[[str], Sequence[str]] | None = None,
+    look: Callable[[Config], Sequence[Finding]] = lambda _config: (),
 ) -> int:
     """Run until asked to end, or until the demo ends. Returns the exit code.
 
     Raises NotAllowed or InvalidArgument, before anything was started, when it cannot be. ``command`` gives the
-    command line of a kind of child, if it is not to be our own. From the main thread only.
+    command line of a kind of child, if it is not to be our own. What ``look`` finds is logged. From the main thread
+    only.
     """
     began_s = time.monotonic()
     with ExitStack() as stack:
@@ -67,6 +72,9 @@ def run(
         logs.configure(config.log_level, config.log_format, SUPERVISOR)
         _check_store(config)
         stack.callback(OwnedFolder(config.data_dir).close)
+        for row in look(config):
+            level = log.info if row.ok else log.warning
+            level("machine_checked", check=row.check, seen=row.seen, wanted=row.wanted, ok=row.ok)
         config = _take_ports(config, loaded, stack, movable=demo is not None)
         metrics = shared.folder_of(config.data_dir)
         shared.clean(metrics)

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from bandit.errors import InvalidArgument, StoreUnavailable
-from server.store.base import Finding
+from server.store.findings import Finding
 from server.store.redis import RedisStore
 from server.store.rights import ACL_LINE
 from tests.clusters import Cluster, Tls, Watched, free_ports, server

@@ -16,8 +16,8 @@ import pytest
 from server import doctor
 from server.__main__ import run
 from server.config import Config
-from server.store.base import Finding
 from server.store.embedded import Embedded
+from server.store.findings import Finding
 
 
 @pytest.fixture

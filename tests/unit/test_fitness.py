@@ -10,7 +10,7 @@ import structlog
 from bandit.errors import StoreUnavailable
 from server.control.fitness import Fitness
 from server.runtime import LearnerLoop, LoopSettings
-from server.store.base import Finding
+from server.store.findings import Finding
 from server.store.memory import MemoryStore
 from tests.fakes import FakeClock
 from tests.learning import Silent
