@@ -33,6 +33,21 @@ def test_rewards_of_units_that_come_back_count_by_their_design_effect() -> None:
     assert thin.winner.lift_se == pytest.approx(2 * plain.winner.lift_se, rel=1e-12)
 
 
+def test_decisions_of_units_that_come_back_count_by_their_own_design_effect() -> None:
+    """550 of 2,000 decisions at a share of a third are a mismatch, of 100 units that decide twenty times each they are
+    none."""
+    spec = of()
+    made = period(spec, 1, {"good": [(800, 300), (550, 240), (650, 260)]}, shares=EQUAL)
+    rows = rows_of(spec, [made])
+    plain, thin = (
+        report_of(spec, rows, [True] * 3, LONG_AFTER, None, visits).traffic for visits in (1.0, 20.0)
+    )
+    assert plain.mismatch
+    assert not thin.mismatch
+    assert thin.arms[1].mean_weight == plain.arms[1].mean_weight
+    assert thin.arms[1].mean_weight_se == pytest.approx(20**0.5 * plain.arms[1].mean_weight_se)
+
+
 def test_what_never_answered_may_have_been_anything() -> None:
     """Of 100 decisions 80 answered, 60 of them well: between 0.6 and 0.8 of all, whatever the silent ones were."""
     spec = of()
