@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from bandit.errors import NotAllowed, Overloaded
-from server.disk import DISK, Disk, private_bytes, replace_file
+from server.disk import DISK, Disk, replace_file
 
 SCHEMA = 1
 MOST_STOPS = 1000
@@ -160,9 +160,10 @@ class StopFile:
 
     def _read(self) -> Ordered:
         try:
-            raw = private_bytes(self._path)
-            return Ordered() if raw is None else _load(raw)
-        except (OSError, NotAllowed, ValueError, TypeError, LookupError, RecursionError) as error:
+            return _load(self._path.read_bytes())
+        except FileNotFoundError:
+            return Ordered()
+        except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
             return Ordered(fault=f"{self._path} cannot be read: {error}")
 
 

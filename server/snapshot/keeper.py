@@ -115,6 +115,8 @@ class SnapshotKeeper:
         # With everything read as of this number, a store that still has it need not be read at all.
         self.version = -1 if snapshot.unreadable or snapshot.set_back else snapshot.version
         self._set_back = snapshot.set_back
+        # What was ordered since it was written is still to be done.
+        self._accepted_ms = snapshot.accepted_ms
         self.snapshot = replace(snapshot, lease_s=self._lease_s, stopped=self._stopped(snapshot))
         self.ready.set()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from bandit.errors import BanditError
-from server.disk import DISK, Disk, private_bytes, replace_file
+from server.disk import DISK, Disk, replace_file
 from server.pauses import Pauses
 
 log = structlog.get_logger(__name__)
@@ -152,14 +152,13 @@ class _Shelf:
 
     def _read(self) -> tuple[int, int]:
         try:
-            raw = private_bytes(self._path)
-            if raw is None:
-                return 0, 0
-            document = json.loads(raw)
+            document = json.loads(self._path.read_bytes())
             following, end = document["next"], document["end"]
             if type(following) is not int or type(end) is not int or not 0 < following <= end < 1 << 32:
                 raise ValueError(f"{following!r:.40} to {end!r:.40} are no numbers of issuers")
-        except (OSError, BanditError, ValueError, LookupError, TypeError) as error:
+        except FileNotFoundError:
+            return 0, 0
+        except (OSError, ValueError, LookupError, TypeError) as error:
             log.warning("issuers_refused", file=str(self._path), reason=str(error))
             return 0, 0
         return following, end

@@ -207,6 +207,19 @@ def test_a_store_that_is_restored_is_believed_again_by_itself(
     assert machine.table().shares_ppm == now.allocation.shares_ppm
 
 
+def test_an_acceptance_that_a_killed_server_did_not_see_is_not_lost(
+    machine: Machine, own: RedisStore, admin: Any
+) -> None:
+    admin.flushall()
+    put_draft(own, "new")
+    machine.look(1)
+    machine.stops.accept(1)
+    machine = machine.again()
+    assert set(machine.tables()) >= set(NAMES)
+    machine.look(1)
+    assert set(machine.tables()) == {"new"}
+
+
 def test_another_store_is_not_taken_for_ours(machine: Machine, own: RedisStore, tmp_path: Path) -> None:
     """It has experiments of the same names, newer and with higher numbers; its key is another."""
     before = machine.tables()
