@@ -227,7 +227,9 @@ class KafkaSource:
                 self._renounce(part)
 
     def _renounce(self, part: Part) -> None:
-        """Find out anew where to begin; what was read of it is not acknowledged any more."""
+        """Find out anew where to begin; what was read of it and is not safe yet is not acknowledged any more."""
+        if self._line is not None:
+            self._commit(self._line[0], [part])
         log.warning("partition_renounced", partition=part.name, epoch=part.epoch, offset=part.next)
         part.epoch, part.lap = "", self._next_lap()
 

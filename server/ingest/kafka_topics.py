@@ -46,7 +46,7 @@ class Topics:
         self._consumer = consumer
         self._admin: Any = None
         self._known: dict[str, str] = {}
-        self._asked: Mapping[str, Future[Any]] = {}
+        self._asked: dict[str, Future[Any]] = {}
         self._checked_ms = 0
 
     def exist(self) -> None:
@@ -85,10 +85,12 @@ class Topics:
                 return False, []
             self._checked_ms = now_ms
             return self._glance()
-        answered = {topic: future.result(0) for topic, future in self._asked.items() if _answered(future)}
-        if due and all(future.done() for future in self._asked.values()):
+        done = {topic: self._asked.pop(topic) for topic, future in list(self._asked.items()) if future.done()}
+        if due and self._known and not self._asked:
             self._checked_ms = now_ms
-            self._asked = self._ask(list(self._known)) if self._known else {}
+            self._asked = dict(self._ask(list(self._known)))
+        # A topic that is away for a while may come back as it was, so a refusal says nothing.
+        answered = {topic: future.result(0) for topic, future in done.items() if future.exception() is None}
         changed = [topic for topic, found in answered.items() if self._differs(topic, str(found.topic_id))]
         return bool(answered), changed
 
@@ -127,11 +129,6 @@ class Topics:
                 'identity = "cluster"'
             )
         return found
-
-
-def _answered(future: Future[Any]) -> bool:
-    """A topic that is away for a while may come back as it was, so a refusal says nothing."""
-    return future.done() and future.exception() is None
 
 
 def unavailable(settings: KafkaSettings, error: object) -> SourceUnavailable:

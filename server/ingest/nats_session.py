@@ -199,6 +199,15 @@ class Session:
             policy = DeliverPolicy.NEW if latest else DeliverPolicy.ALL
             config = self._consumer(settings.durable, deliver_policy=policy)
             consumer = await self._stream.add_consumer(settings.stream, config)
+        if not self._fits(consumer.config):
+            # It was made under other settings; where it begins stays as it is.
+            adapted = consumer.config.evolve(
+                ack_wait=settings.ack_wait_s,
+                max_ack_pending=settings.open_events,
+                filter_subject=None,
+                filter_subjects=list(settings.subjects) or None,
+            )
+            consumer = await self._stream.add_consumer(settings.stream, adapted)
         return Seen(
             f"{stream.created:%Y%m%dT%H%M%S.%fZ}",
             stream.state.first_seq,
@@ -222,6 +231,12 @@ class Session:
             filter_subjects=list(settings.subjects) or None,
             **more,
         )
+
+    def _fits(self, config: ConsumerConfig) -> bool:
+        settings = self._settings
+        subjects = config.filter_subjects or ([config.filter_subject] if config.filter_subject else [])
+        seen = (config.ack_wait, config.max_ack_pending, sorted(subjects))
+        return seen == (settings.ack_wait_s, settings.open_events, sorted(settings.subjects))
 
     async def _fetch(self, name: str, limit: int, timeout_s: float) -> list[Msg]:
         if name not in self._pulls:

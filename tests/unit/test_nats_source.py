@@ -211,6 +211,22 @@ def test_a_server_that_was_killed_is_found_again(tmp_path: Path) -> None:
         source.close()
 
 
+def test_a_consumer_that_was_made_under_other_settings_is_adapted(
+    server: NatsServer, source: NatsSource
+) -> None:
+    send(server, 0, 30)
+    take(source, 10, limit=10)
+    source.close()
+    changed = nats_source(server, ack_wait_s=2.5, open_events=7, subjects=("rewards.all",))
+    changed.open(lambda _: ())
+    assert len(changed.poll(100, 0.2)) == 7
+    changed.close()  # gives them back
+    again = nats_source(server)
+    again.open(lambda _: ())
+    assert bodies(take(again, 20)) == list(range(10, 30))
+    again.close()
+
+
 def test_says_which_stream_is_missing(server: NatsServer) -> None:
     with pytest.raises(SourceUnavailable, match="no stream NOBODY"):
         nats_source(server, stream="NOBODY").open(lambda _: ())
