@@ -1,5 +1,6 @@
 """Worlds made from a spec alone, for who has written none: equal arms, a better one, a harmful one, a rising level; and
-where cohorts may have shares of their own, an arm that is better in every second cohort and worse in the others.
+where cohorts may have shares of their own, an arm that is better in every second cohort and worse in the others, or
+where features are read, one that is better for half of the requests, by their features, and worse for the others.
 
 What is assumed of the control is ``laws.assumed``, but for what guardrails watch: of what a limit allows it has about
 half. Every reward comes at once.
@@ -11,8 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from bandit.simulate.laws import Law, assumed, atoms, fault, law_of
-from bandit.simulate.world import ArmLaws, CohortLaws, Drift, MetricLaw, WorldFile, cohorts_of
-from bandit.spec.model import Direction, ExperimentSpec, Guardrail, Metric, MetricKind
+from bandit.simulate.world import (
+    ArmLaws,
+    CohortLaws,
+    Drift,
+    MetricLaw,
+    SegmentLaws,
+    WorldFile,
+    cohorts_of,
+)
+from bandit.spec.model import Direction, ExperimentSpec, Feature, Guardrail, Metric, MetricKind
 from bandit.spec.quantity import format_duration
 
 TRAFFIC_PER_HOUR = 1000.0
@@ -46,13 +55,14 @@ def standard_worlds(
         moves: Mapping[str, Mapping[str, MetricLaw]],
         rise: bool = False,
         cohorts: tuple[CohortLaws, ...] = (),
+        segments: tuple[SegmentLaws, ...] = (),
     ) -> WorldFile:
         laws = {metric: _rising(spec, law) for metric, law in base.items()} if rise else base
         arms = [ArmLaws(name=control, metrics=tuple(laws.values()))]
         arms += [ArmLaws(name=arm, metrics=tuple(own.values())) for arm, own in moves.items()]
         # As a file says it: durations are text there.
         values = {"world": name, "traffic_per_hour": traffic_per_hour, "horizon": format_duration(horizon_s)}
-        return WorldFile.model_validate({**values, "arms": arms, "cohorts": cohorts})
+        return WorldFile.model_validate({**values, "arms": arms, "cohorts": cohorts, "segments": segments})
 
     worlds = [made("equal", {})]
     worlds += [
@@ -65,6 +75,8 @@ def standard_worlds(
     worlds.append(made("rising", {}, rise=True))
     if spec.cohorts is not None and spec.cohorts.apart is not None:
         worlds.append(made("divided", {}, cohorts=_divided(spec, base, challengers[0])))
+    if spec.features and spec.cohorts is None:
+        worlds.append(made("by-features", {}, segments=_by_features(spec, base, challengers[0])))
     return tuple(worlds)
 
 
@@ -80,6 +92,27 @@ def _divided(spec: ExperimentSpec, base: Mapping[str, MetricLaw], arm: str) -> t
         )
         for cohort in range(count)
     )
+
+
+def _by_features(spec: ExperimentSpec, base: Mapping[str, MetricLaw], arm: str) -> tuple[SegmentLaws, ...]:
+    """Two kinds of requests that differ in every feature; the arm is better for the one and worse for the other."""
+    return tuple(
+        SegmentLaws(
+            name=name,
+            part=0.5,
+            attributes={each.name: _value(each, side) for each in spec.features},
+            arms=(ArmLaws(name=arm, metrics=tuple(_better(spec, base, sign).values())),),
+        )
+        for side, (name, sign) in enumerate((("one-kind", 1), ("other-kind", -1)))
+    )
+
+
+def _value(feature: Feature, side: int) -> str:
+    """Text of a feature on one of two sides."""
+    if feature.kind == "numeric":
+        low, high = feature.low or 0.0, feature.high or 0.0
+        return f"{low + (0.25 + 0.5 * side) * (high - low):.12g}"
+    return (*feature.values, "", "")[side] if feature.kind == "categorical" else f"text {side}"
 
 
 def _control(spec: ExperimentSpec, metric: Metric) -> MetricLaw:

@@ -14,6 +14,8 @@ from bandit.spec.model import ExperimentSpec
 
 KEPT_GUARDRAILS = AGAINST_LIMIT | {"silence"}
 """Kinds that stay right when each request has weights of its own: they compare no two arms."""
+MAX_NUMBERS = 262_144
+"""Whole numbers of the linear sums of one period, 2 MiB: a period is written whole by each fold that changes it."""
 _OWNERS = {"low": "numeric", "high": "numeric", "values": "categorical", "buckets": "hashed"}
 _KIND: Loc = ("allocator", "kind")
 
@@ -99,6 +101,14 @@ def _size(spec: ExperimentSpec) -> Iterator[Finding]:
             f"{columns} columns with the intercept (1 for a numeric feature, 1 for each value and 1 for other, 1 for "
             f"each bucket); allowed: {MAX_DIMENSION}: list fewer values, or write kind: hashed",
             (("features", ANY),),
+        )
+    numbers = len(spec.arms) * len(spec.learned) * (columns * (columns + 1) // 2 + 2 * columns + 2)
+    if columns <= MAX_DIMENSION and numbers > MAX_NUMBERS:
+        yield Finding(
+            ("features",),
+            f"{len(spec.arms)} arms x {len(spec.learned)} terms x {columns} columns ask for {numbers:,} sums in each "
+            f"period; allowed: {MAX_NUMBERS:,}: declare fewer arms, terms or columns",
+            (("features", ANY), ("arms", ANY), ("objective", ANY)),
         )
     if spec.is_linear and not spec.features:
         yield Finding(

@@ -136,6 +136,17 @@ def test_guardrails_against_a_limit_are_kept(kind: str) -> None:
         assert broken({("guardrails",): limit(kind, **more[kind])}) == []
 
 
+def test_sums_of_a_period_have_a_limit() -> None:
+    many = changed({("features", 2, "buckets"): 27})
+    many["arms"] += [{"name": f"a{n}", "bounds": {"floor": 0}} for n in range(62)]
+    many["metrics"] += [{"name": f"m{n}", "kind": "fraction", "direction": "maximize"} for n in range(7)]
+    many["objective"] += [{"metric": f"m{n}"} for n in range(7)]
+    with pytest.raises(
+        InvalidArgument, match="64 arms x 8 terms x 32 columns ask for 304,128 sums in each period"
+    ):
+        parse_mapping(many)
+
+
 def test_the_place_is_that_of_the_file() -> None:
     text = render_yaml(parse_mapping(BASE)).replace("high: 4000", "high: -1")
     with pytest.raises(InvalidArgument) as caught:
