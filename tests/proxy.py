@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 from types import TracebackType
@@ -12,12 +13,16 @@ class Proxy:
     """Listens on a free port of this machine and passes bytes on to ``port``.
 
     ``silent``: bytes are swallowed in both directions, and connections stay open (a black hole). Set ``port`` and
-    ``cut`` to lead new connections elsewhere and end the present ones.
+    ``cut`` to lead new connections elsewhere and end the present ones. ``lose``: chance of an answer to be swallowed
+    and its connection closed; ``lost`` counts them. The same ones are lost in each run of a caller of one thread.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, seed: int = 1) -> None:
         self.port = port
         self.silent = False
+        self.lose = 0.0
+        self.lost = 0
+        self._chance = random.Random(seed)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -64,12 +69,15 @@ class Proxy:
                 continue
             with self._lock:
                 self._open |= {near, far}
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
+            for source, target, answers in ((near, far, False), (far, near, True)):
+                threading.Thread(target=self._pass, args=(source, target, answers), daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(1 << 16):
+                if answers and self.lose and self._chance.random() < self.lose:
+                    self.lost += 1
+                    break
                 if not self.silent:
                     target.sendall(chunk)
         for each in (source, target):
