@@ -125,7 +125,9 @@ def test_every_field_is_described() -> None:
     ]
     assert missing == []
     # Beside a reference too: editors show what is next to the field.
-    assert SCHEMA["$defs"]["Arm"]["properties"]["bounds"]["description"].startswith("bounds on this arm's share")
+    assert SCHEMA["$defs"]["Arm"]["properties"]["bounds"]["description"].startswith(
+        "bounds on this arm's share"
+    )
 
 
 def test_durations_are_text_with_text_defaults() -> None:
