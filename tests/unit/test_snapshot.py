@@ -263,6 +263,30 @@ def test_nothing_is_removed_from_a_store_that_lost_everything(
     assert keeper.counts.refused_removals >= 1
 
 
+@pytest.mark.parametrize("heard", [False, True])
+def test_another_store_under_the_same_name_is_found_out_before_it_is_taken(
+    keeper: SnapshotKeeper, store: Faulty, clock: FakeClock, heard: bool
+) -> None:
+    """Between two looks at the keys: its experiments have our names and newer numbers."""
+    put_running(store)
+    keeper.poll()
+    before = entry(keeper)
+    another = MemoryStore(clock.now_ms)
+    for _ in range(3):
+        another.next_uid()
+    put_running(another, "answers", (100_000, 100_000, 800_000))
+    store.store = another
+    clock.advance(0.1)
+    if heard:
+        keeper.hear(["answers"])
+    else:
+        store.instead["version"] = lambda: keeper.version + 1
+        keeper.poll()
+    assert entry(keeper).experiment.uid == before.experiment.uid
+    assert entry(keeper).table.shares_ppm == before.table.shares_ppm
+    assert seen(keeper).set_back
+
+
 def test_nothing_is_removed_after_the_number_of_changes_went_back(
     keeper: SnapshotKeeper, store: Faulty
 ) -> None:
