@@ -24,6 +24,18 @@ def entries_from(segments: Iterable[tuple[Segment, int]], issuer: int, uid: int,
     return list(payloads(frames, issuer))
 
 
+def ends_of(segments: Iterable[tuple[Segment, int]]) -> dict[tuple[int, int], int]:
+    """(issuer, uid) -> the number after the last decision that the segments hold."""
+    ends: dict[tuple[int, int], int] = {}
+    for segment, written in segments:
+        with memoryview(segment.map)[:written] as view:
+            found, _ = scan(view, START)
+        for frame in found:
+            key = segment.issuer, frame.uid
+            ends[key] = max(ends.get(key, 0), _end(frame))
+    return ends
+
+
 def _end(frame: Frame) -> int:
     return frame.first + len(frame.arms)
 

@@ -20,7 +20,7 @@ import structlog
 
 from bandit.errors import StoreUnavailable
 from server.clock import Clock
-from server.journal.again import entries_from
+from server.journal.again import ends_of, entries_from
 from server.journal.frames import Frame, Payload, payloads, scan
 from server.journal.journal import Journal
 from server.journal.segments import Folder, Segment, orphans
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 INTERVAL_S = 0.03
 ADOPT_EVERY_S = 5.0
 CHECK_EVERY_S = 5.0
+CHECKED_SEGMENTS = 8  # of a dead process: a quarter of a million decisions, one by one
 BACKOFF_S = 0.05
 BACKOFF_CAP_S = 2.0
 _uniform = random.SystemRandom().random
@@ -183,12 +184,23 @@ class Shipper:
                 if done is None:
                     return None
                 shipped += done
+            self._check_left(places)
         finally:
             for segment in segments:
                 segment.close()
         for segment in segments:
             segment.path.unlink()
         return shipped
+
+    def _check_left(self, places: list[tuple[Segment, int]]) -> None:
+        """Has the log still what a dead process shipped last? Its folder is the only place that has it too."""
+        newest = places[-CHECKED_SEGMENTS:]
+        for (issuer, uid), end in ends_of(newest).items():
+            name = self._names.name_of(uid, float("-inf"))
+            at = self._store.shipped([name], issuer)[name] if name else end
+            if name and at < end:
+                lost = entries_from(newest, issuer, uid, at)
+                self._send_again(lost[-1], at, name, lambda: newest)
 
     def _ship(self, segment: Segment, written: int, places: Places) -> int | None:
         """Ship a segment's frames up to ``written``. None: nothing shipped, an experiment is not known yet."""

@@ -592,3 +592,23 @@ def test_a_dead_process_s_journal_is_shipped_again_from_its_own_segments(
     assert logged(store).next == {5: 201}
     assert logged(store).gaps == 0
     own.close()
+
+
+def test_what_a_dead_process_shipped_last_is_looked_for_before_its_folder_goes(
+    tmp_path: Path, store: Faulty, clock: FakeClock
+) -> None:
+    dead = Journal(tmp_path, 5, segment_bytes=SEGMENT)
+    shipper = Shipper(dead, store, Known({1: "answers", 2: "other"}), clock)
+    for round_ in range(4):
+        dead.record_many(1, 1, 1, 0, bytes([round_]) * 50)
+        dead.record(2, 1, 1, 0, 3)
+        shipper.step()
+    dead._folder.release()  # as its death does
+    lose(store, "answers", 2)
+    own = Journal(tmp_path, 6, segment_bytes=SEGMENT)
+    adopting = Shipper(own, store, Known({1: "answers", 2: "other"}), clock)
+    assert adopting.step() == 0
+    assert (adopting.counts.adopted, adopting.counts.again) == (1, 100)
+    assert logged(store).next == {5: 200}
+    assert (logged(store).gaps, logged(store, "other").repeats) == (0, 0)
+    own.close()
