@@ -146,7 +146,7 @@ def nats_source(
     server: NatsServer, *, now_ms: Callable[[], int] | None = None, **settings: Any
 ) -> NatsSource:
     """A source of the stream REWARDS, not opened yet."""
-    given = {"stream": "REWARDS", "ack_wait_s": 1.0, "check_s": 0.5, **settings}
+    given = {"stream": "REWARDS", "ack_wait_s": 30.0, "check_s": 0.5, **settings}
     return NatsSource(NatsSettings(servers=(server.url,), **given), now_ms or SystemClock().now_ms)
 
 
