@@ -50,7 +50,7 @@ def run_serving(
     from server.rpc.rewards import Rewards
     from server.rpc.server import Limits, build_server
     from server.rpc.tally import Tally
-    from server.snapshot import Shelf, SnapshotKeeper
+    from server.snapshot import Shelf, SnapshotKeeper, matters
     from server.stops import StopFile
     from server.telemetry.serving import ServingTelemetry
 
@@ -102,7 +102,7 @@ def run_serving(
     if server.add_insecure_port(config.listen) == 0:
         log.error("port_refused", listen=config.listen)
         return 1
-    reconciler = Reconciler(store, stops, clock)
+    reconciler = Reconciler(store, stops, clock, lambda stop: matters(stop, keeper.snapshot))
     parts: tuple[_Started, ...] = (keeper, shelf, telemetry, reconciler, tally, rewards.doubt, rpc)
     for part in parts:
         part.start()

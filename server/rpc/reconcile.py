@@ -8,6 +8,7 @@ became the control. It stays as long as the store does not have what it asks for
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import structlog
 
@@ -29,9 +30,21 @@ _PAGE = 100
 
 
 class Reconciler:
-    """One thread for each process; the file's lock lets one at a time work."""
+    """One thread for each process; the file's lock lets one at a time work.
 
-    def __init__(self, store: ControlStore, stops: StopFile, clock: Clock, *, rest_s: float = REST_S) -> None:
+    ``matters``: would the arm have traffic at this server if it were not stopped?
+    """
+
+    def __init__(
+        self,
+        store: ControlStore,
+        stops: StopFile,
+        clock: Clock,
+        matters: Callable[[Stop], bool],
+        *,
+        rest_s: float = REST_S,
+    ) -> None:
+        self._matters = matters
         self._store = store
         self._stops = stops
         self._clock = clock
@@ -82,13 +95,13 @@ class Reconciler:
         """True when the store has what the stop asks for, or something newer forbids it."""
         stored = self._store.load(stop.experiment)
         if stored is None or stored.experiment.uid != stop.uid:
-            return self._over(stop, "its experiment is gone")
+            return self._gone(stop, "its experiment is gone")
         experiment = stored.experiment
         index = experiment.spec.arm_index(stop.arm)
         if index is None or experiment.spec.arms[index].digest != stop.digest:
-            return self._over(stop, "its build is gone")
+            return self._gone(stop, "its build is gone")
         if index == experiment.spec.control_index:
-            return self._over(stop, "the arm is the control now")
+            return self._gone(stop, "the arm is the control now")
         if experiment.arms[index].rollback is not None:
             now_s = self._clock.monotonic_s()
             rested_s = now_s - self._since_s.setdefault(stop.id, now_s)
@@ -139,6 +152,10 @@ class Reconciler:
                     return False
             before = records[-1].sequence
         return False
+
+    def _gone(self, stop: Stop, why: str) -> bool:
+        """Over, unless this server still serves it: a store that was emptied or exchanged ends no stop."""
+        return not self._matters(stop) and self._over(stop, why)
 
     def _over(self, stop: Stop, why: str) -> bool:
         self._since_s.pop(stop.id, None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import structlog
 
 from bandit.decide import Reason, Table, fallback_table, stopped_table
-from server.snapshot.view import Entry
+from server.snapshot.view import Entry, Snapshot
 from server.stops import Ordered, Stop
 
 log = structlog.get_logger(__name__)
@@ -30,6 +30,12 @@ def stopped_arms(entry: Entry, ordered: Ordered) -> list[int]:
     return [
         index for index in live if any(is_of(stop, arms[index].name, arms[index].digest) for stop in stops)
     ]
+
+
+def matters(stop: Stop, snapshot: Snapshot | None) -> bool:
+    """Would the arm have traffic here, as far as this server knows, if the stop were not there?"""
+    entry = None if snapshot is None else snapshot.by_uid.get(stop.uid)
+    return entry is not None and bool(stopped_arms(entry, Ordered((stop,))))
 
 
 def is_of(stop: Stop, arm: str, digest: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from bandit.decide import Table
 from bandit.rollout.transitions import audit_record, clear_rollback, pause, roll_back
 from server.rpc.changes import Asked, Changes
-from server.snapshot import Mode, SnapshotKeeper
+from server.rpc.reconcile import Reconciler
+from server.snapshot import Mode, SnapshotKeeper, matters
 from server.stops import StopFile
 from server.store.base import Commit, Store, Stored
 from server.store.embedded import Embedded
@@ -23,7 +25,7 @@ from server.store.redis import RedisStore
 from tests.conftest import PATIENT_S
 from tests.fakes import FakeClock
 from tests.serving import load, put_draft, put_running, reshare
-from tests.shelves import Kept
+from tests.shelves import STOP, Kept
 
 pytestmark = pytest.mark.parametrize("own_server", ["valkey"], indirect=True)
 NAMES = ("answers", "other", "third")
@@ -218,6 +220,25 @@ def test_an_acceptance_that_a_killed_server_did_not_see_is_not_lost(
     assert set(machine.tables()) >= set(NAMES)
     machine.look(1)
     assert set(machine.tables()) == {"new"}
+
+
+def test_a_stop_outlives_the_store_that_it_was_for(machine: Machine, own: RedisStore, admin: Any) -> None:
+    """Stopped at a server whose store was emptied: no reconciliation gives the arm its traffic back."""
+    uid = machine.snapshot.entries["answers"].experiment.uid
+    machine.stops.add(replace(STOP, uid=uid))
+    reconciler = Reconciler(
+        own, machine.stops, machine.clock, lambda stop: matters(stop, machine.snapshot), rest_s=0.0
+    )
+    admin.flushall()
+    machine.look(1)
+    for _ in range(3):
+        reconciler.step()
+        machine.look(1)
+        assert machine.table().shares_ppm == (700_000, 0, 300_000)
+    machine.stops.accept(1)
+    machine.look(1)
+    reconciler.step()
+    assert not machine.stops.ordered.stops
 
 
 def test_another_store_is_not_taken_for_ours(machine: Machine, own: RedisStore, tmp_path: Path) -> None:

@@ -34,7 +34,10 @@ class Ground:
         put_running(self.store)
         self.changes = Changes(self.store, self.clock)
         self.stops = StopFile(root)
-        self.reconciler = Reconciler(self.store, self.stops, self.clock, rest_s=REST_S)
+        self.served: set[str] = set()
+        self.reconciler = Reconciler(
+            self.store, self.stops, self.clock, lambda stop: stop.id in self.served, rest_s=REST_S
+        )
 
     def stop(self, **changes: object) -> None:
         uid = load(self.store).experiment.uid
@@ -186,6 +189,17 @@ def test_a_stop_of_what_is_gone_ends(ground: Ground) -> None:
     assert ground.actions() == []
 
 
+def test_a_stop_of_what_is_still_served_here_does_not_end(ground: Ground) -> None:
+    """The store was emptied; this server goes on from its last good state, without the arm."""
+    ground.stop()
+    ground.served.add("s1")
+    ground.store.store = MemoryStore(ground.clock.now_ms)
+    assert ground.settle() == 0
+    assert ground.stops.ordered.stops
+    ground.served.clear()
+    assert ground.reconciler.step() == 1
+
+
 def test_new_guardrails_do_not_end_a_stop(ground: Ground) -> None:
     """They begin a new attempt of every arm, which is no clearance."""
     from bandit.rollout.transitions import update
@@ -211,7 +225,7 @@ def test_many_processes_make_one_rollback(ground: Ground, tmp_path: Path, machin
         stop = replace(STOP, id=f"s{number}", uid=uid, time_ms=ground.clock.now_ms())
         StopFile(folder).add(stop)
     reconcilers = [
-        Reconciler(ground.store, StopFile(folders[index % machines]), ground.clock, rest_s=0.0)
+        Reconciler(ground.store, StopFile(folders[index % machines]), ground.clock, bool, rest_s=0.0)
         for index in range(6)
     ]
     for _ in range(3):
