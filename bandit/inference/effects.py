@@ -38,7 +38,7 @@ BOUND = 1.0
 COMPLETE = 1.0 - 1e-9
 CANNOT_TELL = math.inf
 FARTHEST = 1e9
-ROUNDS = 30
+HALVINGS = 12
 
 Method = Literal["none", "exact", "asymptotic"]
 Trust = Literal["exact", "either", "asymptotic"]
@@ -245,17 +245,22 @@ def log_better(outcome: Outcome, pair: Pair, events: float) -> float:
     return log_mean_exp(np.array(found))
 
 
-def times_more(outcome: Outcome, pair: Pair, level: float) -> float:
+def times_more(outcome: Outcome, pair: Pair, events: float, level: float) -> float:
     """How many times the rewards so far until ln E reaches ``level`` at the present rate, at least 1; CANNOT_TELL
-    where the evidence points nowhere. With S and V in proportion to n, ln E is about S^2/(2V) - ln((V + rho)/rho)/2."""
+    where the evidence points nowhere. All sums grow in proportion to the rewards."""
     if pair.s <= 0.0 or pair.v <= 0.0 or outcome.range <= 0.0:
         return CANNOT_TELL
-    s, v = pair.s / outcome.range, pair.v / outcome.range**2
-    times = 1.0
-    for _ in range(ROUNDS):
-        times = (
-            2.0 * (level + math.log(RHOS.size) + 0.5 * math.log1p(times * v / float(RHOS[0]))) * v / (s * s)
-        )
-        if times > FARTHEST:
+
+    def reached(times: float) -> bool:
+        a, s, v, n = (times * each for each in pair[:4])
+        return log_better(outcome, pair._replace(a=a, s=s, v=v, n=n), times * events) >= level
+
+    low, high = 1.0, 2.0
+    while not reached(high):
+        if high > FARTHEST:
             return CANNOT_TELL
-    return max(times, 1.0)
+        low, high = high, 2.0 * high
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high

@@ -80,7 +80,8 @@ def winner_of(
     rival = weakest[leader]
     log_e = float(evidence[leader, rival])
     won = log_e >= threshold
-    times = 1.0 if won else times_more(outcome, pairs[leader, rival], threshold)
+    seen = events(spec, outcome, totals.ripe, (leader, rival))
+    times = 1.0 if won else times_more(outcome, pairs[leader, rival], seen, threshold)
     more = max(decisions * (times - 1.0), 0.0 if won else 1.0) if times < CANNOT_TELL else CANNOT_TELL
     return Winner(leader if won else None, leader, rival, log_e, threshold, more, lift, lift_se)
 

@@ -289,6 +289,10 @@ def test_few_samples_have_no_winner_but_a_distance_to_one() -> None:
         for number in range(1, 200)
     ]
     assert reported(spec, many).winner.arm == 1
+    # It is about as far as it says.
+    for part, arm in ((0.6, None), (1.4, 1)):
+        enough = many[: 1 + round(part * won.decisions_more / 21)]
+        assert reported(spec, enough).winner.arm == arm, len(enough)
 
 
 def test_a_rolled_back_arm_neither_wins_nor_stands_in_the_way() -> None:
