@@ -3,7 +3,7 @@
 Each arm's value for a request with columns x is Student's t around x' theta with scale sqrt(x' V x); V is A^-1 times
 b / a and the squared width of exploration. ``lin_ts``: the weights are P(best | x) (Agrawal and Goyal 2013, with
 unknown noise). ``lin_ucb``: the arms of highest x' theta + sqrt(x' V x) (Li, Chu, Langford and Schapire 2010). Either
-is smoothed and put inside the allocation's boxes, for each request, in whole ppm.
+is put inside the allocation's boxes, for each request, in whole ppm (``project``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ _SCHEMA = 1
 LEAST_SCALE = 1e-12
 TIED = 1e-12
 """Indices that differ by less are equal, so that equal arms have equal shares."""
-SMOOTHED = 1e-9
 KEPT = 4096
 """Requests of like features that are answered from memory; one entry takes about 200 bytes."""
 
@@ -174,5 +173,4 @@ class Chooser:
             highest = float(mean[live].max())
         else:
             weights[live], highest = best_of(mean[live], sd[live], self._shapes)
-        weights[live] = (1.0 - SMOOTHED) * weights[live] + SMOOTHED / live.size
         return weights, highest
