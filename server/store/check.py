@@ -63,11 +63,15 @@ def _worst(rows: Sequence[tuple[str, Finding]]) -> Finding:
     bad = [(address, row) for address, row in rows if not row.ok]
     shown = bad or rows
     texts = {row.seen for _, row in shown}
-    seen = texts.pop() if len(texts) == 1 else "; ".join(f"{address}: {row.seen}" for address, row in shown)
+    seen = texts.pop() if len(texts) == 1 else "; ".join(_at(address, row.seen) for address, row in shown)
     first = shown[0][1]
     if bad and len(bad) < len(rows) and len({row.seen for _, row in bad}) == 1:
         seen = f"{', '.join(address for address, _ in bad)}: {seen}"
     return first._replace(seen=seen, ok=not bad, fatal=any(row.fatal for _, row in shown))
+
+
+def _at(address: str, seen: str) -> str:
+    return seen if seen.startswith(address) else f"{address}: {seen}"
 
 
 def _version(answers: Answers) -> Finding:
