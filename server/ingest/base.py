@@ -111,8 +111,9 @@ class RewardSource(Protocol):
     def rewind(self, to: Mapping[str, Sequence[Position]]) -> None:
         """The store lost writes: bring again all that comes after the lowest of these positions, by partition.
 
-        No positions: from the beginning. A partition that is not ours any more is left alone. An unordered source
-        goes further back by as much as it may have had open at once.
+        What ``poll`` gave last and was not ``done`` is to come again as well. No positions: from the beginning. A
+        partition that is not ours any more is left alone. An unordered source goes further back by as much as it may
+        have had open at once.
         """
 
     def state(self) -> SourceState:

@@ -19,7 +19,7 @@ import structlog
 from bandit.errors import Rejected, StoreUnavailable
 from server.clock import Clock
 from server.ingest.base import Chosen, Received, RewardSource, SourceUnavailable
-from server.ingest.slots import LETTERS, Item, Slot, Slots
+from server.ingest.slots import LETTERS, Item, LostWrites, Slot, Slots
 from server.ingest.watch import Watch
 from server.intake.sort import Fate, Sorted, fresh_enough, refused, sort
 from server.snapshot import Snapshot, SnapshotKeeper
@@ -77,6 +77,10 @@ class Pipeline:
         self._slots = Slots(store, chosen.name, self._experiments, ordered=source.ordered)
         self._done: dict[str, Position] = {}
         self._doubted = False
+        self._batch: Sequence[Received] | None = None
+        """Polled, and not yet delivered everywhere."""
+        self._owed: dict[str, list[Position]] = {}
+        """What the source is to bring again, and was not told yet."""
         self._lost = 0
         self._checked_s = self._advanced_s = self._published_s = clock.monotonic_s()
 
@@ -117,11 +121,14 @@ class Pipeline:
         """One portion, from poll to acknowledgement. Returns how many events it had."""
         self._turned()
         self._keep_house()
-        self._told("poll")
-        batch = self._source.poll(self._pace.poll_limit, self._pace.poll_s)
-        if not batch:
+        if self._batch is None:
+            self._told("poll")
+            self._batch = self._source.poll(self._pace.poll_limit, self._pace.poll_s)
+        batch = self._batch
+        if batch and not self._settle(batch, stop):
             return 0
-        if not self._settle(batch, stop):
+        self._batch = None
+        if not batch:
             return 0
         self._told("acknowledge")
         self._source.done(batch)
@@ -131,7 +138,10 @@ class Pipeline:
         return len(batch)
 
     def _settle(self, batch: Sequence[Received], stop: threading.Event) -> bool:
-        """See all of them into their slots, however long it takes; False when we are to stop before that."""
+        """See all of them into their slots, however long it takes.
+
+        False when we are to stop before that, or when the store lost writes: then they come again, after those.
+        """
         failures = 0
         pending: dict[Slot, list[Item]] | None = None
         while True:
@@ -150,6 +160,10 @@ class Pipeline:
                 if not self._pause(failures, stop, rest=True):
                     return False
                 continue
+            except LostWrites as error:
+                log.warning("writes_lost", source=self.name, reason=str(error))
+                self._doubted = True
+                return False
             return True
 
     def _sorted(self, batch: Sequence[Received]) -> dict[Slot, list[Item]]:
@@ -191,7 +205,7 @@ class Pipeline:
 
     def _keep_house(self) -> None:
         now_s = self._clock.monotonic_s()
-        if self._doubted or now_s - self._checked_s >= self._pace.check_s:
+        if self._doubted or self._owed or now_s - self._checked_s >= self._pace.check_s:
             self._check()
             self._checked_s, self._doubted = now_s, False
         if now_s - self._advanced_s >= self._pace.advance_s:
@@ -201,13 +215,18 @@ class Pipeline:
 
     def _check(self) -> None:
         """Did the store lose what it had taken? Then have the source bring it again."""
-        lost = self._slots.set_back()
-        if lost:
-            for partition in lost:
-                self._done.pop(partition, None)
-            self._source.rewind(lost)
+        for partition, positions in self._slots.set_back().items():
+            self._done.pop(partition, None)
+            owed = self._owed.get(partition, positions)
+            # None at all is the beginning, and stays it.
+            self._owed[partition] = [*owed, *positions] if owed and positions else []
+        if self._owed:
+            # What is in hand comes again too, and must not come before what was lost.
+            self._batch = None
+            self._source.rewind(self._owed)
+            log.warning("source_rewound", source=self.name, partitions=sorted(self._owed))
+            self._owed = {}
             self._watch.rewound()
-            log.warning("source_rewound", source=self.name, partitions=sorted(lost))
 
     def _publish(self, *, force: bool = False) -> None:
         now_s = self._clock.monotonic_s()
@@ -227,7 +246,8 @@ class Pipeline:
         while left_s > 0 and not stop.is_set():
             self._turned()
             if rest:
-                self._source.rest()
+                with suppress(SourceUnavailable):
+                    self._source.rest()
             step_s = min(left_s, REST_S)
             stop.wait(step_s)
             left_s -= step_s

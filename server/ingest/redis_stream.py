@@ -131,6 +131,7 @@ class RedisStream:
         offsets = [position.offset for position in to[PARTITION] if position.epoch == self._epoch]
         with self._spoken():
             self._go_back(min(offsets, default=0))
+        self._pending = OLDEST
 
     def state(self) -> SourceState:
         """See RewardSource."""

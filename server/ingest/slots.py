@@ -34,6 +34,10 @@ class Item(NamedTuple):
     event: Sorted
 
 
+class LostWrites(Exception):
+    """A slot stands before where it is known to have been: the store lost writes. Raised before anything is moved."""
+
+
 class Names(Protocol):
     """Which experiments there are, by name and uid."""
 
@@ -65,7 +69,10 @@ class Slots:
         self.skipped = 0
 
     def deliver(self, slot: Slot, items: Sequence[Item]) -> list[Item]:
-        """Items of one slot, in the source's order. Returns those whose experiment is gone or unreadable."""
+        """Items of one slot, in the source's order. Returns those whose experiment is gone or unreadable.
+
+        Raises LostWrites: then they are not delivered, and ``set_back`` tells from where all must be brought again.
+        """
         try:
             return self._deliver(slot, items)
         except CorruptStored as error:
@@ -91,6 +98,7 @@ class Slots:
                 self.skipped += len(items) - len(fresh)
                 self._moved(stand, moves)
                 return []
+            self._compare(slot, moves, told.at)
             for move, at in zip(moves, told.at, strict=True):
                 stand.at[move.after.partition] = at
         raise RuntimeError(
@@ -129,17 +137,14 @@ class Slots:
 
     def set_back(self) -> dict[str, list[Position]]:
         """Partitions of which a slot lost what it had taken, and from where each slot must be fed again; {} is well."""
-        before = {slot: dict(stand.at) for slot, stand in self._stands.items()}
-        born = {slot: stand.born for slot, stand in self._stands.items()}
-        self._read_all()
+        there = {LETTERS, *self._names()}
+        now = self._stored(there & self._stands.keys())
         lost: set[str] = set()
         extra: dict[str, list[Position]] = {}
-        for slot, positions in before.items():
-            now = self._stands.get(slot)
-            if now is None:  # the experiment was deleted
-                continue
-            for partition, known in positions.items():
-                at = now.at.get(partition)
+        for slot, stored in now.items():
+            born = self._stands[slot].born
+            for partition, known in self._stands[slot].at.items():
+                at = stored.get(partition)
                 if known is None or not self._is_behind(at, known):
                     continue
                 lost.add(partition)
@@ -150,8 +155,9 @@ class Slots:
                     known=str(known),
                     stored=str(at),
                 )
-                if at is None and partition in born[slot]:
-                    extra.setdefault(partition, []).append(born[slot][partition])
+                if at is None and partition in born:
+                    extra.setdefault(partition, []).append(born[partition])
+        self._take(there, now)
         return {
             partition: [*extra.get(partition, []), *found] if (found := self._positions(partition)) else []
             for partition in lost
@@ -163,6 +169,17 @@ class Slots:
         stands = (stand.at.get(partition) for stand in self._stands.values())
         return [position for position in stands if position is not None]
 
+    def _compare(self, slot: Slot, moves: Sequence[Move], at: Sequence[Position | None]) -> None:
+        """Raises LostWrites when the slot stands before where we know that it was.
+
+        To move on from there would hide the loss for ever: what was lost lies between the two.
+        """
+        for move, stands in zip(moves, at, strict=True):
+            if move.before is not None and self._is_behind(stands, move.before):
+                raise LostWrites(
+                    f"{slot[0] or 'the dead letters'}: stood at {move.before}, stands at {stands}"
+                )
+
     def _is_taken(self, stand: _Stand, position: Position) -> bool:
         if not self._ordered:
             return False
@@ -173,13 +190,12 @@ class Slots:
         return at is None or (at.epoch == known.epoch and at.offset < known.offset)
 
     def _moves(self, stand: _Stand, positions: Sequence[Position]) -> list[Move]:
+        """Fenced without an order too: not to tell repeats then, but to notice what the store lost."""
         last: dict[str, Position] = {}
         for position in positions:
-            last[position.partition] = further(last.get(position.partition), position)
-        return [
-            Move(stand.at.get(partition), position, fenced=self._ordered)
-            for partition, position in last.items()
-        ]
+            before = None if self._ordered else stand.at.get(position.partition)
+            last[position.partition] = further(last.get(position.partition, before), position)
+        return [Move(stand.at.get(partition), position) for partition, position in last.items()]
 
     def _moved(self, stand: _Stand, moves: Sequence[Move]) -> None:
         for move in moves:
@@ -209,32 +225,38 @@ class Slots:
     def _stand(self, slot: Slot) -> _Stand:
         stand = self._stands.get(slot)
         if stand is None:
-            stand = self._stands[slot] = _Stand()
-            self._read(slot, stand)
+            stand = self._stands[slot] = _Stand(dict(self._read(slot)))
         return stand
 
-    def _read(self, slot: Slot, stand: _Stand) -> None:
+    def _read(self, slot: Slot) -> dict[str, Position]:
         found = self._store.buried() if slot == LETTERS else self._store.fed(slot[0])
-        stand.at = dict(found.get(self._source, _NOTHING).positions)
+        return dict(found.get(self._source, _NOTHING).positions)
 
     def _read_all(self) -> None:
         """What every slot has of this source, new ones too; those of deleted experiments go."""
         there = {LETTERS, *self._names()}
-        for slot in there | self._stands.keys():
-            if slot not in there:
-                del self._stands[slot]
-                continue
-            stand = self._stands.get(slot) or _Stand()
+        self._take(there, self._stored(there))
+
+    def _stored(self, slots: Iterable[Slot]) -> dict[Slot, dict[str, Position]]:
+        """What they have, read as a whole before anything is made of it; without those that cannot be read."""
+        found: dict[Slot, dict[str, Position]] = {}
+        for slot in slots:
             try:
-                self._read(slot, stand)
+                found[slot] = self._read(slot)
             except CorruptStored as error:
                 if slot not in self._unreadable:
                     log.warning("slot_unreadable", source=self._source, experiment=slot[0], reason=str(error))
                 self._unreadable.add(slot)
                 continue
             self._unreadable.discard(slot)
-            if stand.at or slot in self._stands:
-                self._stands[slot] = stand
+        return found
+
+    def _take(self, there: Iterable[Slot], found: Mapping[Slot, Mapping[str, Position]]) -> None:
+        for slot in self._stands.keys() - set(there):
+            del self._stands[slot]
+        for slot, positions in found.items():
+            if positions or slot in self._stands:
+                self._stands.setdefault(slot, _Stand()).at = dict(positions)
 
 
 def _died(items: Iterable[Item], error: Rejected) -> list[Item]:

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from server.ingest.base import RewardSource
 from server.store.memory import MemoryStore
 from tests.ingesting import (
     NAME,
+    QUICK,
     Stopped,
     World,
     adds_up,
@@ -292,6 +294,38 @@ def test_what_the_store_lost_is_brought_again_while_it_reads(tried: Tried) -> No
     for each in (world, other):
         assert each.counted() == each.expected
     assert Counter(letter.body for letter in world.store.letters("", 10)) == Counter([b"{", b"["])
+
+
+def test_a_store_that_loses_writes_under_a_portion_in_hand_hides_nothing(tried: Tried) -> None:
+    """The portion that is in hand then lies beyond what was lost: to append it would pass over that for ever."""
+    world, ground = tried
+    other = World(world.store, "other")
+    world.keeper.poll()
+    ground.send([*world.good(30), *other.good(5)])
+    read_all(tried)
+    kept = Held(world.store)
+    ground.send([*world.good(40), b"{", *other.good(5)])
+    source = ground.source()
+    losing = [False]
+
+    def told(step: str) -> None:
+        if losing[0] and step == "append":
+            losing[0] = False
+            kept.restore()
+
+    never = replace(QUICK, check_s=1e9, advance_s=1e9)  # nobody looks meanwhile
+    pipeline = world.pipeline(source, told=told, pace=never)
+    pipeline.open()
+    drain(pipeline)
+    ground.send([*world.good(20), *other.good(5)])
+    losing[0] = True
+    drain(pipeline, quiet=10)
+    source.close()
+    assert not losing[0]
+    world.forget()
+    for each in (world, other):
+        assert each.counted() == each.expected
+    assert [letter.body for letter in world.store.letters("", 10)] == [b"{"]
 
 
 def test_what_the_store_lost_is_brought_again_after_a_restart(tried: Tried) -> None:

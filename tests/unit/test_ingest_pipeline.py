@@ -153,6 +153,62 @@ def test_a_source_that_is_away_is_asked_again_and_said_to_be_so(world: World) ->
     assert world.counted() == world.expected
 
 
+def test_a_source_that_cannot_rest_loses_nothing_of_what_it_gave(world: World) -> None:
+    """The portion is kept in hand, whoever fails meanwhile."""
+    source = Listed(world.good(6))
+    faulty = Faulty(world.store)
+    failures = [0]
+
+    def feed(given: Any) -> Any:
+        failures[0] += 1
+        if failures[0] < 4:
+            raise StoreUnavailable("away; a test says so")
+        return world.store.feed(given)
+
+    def rest() -> None:
+        raise SourceUnavailable("the broker is away too")
+
+    faulty.instead["feed"] = feed
+    source.rest = rest  # type: ignore[method-assign]
+    stop = threading.Event()
+    thread = threading.Thread(target=world.pipeline(source, store=faulty).run, args=(stop,))
+    thread.start()
+    until(lambda: source.at == 6 and failures[0] >= 4, 60, "all were polled, and the store is back")
+    until(world.store.sources, 60, "it goes on")
+    stop.set()
+    thread.join(60)
+    assert world.counted() == world.expected
+    assert source.acknowledged == 6
+
+
+def test_a_rewind_that_fails_is_owed(world: World) -> None:
+    source = Listed(world.good(8))
+    pipeline = world.pipeline(source)
+    pipeline.open()
+    drain(pipeline)
+    kept = world.store._kept["answers"]  # type: ignore[attr-defined]
+    assert kept.fed[f"p:{NAME}:p"] == "e 7"
+    pipeline._slots.advance(pipeline._done)
+    kept.fed[f"p:{NAME}:p"] = "e 2"  # as after a failover
+    real, tries = source.rewind, [0]
+
+    def rewind(to: Mapping[str, Sequence[Position]]) -> None:
+        tries[0] += 1
+        if tries[0] < 3:
+            raise SourceUnavailable("the broker is away; a test says so")
+        real(to)
+
+    source.rewind = rewind  # type: ignore[method-assign]
+    source.bodies += world.good(2)
+    for _ in range(2):
+        with pytest.raises(SourceUnavailable):
+            drain(pipeline, quiet=200)
+    drain(pipeline)
+    assert tries[0] == 3
+    assert min(position.offset for position in source.rewound[0]["p"]) == 2
+    assert world.counted() == world.expected
+
+
 def test_what_the_source_lost_is_counted_once(world: World) -> None:
     source = Listed(world.good(2))
     pipeline = world.pipeline(source)
