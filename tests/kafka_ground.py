@@ -114,6 +114,8 @@ class KafkaGround:
     def crash(self, source: RewardSource) -> None:
         """See Ground: the client goes without a commit and without a word to the group."""
         assert isinstance(source, KafkaSource)
+        if source._line is not None:
+            source._line[0].close()
         source._line = None
         source._parts.clear()
 

@@ -207,6 +207,8 @@ class KafkaSource:
         return [part for part in found if part is not None]
 
     def _let_go(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        if self._line is None:
+            return  # it is being closed, and lets go of all by itself
         for part in self._ours(partitions):
             del self._parts[part.topic, part.number]
         if self._cooperative:
