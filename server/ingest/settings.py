@@ -18,8 +18,8 @@ from server.ingest.base import Alarms, Chosen, Kind
 T = TypeVar("T")
 MOST_SOURCES = 32
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
-# Doors that are always there; their events are counted under these names.
-RESERVED = ("grpc", "http", "file")
+# Doors that are always there, and all that are beyond the first so many: events are counted under these names.
+RESERVED = ("grpc", "http", "file", "other")
 
 
 def setting(parse: Parse, meaning: str, *, secret: bool = False, **default: Any) -> Any:

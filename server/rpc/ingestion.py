@@ -21,6 +21,8 @@ from server.store.packed import split_offset
 
 PAGE, MOST_PAGE = 100, 500
 QUIET_MS = 15_000
+FORGOTTEN_MS = 86_400_000
+"""After a day it was taken out on purpose: its accounts stay, and nobody is warned for ever."""
 
 
 class Ingestion(ingest_service_pb2_grpc.IngestServiceServicer):
@@ -136,7 +138,12 @@ def _describe(source: ingest_service_pb2.Source, status: bytes, now_ms: int) -> 
                 reasons={str(name): int(count) for name, count in said["reasons"].items()},
             )
         )
-        if quiet:
+        if now_ms - told_ms > FORGOTTEN_MS:
+            source.detail = (
+                f"it was last read {(now_ms - told_ms) / 86_400_000:.0f} days ago, by {said['owner']}"
+            )
+            source.ClearField("warnings")
+        elif quiet:
             source.warnings.append(
                 f"nobody reads it: it was last heard of {(now_ms - told_ms) / 1000:.0f} s ago, from {said['owner']}"
             )

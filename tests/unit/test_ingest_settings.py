@@ -100,7 +100,9 @@ def test_a_wrong_value_says_what_is_allowed(field: str, value: object, says: str
     assert says in faults({**table(), field: value})[f"sources[0] (orders).{field}"]
 
 
-@pytest.mark.parametrize("name", ["grpc", "http", "file", "", "Orders", "a b", "a:b", "é", "x" * 42, 7, None])
+@pytest.mark.parametrize(
+    "name", ["grpc", "http", "file", "other", "", "Orders", "a b", "a:b", "é", "x" * 42, 7, None]
+)
 def test_a_name_that_is_none_is_refused(name: object) -> None:
     assert "sources[0].name" in faults({"name": name, "kind": "given", "path": "/x"})
 

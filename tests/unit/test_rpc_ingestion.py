@@ -106,10 +106,11 @@ def test_accounts_add_up_while_things_wait_and_after(ground: Ground) -> None:
 def test_a_source_that_nobody_reads_any_more_is_down_and_says_so(ground: Ground) -> None:
     ground.read(*ground.world.good(1))
     now_ms = ground.world.clock.now_ms()
+    later_ms = [16_000]
 
     class Later:
         def now_ms(self) -> int:
-            return now_ms + 16_000
+            return now_ms + later_ms[0]
 
         def monotonic_s(self) -> float:
             return 0.0
@@ -121,6 +122,10 @@ def test_a_source_that_nobody_reads_any_more_is_down_and_says_so(ground: Ground)
     (source,) = service.ListSources(pb.ListSourcesRequest(), Context()).sources  # type: ignore[arg-type]
     assert not source.connected
     assert any("nobody reads it" in warning for warning in source.warnings)
+    later_ms[0] = 2 * 86_400_000 + 1000
+    (source,) = service.ListSources(pb.ListSourcesRequest(), Context()).sources  # type: ignore[arg-type]
+    assert (source.connected, list(source.warnings), source.counts.received) == (False, [], 1)
+    assert "2 days ago" in source.detail
 
 
 @pytest.mark.parametrize("said", [b"", b"{}", b"[1]", b'{"time_ms": "x"}', b"\xff"])
