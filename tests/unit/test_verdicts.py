@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from bandit.guardrails.base import ArmStanding, Outcome, Verdict
+from bandit.guardrails.base import ArmStanding, Folded, Outcome, Verdict
+from bandit.guardrails.judge import judge
 from bandit.spec.model import ExperimentSpec
 from tests.builders import NOW
-from tests.guardrail_periods import HOUR, LIFE_MS, LONG_AFTER, guarded, judged, period, standings
+from tests.guardrail_periods import HOUR, LIFE_MS, LONG_AFTER, guarded, judged, period, stacked, standings
 
 PAIR = [
     {"name": "control", "control": True, "digest": "sha256:0"},
@@ -294,3 +296,15 @@ def test_equal_arms_never_fail_however_shares_and_counts_lie(
     )
     assert math.isfinite(verdict.log_e)
     assert math.isfinite(verdict.log_e_safe)
+
+
+@pytest.mark.parametrize("bad", [0, 60])
+def test_a_judge_whom_nobody_reads_says_the_same(bad: int) -> None:
+    """All but the message, in both outcomes."""
+    each = stacked(HARM, [period(HARM, 1, {"unsafe": [(10_000, 10), (2_000, bad)]}, shares=(5 / 6, 1 / 6))])
+    loud, silent = (
+        judge(HARM, each, Folded.empty_of(HARM), standings(HARM), LONG_AFTER, told=told)
+        for told in (True, False)
+    )
+    assert all(verdict.message for verdict in loud)
+    assert tuple(replace(verdict, message="") for verdict in loud) == silent
