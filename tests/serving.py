@@ -22,9 +22,11 @@ from server.rpc.decisions import Decisions
 from server.rpc.experiments import Experiments
 from server.rpc.ingestion import Ingestion
 from server.rpc.interceptors import RpcTelemetry
+from server.rpc.local import Local
 from server.rpc.rewards import Rewards
 from server.rpc.server import DEFAULT_LIMITS, Limits, RpcServer, build_server
 from server.snapshot import SnapshotKeeper
+from server.stops import StopFile
 from server.store.base import Commit, Store, Stored
 from server.store.memory import MemoryStore
 from tests.builders import NOW, SALT, spec
@@ -134,15 +136,18 @@ def serving(
     store = MemoryStore() if store is None else store
     clock = SystemClock()
     with tempfile.TemporaryDirectory() as folder:
-        keeper = SnapshotKeeper(store, clock, poll_s=0.1)
-        journal = Journal(Path(folder), store.reserve_issuers(1))
+        stops = StopFile(Path(folder))
+        keeper = SnapshotKeeper(store, clock, poll_s=0.1, halts=stops)
+        journal = Journal(Path(folder) / "journal", store.reserve_issuers(1))
         shipper = Shipper(journal, store, keeper, clock)
         decisions = Decisions(keeper, clock, journal)
-        experiments = Experiments(store, clock, check_s=check_s)
+        local = Local(keeper, stops, clock)
+        experiments = Experiments(store, clock, check_s=check_s, standing=local.standing)
         rpc, grpc_server = build_server(
             decisions,
             Rewards(keeper, store, clock),
             experiments,
+            local=local,
             limits=limits,
             telemetry=telemetry,
             reflection=reflection,
