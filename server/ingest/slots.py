@@ -132,7 +132,15 @@ class Slots:
 
     def recall(self, partition: str) -> list[Position]:
         """See ``base.Recall``; reads every slot anew. Nothing while it is not known that all before was delivered."""
-        self._read_all()
+        there = {LETTERS, *self._names()}
+        found = self._stored(there)
+        self._let_go(there)
+        for slot, positions in found.items():
+            if slot in self._stands:
+                # Of other partitions we go on to know what we knew, or a loss there would pass unseen.
+                self._stands[slot].at[partition] = positions.get(partition)
+            elif positions:
+                self._stands[slot] = _Stand(dict(positions))
         return self._positions(partition)
 
     def set_back(self) -> dict[str, list[Position]]:
@@ -157,7 +165,9 @@ class Slots:
                 )
                 if at is None and partition in born:
                     extra.setdefault(partition, []).append(born[partition])
-        self._take(there, now)
+        self._let_go(there)
+        for slot, stored in now.items():
+            self._stands[slot].at = dict(stored)
         return {
             partition: [*extra.get(partition, []), *found] if (found := self._positions(partition)) else []
             for partition in lost
@@ -232,11 +242,6 @@ class Slots:
         found = self._store.buried() if slot == LETTERS else self._store.fed(slot[0])
         return dict(found.get(self._source, _NOTHING).positions)
 
-    def _read_all(self) -> None:
-        """What every slot has of this source, new ones too; those of deleted experiments go."""
-        there = {LETTERS, *self._names()}
-        self._take(there, self._stored(there))
-
     def _stored(self, slots: Iterable[Slot]) -> dict[Slot, dict[str, Position]]:
         """What they have, read as a whole before anything is made of it; without those that cannot be read."""
         found: dict[Slot, dict[str, Position]] = {}
@@ -251,12 +256,10 @@ class Slots:
             self._unreadable.discard(slot)
         return found
 
-    def _take(self, there: Iterable[Slot], found: Mapping[Slot, Mapping[str, Position]]) -> None:
+    def _let_go(self, there: Iterable[Slot]) -> None:
+        """Of experiments that were deleted nothing is known any more."""
         for slot in self._stands.keys() - set(there):
             del self._stands[slot]
-        for slot, positions in found.items():
-            if positions or slot in self._stands:
-                self._stands.setdefault(slot, _Stand()).at = dict(positions)
 
 
 def _died(items: Iterable[Item], error: Rejected) -> list[Item]:

@@ -12,7 +12,7 @@ import pytest
 from bandit.errors import CorruptStored, StoreUnavailable
 from server.ingest.base import Position, Recall, Received, SourceState, SourceUnavailable
 from server.ingest.service import Ingest
-from server.ingest.slots import LETTERS, further
+from server.ingest.slots import LETTERS, Item, Slots, further
 from server.intake.sort import sort
 from server.store.memory import MemoryStore
 from tests.fakes import FakeClock
@@ -309,3 +309,20 @@ def test_a_thread_that_stands_still_is_told_from_one_that_waits(world: World) ->
     go_on.set()
     until(lambda: ingest.still_s < 1.0, 60.0, "it turns again")
     assert ingest.stop(60)
+
+
+def test_to_recall_one_partition_hides_no_loss_of_another(world: World) -> None:
+    """A rebalance between a failover and the next look must not make us forget what was known."""
+    slots = Slots(world.store, NAME, lambda: [("answers", world.stored.experiment.uid)], ordered=True)
+    for partition in ("p", "q"):
+        for offset, body in enumerate(world.good(3)):
+            snapshot = world.keeper.snapshot
+            assert snapshot is not None
+            received = Received(body, Position(partition, "e", offset))
+            item = Item(received, sort(world.keeper, snapshot, body, {}, world.clock.now_ms()))
+            assert slots.deliver(("answers", world.stored.experiment.uid), [item]) == []
+    fields = world.store._kept["answers"].fed  # type: ignore[attr-defined]
+    fields[f"p:{NAME}:p"] = "e 0"
+    slots.recall("q")
+    assert set(slots.set_back()) == {"p"}
+    assert slots.set_back() == {}
