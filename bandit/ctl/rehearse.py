@@ -57,7 +57,8 @@ def rehearse(
     Regret, exposure to harm, false rollbacks and detection delays.
 
     The spec goes through the same judges and allocators that the server uses. Without --world, a few usual worlds
-    are made from the spec: equal arms, each challenger better by a tenth, one harmful, a level that rises.
+    are made from the spec: equal arms, each challenger better by a tenth, one harmful, a level that rises; and one
+    that is better for half of the requests only, where the spec has features or cohorts apart.
     """
     if world_path is not None and (traffic is not None or horizon is not None):
         raise click.UsageError(
