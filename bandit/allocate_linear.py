@@ -42,14 +42,15 @@ LEAST_PART = 1e-6
 
 
 class Term(NamedTuple):
-    """One term of the objective: ``model`` of its values better up, centred at ``middle``; ``part`` of the objective's
-    span; moments of its rows ``n`` [K], ``xx`` [K, D, D]."""
+    """One term of the objective, of ``metric``: ``model`` of its values better up, centred at ``middle``; ``part`` of
+    the objective's span; moments of its rows ``n`` [K], ``xx`` [K, D, D]."""
 
     model: LinearFit
     middle: float
     part: float
     n: FloatArray
     xx: FloatArray
+    metric: int
 
     @property
     def noise(self) -> FloatArray:
@@ -150,8 +151,11 @@ def learn(spec: ExperimentSpec, reading: Reading, totals: Totals | None, dimensi
     most the variance of terms that err alike (Cauchy and Schwarz). rho: correlation of what features leave unexplained.
     """
     slopes = [slope for slope, _ in _scales(spec)]
+    # A term without weight is learned for later and says nothing now, not even how much is known.
     terms = tuple(
-        _term(spec, place, slope / sum(slopes), totals, dimension) for place, slope in enumerate(slopes)
+        _term(spec, place, slope / sum(slopes), totals, dimension)
+        for place, slope in enumerate(slopes)
+        if slope > 0.0
     )
     theta = np.sum([each.part * each.model.theta for each in terms], axis=0)
     theta[:, 0] += sum(each.part * each.middle for each in terms)
@@ -159,7 +163,7 @@ def learn(spec: ExperimentSpec, reading: Reading, totals: Totals | None, dimensi
     whole = lengths.sum(axis=0)
     together = np.zeros_like(whole)
     for i, j in np.ndindex(len(terms), len(terms)):
-        rho = 1.0 if i == j else _unexplained(spec, reading, terms, (i, j))
+        rho = 1.0 if i == j else _unexplained(spec, reading, terms[i], terms[j])
         together += rho * lengths[i] * lengths[j]
     shrunk = np.maximum(together, LEAST_PART * whole**2)
     variance = np.sum(
@@ -201,17 +205,14 @@ def _term(spec: ExperimentSpec, place: int, part: float, totals: Totals | None, 
     sums = LinearSums(n, xx, xy, yy)
     rough = fit(sums, ridge=ridge, a0=A0, b0=0.0)
     noise = float((SD_GUESS**2 + 2.0 * rough.b.sum()) / (1.0 + n.sum()))
-    return Term(fit(sums, ridge=ridge, a0=A0, b0=A0 * noise), middle, part, n, xx)
+    return Term(fit(sums, ridge=ridge, a0=A0, b0=A0 * noise), middle, part, n, xx, spec.learned[place])
 
 
-def _unexplained(
-    spec: ExperimentSpec, reading: Reading, terms: Sequence[Term], pair: tuple[int, int]
-) -> float:
+def _unexplained(spec: ExperimentSpec, reading: Reading, first: Term, second: Term) -> float:
     """Correlation of two terms' values, better up, around what their models say, arms pooled, in [-1, 1]; 0 where the
     two were never seen together."""
-    one, two = (spec.learned[place] for place in pair)
+    one, two = first.metric, second.metric
     column = spec.columns.get(Channel(ChannelKind.PAIR, min(one, two), other=max(one, two)))
-    first, second = (terms[place] for place in pair)
     if column is None:
         return 0.0
     joint, values = reading.channel(column), [reading.channel(each) for each in (one, two)]

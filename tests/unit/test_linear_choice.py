@@ -189,6 +189,27 @@ def test_several_terms_err_together_as_their_common_requests_do() -> None:
     )  # good and cheap are at odds: together they err less
 
 
+def test_a_term_without_weight_changes_nothing() -> None:
+    made = spec(
+        **(
+            LINEAR
+            | {
+                "metrics": [
+                    {"name": "good", "kind": "fraction", "direction": "maximize"},
+                    {"name": "later", "kind": "fraction", "direction": "maximize"},
+                ],
+                "objective": [{"metric": "good"}, {"metric": "later", "weight": 0}],
+            }
+        )
+    )
+    one = rewarded(made, 50)
+    none = Totals(*(np.zeros_like(each) for each in one))
+    both = Totals(*(np.concatenate([a, b], axis=1) for a, b in zip(one, none, strict=True)))
+    plain, later = proposed(spec(**LINEAR), one), proposed(made, both)
+    assert later.linear == plain.linear
+    assert later.utility_mean == pytest.approx(plain.utility_mean)
+
+
 def test_optimism_tries_what_is_little_known_and_wider_with_confidence() -> None:
     made = spec(**(LINEAR | {"allocator": {"kind": "lin_ucb"}}))
     totals = rewarded(made, 400)
