@@ -7,7 +7,7 @@ marks of the ledger.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bandit.errors import CorruptStored
@@ -71,16 +71,6 @@ def replay(store: FeedStore, keeper: SnapshotKeeper, clock: Clock, letters: Sequ
             told.accepted += event.fate is Fate.ACCEPTED
             told.refused += event.fate is not Fate.ACCEPTED
     return told
-
-
-def pages(store: FeedStore, limit: int, source: str = "", reason: str = "") -> Iterator[list[Letter]]:
-    """All matching letters, page after page."""
-    after = ""
-    while True:
-        letters, after = matching(store, after, limit, source, reason)
-        yield letters
-        if not after:
-            return
 
 
 def _matches(letter: Letter, source: str, reason: str) -> bool:
