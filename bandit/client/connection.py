@@ -54,7 +54,7 @@ class Client:
     """Calls one server; safe to share between threads, not across a fork.
 
     ``target``: ``host:port``. ``timeout_s``: deadline of each call, retries included. ``actor``: who asks, for the
-    audit. ``credentials``: for TLS; None speaks in the clear. Calls that failed on the way are sent again (``retries``);
+    audit. ``credentials``: for TLS; None speaks in the clear. What failed on the way is sent again (``retries``);
     each write carries a request_id, so it has one effect. Experiments and arms are given by bare name.
 
     Every method raises the errors of ``bandit.errors`` that the proto names, and ServerUnavailable or
