@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandit.guardrails import GUARDRAILS
 from bandit.guardrails.base import Folded, Outcome, Verdict
 from bandit.guardrails.judge import accumulate, judge
 from bandit.guardrails.levels import thresholds
@@ -206,3 +207,9 @@ def test_each_cohort_without_a_split_table_is_judged_added_up() -> None:
     each = period(spec, 1, {"unsafe": [(2000, 200), (2000, 500)]}, shares=HALVES, cohort=2)
     (verdict,) = judge(spec, stacked(spec, [each]), Folded.empty_of(spec), standings(spec), NOW + 99 * HOUR)
     assert (verdict.outcome, verdict.cohort) == (Outcome.FAIL, "")
+
+
+def test_only_e_values_and_detectors_are_averaged_over_cohorts() -> None:
+    """A mean of tails or of chances is none; each verdict over a mean costs its part of alpha."""
+    apart = {kind for kind, test in GUARDRAILS.items() if not test.averages}
+    assert apart == {"breaker", "silence", "drift"}
