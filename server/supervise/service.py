@@ -72,10 +72,10 @@ def run(
         logs.configure(config.log_level, config.log_format, SUPERVISOR)
         _check_store(config)
         stack.callback(OwnedFolder(config.data_dir).close)
+        config = _take_ports(config, loaded, stack, movable=demo is not None)
         for row in look(config):
             level = log.info if row.ok else log.warning
             level("machine_checked", check=row.check, seen=row.seen, wanted=row.wanted, ok=row.ok)
-        config = _take_ports(config, loaded, stack, movable=demo is not None)
         metrics = shared.folder_of(config.data_dir)
         shared.clean(metrics)
         shared.join(metrics, SUPERVISOR)
