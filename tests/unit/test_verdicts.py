@@ -256,6 +256,15 @@ def test_a_breaker_trips_on_the_newest_rewards_long_before_the_whole_life_looks_
     assert "ln 1/tail 14.2 >= 13.8" in verdict.message
 
 
+def test_a_breaker_passes_by_what_a_catastrophe_would_have_shown() -> None:
+    """13 bad ones of 200 trip it; of a share of 13/200, no bad one in 200 has a chance of (1 - 13/200)^200."""
+    spec = pair(kind="breaker", metric="unsafe", limit=0.01)
+    quiet = period(spec, 1, {"unsafe": [(0, 0), (200, 0)]}, shares=(0.5, 0.5))
+    verdict = judged(spec, [quiet])["small", "g0"]
+    assert verdict.log_e_safe == pytest.approx(-200 * math.log1p(-13 / 200), rel=1e-9)
+    assert verdict.outcome is Outcome.PASS
+
+
 def test_a_breaker_does_not_forget_because_nothing_happens() -> None:
     spec = pair(kind="breaker", metric="unsafe", limit=0.01)
     bad = period(spec, 1, {"unsafe": [(0, 0), (50, 7)]}, shares=(0.5, 0.5))
