@@ -33,15 +33,10 @@ class Position(NamedTuple):
 
 
 class Move(NamedTuple):
-    """One step forward of a partition. ``before``: what the slot must say now (None: nothing yet).
-
-    ``fenced`` False is taken whatever is there, and never goes back within an epoch: for sources that bring old events
-    again after newer ones.
-    """
+    """One step of a partition. ``before``: what the slot must say now (None: nothing yet)."""
 
     before: Position | None
     after: Position
-    fenced: bool = True
 
 
 @dataclass(frozen=True, slots=True)

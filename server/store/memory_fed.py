@@ -136,12 +136,9 @@ def _step(fields: dict[str, str], source: str, moves: Sequence[Move], counts: Ma
         position_of(move.after.partition, fields.get(name, ""))
         for name, move in zip(names, moves, strict=True)
     )
-    if any(move.fenced and move.before != stands for move, stands in zip(moves, at, strict=True)):
+    if any(move.before != stands for move, stands in zip(moves, at, strict=True)):
         return Fed(False, at=at)
-    for name, text, move, stands in zip(names, texts, moves, at, strict=True):
-        back = stands is not None and stands.epoch == move.after.epoch and stands.offset > move.after.offset
-        if move.fenced or not back:
-            fields[name] = text
+    fields.update(zip(names, texts, strict=True))
     for what, count in counts.items():
         if count:
             _add(fields, count_field(source, what), count)

@@ -101,7 +101,7 @@ def _moves(source: str, moves: Sequence[Move]) -> list[tuple[str, str, str]]:
     return [
         (
             position_field(source, move.after.partition),
-            position_text(move.before) if move.fenced else "*",
+            position_text(move.before),
             position_text(move.after),
         )
         for move in moves

@@ -63,18 +63,6 @@ def test_one_move_that_does_not_fit_holds_all_back(store: Store) -> None:
     assert store.fed(name)["orders"].counts == {}
 
 
-def test_a_move_without_a_fence_is_taken_from_anywhere_and_never_back(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
-    big = 1 << 60  # beyond what a double holds exactly
-    steps = [(at(7), 7), (at(3), 7), (at(10), 10), (at(9), 10), (at(big + 1), big + 1), (at(big), big + 1)]
-    for after, stands in steps:
-        assert store.feed(Feed(name, 7, "orders", moves=[Move(None, after, fenced=False)])).taken
-        assert store.fed(name)["orders"].positions == {"topic/0": at(stands)}
-    again = Move(None, at(1, "e2"), fenced=False)
-    assert store.feed(Feed(name, 7, "orders", moves=[again])).taken
-    assert store.fed(name)["orders"].positions == {"topic/0": at(1, "e2")}
-
-
 def test_sources_do_not_see_each_other(store: Store) -> None:
     name, other = (put(store, new_name()).experiment.name for _ in range(2))
     assert store.feed(feed(name, None, at(4), b"a")).taken
@@ -109,26 +97,21 @@ def test_a_position_that_could_not_be_read_back_is_refused(store: Store, positio
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    steps=st.lists(
-        st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(0, 6), st.booleans()), max_size=12
-    )
-)
-def test_a_slot_moves_as_its_model(store: Store, steps: list[tuple[int, int, int, bool]]) -> None:
-    """A slot is its positions: a fenced move is taken exactly when it begins where the slot is."""
+@given(steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_a_slot_moves_as_its_model(store: Store, steps: list[tuple[int, int, int]]) -> None:
+    """A slot is its positions: a move is taken exactly when it begins where the slot is."""
     name = put(store, new_name()).experiment.name
     model: dict[str, Position] = {}
     taken = 0
-    for number, before, after, fenced in steps:
+    for number, before, after in steps:
         partition = f"p{number}"
         start = at(before, partition=partition) if before else None
-        move = Move(start, at(after, partition=partition), fenced)
-        fits = not fenced or model.get(partition) == start
+        move = Move(start, at(after, partition=partition))
+        fits = model.get(partition) == start
         told = store.feed(Feed(name, 7, "s", [(REWARDS, b"%d" % taken)], {RECEIVED: 1}, [move]))
         assert told == (Fed(True) if fits else Fed(False, at=(model.get(partition),)))
         if fits:
-            back = not fenced and model.get(partition, move.after).offset > after
-            model[partition] = model[partition] if back else move.after
+            model[partition] = move.after
             taken += 1
     slot = store.fed(name).get("s")
     assert (dict(slot.positions) if slot else {}) == model

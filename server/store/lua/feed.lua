@@ -8,7 +8,7 @@
 -- ARGV[2] most entries that the stream may have, "0" for any number
 -- ARGV[3] field that counts entries which had to make room, or ""
 -- ARGV[4..6] how many: moves, counts, entries
--- ARGV[7..] those, in this order: field, text before ("*": whatever it is, but never back), text after | field, whole number to add |
+-- ARGV[7..] those, in this order: field, text before, text after | field, whole number to add |
 --           its place, number of its fields and values, each of them
 -- Returns {"ok"}, or why nothing changed: {"gone"} (no such experiment), {"moved", present text of each move}.
 local buries, once = ARGV[1] == '' or ARGV[1] == 'once', ARGV[1] == 'once'
@@ -30,7 +30,7 @@ for index = 0, moves - 1 do
     local at = 7 + 3 * index
     local now = redis.call('HGET', KEYS[1], ARGV[at]) or ''
     answer[index + 2] = now
-    elsewhere = elsewhere or (ARGV[at + 1] ~= '*' and ARGV[at + 1] ~= now)
+    elsewhere = elsewhere or ARGV[at + 1] ~= now
 end
 if elsewhere then
     return answer
@@ -58,20 +58,8 @@ end
 if once then
     redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - tonumber(ARGV[2]))
 end
--- Offsets are decimals without leading zeros: the longer one is the larger.
-local function is_back(present, after)
-    local epoch, offset = string.match(present, '^(%S+) (%d+)$')
-    local new_epoch, new_offset = string.match(after, '^(%S+) (%d+)$')
-    if epoch ~= new_epoch or not offset then
-        return false
-    end
-    return #new_offset < #offset or (#new_offset == #offset and new_offset < offset)
-end
 for index = 0, moves - 1 do
-    local name, before, after = ARGV[7 + 3 * index], ARGV[8 + 3 * index], ARGV[9 + 3 * index]
-    if before ~= '*' or not is_back(answer[index + 2], after) then
-        redis.call('HSET', KEYS[1], name, after)
-    end
+    redis.call('HSET', KEYS[1], ARGV[7 + 3 * index], ARGV[9 + 3 * index])
 end
 for index = 0, counts - 1 do
     local more = tonumber(ARGV[counts_at + 2 * index + 1]) - passed
