@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -80,25 +79,6 @@ def test_open_windows_wait() -> None:
     # The mean so far is shown all the same, and traffic is known at once.
     assert shown.metrics[0].arms[1].mean.mean == pytest.approx(0.8)
     assert shown.traffic.arms[1].decisions == 10
-
-
-def test_the_lift_is_that_of_whoever_led_before_each_period() -> None:
-    """The first challenger has more share in one period, the second in the other; chance would flatter the last."""
-    spec = of()
-    parts = [
-        period(
-            spec, 1, {"good": [(40, 20), (50, 30), (10, 9)]}, shares=(0.4, 0.5, 0.1), centres={"good": 0.5}
-        ),
-        period(
-            spec, 2, {"good": [(40, 24), (10, 8), (50, 45)]}, shares=(0.4, 0.1, 0.5), centres={"good": 0.5}
-        ),
-    ]
-    alone = [reported(spec, [each]) for each in parts]
-    won = reported(spec, parts).winner
-    assert won.lift == pytest.approx((effect(alone[0], 1).aipw + effect(alone[1], 2).aipw) / 2)
-    assert alone[0].winner.lift == pytest.approx(effect(alone[0], 1).aipw)
-    assert alone[1].winner.lift == pytest.approx(effect(alone[1], 2).aipw)
-    assert won.lift < effect(reported(spec, parts), 2).aipw
 
 
 def test_failures_without_a_reward_do_not_make_an_arm_look_better() -> None:
@@ -240,30 +220,6 @@ def test_traffic_that_left_its_shares_is_said() -> None:
     assert shown.arms[1].mean_weight == pytest.approx(2035 / 6107 / 0.2)
     assert math.isnan(shown.arms[2].mean_weight)
     assert abs(shown.arms[1].mean_weight - 1.0) > 20 * shown.arms[1].mean_weight_se
-
-
-def test_without_evidence_the_arm_that_is_ahead_leads() -> None:
-    """A ratio tells nothing before fifty events; the first arm of the list is no better for that."""
-    parts: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "kind": "gaussian",
-            "direction": "minimize",
-            "range": [0, 10],
-            "attribution_window": "1h",
-        }
-        for name in ("paid", "calls")
-    ]
-    ratio = {"name": "each", "kind": "ratio", "direction": "minimize", "range": [0, 9]}
-    spec = of(
-        metrics=[*parts, ratio | {"numerator": "paid", "denominator": "calls"}],
-        objective=[{"metric": "each"}],
-    )
-    values = {"paid": [[4.0, 5.0, 3.0], [2.0, 1.0, 3.0], [6.0, 7.0, 8.0]], "calls": [[2.0] * 3] * 3}
-    few = period(spec, 1, values, shares=EQUAL, assigned=[3, 3, 3], centres={})
-    won = reported(spec, [few]).winner
-    assert (won.arm, won.log_e) == (None, 0.0)
-    assert won.leader == 1
 
 
 def test_few_samples_have_no_winner_but_a_distance_to_one() -> None:
