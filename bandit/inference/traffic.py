@@ -78,7 +78,9 @@ def traffic_of(terms: Terms, rows: PeriodTable, effect: float = 1.0) -> Traffic:
                 least_propensity=least if least < math.inf else math.nan,
                 largest_weight=1.0 / least if least < math.inf else math.nan,
                 mean_weight=float(row[WEIGHED]) / total if known else math.nan,
-                mean_weight_se=math.sqrt(effect * float(row[WEIGHED_VARIANCE])) / total if known else math.nan,
+                mean_weight_se=math.sqrt(effect * float(row[WEIGHED_VARIANCE])) / total
+                if known
+                else math.nan,
             )
         )
     log_e = log_mean_exp(np.ascontiguousarray(terms.traffic[:, TILTED:PROPENSITIES]).ravel() / effect)

@@ -18,7 +18,8 @@ class Term(Frozen):
 
     metric: MetricKey = Field(description="name of the metric")
     weight: Annotated[float, Field(ge=0, le=1e6), BeforeValidator(number)] = Field(
-        1.0, description="importance relative to the other terms; 0: none for now, statistics are kept for later"
+        1.0,
+        description="importance relative to the other terms; 0: none for now, statistics are kept for later",
     )
     scale: tuple[Value, Value] | None = Field(
         None, description="metric values that map to 0 and 1 in the objective; left out: the metric's range"
