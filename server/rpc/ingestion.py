@@ -173,7 +173,8 @@ def _letter(letter: Letter) -> ingest_service_pb2.DeadLetter:
         body=letter.body,
         headers=dict(letter.headers),
         place=letter.place,
-        time=_time(letter.time_ms),
+        # Files do not say when they took an event; the letter's id says when it was put away.
+        time=_time(letter.time_ms or int(letter.id.partition("-")[0])),
     )
 
 

@@ -253,6 +253,16 @@ def test_a_replay_that_breaks_off_counts_once_all_the_same(ground: Ground) -> No
     assert world.store.letters("", 10) == []
 
 
+def test_a_letter_whose_source_tells_no_time_has_that_of_its_burial(ground: Ground) -> None:
+    for time_ms in (0, 1_700_000_000_000):
+        letter = Letter("files", "NOT_JSON", "why", b"x", {}, "p", time_ms)
+        ground.world.store.bury(Burial("files", [letter], {"received": 1, "dead": 1}))
+    reply = ground.service.ListDeadLetters(pb.ListDeadLettersRequest(), Context())  # type: ignore[arg-type]
+    untold, told = (letter.time.ToMilliseconds() for letter in reply.letters)
+    assert untold == int(reply.letters[0].id.partition("-")[0])
+    assert told == 1_700_000_000_000
+
+
 def test_letters_whose_window_is_over_end_as_late(ground: Ground) -> None:
     world = ground.world
     body = event(token=world.token(77, age_ms=7_200_000))
