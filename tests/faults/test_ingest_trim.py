@@ -1,4 +1,4 @@
-"""A stream that drops entries while they are pending, on a real Valkey and a real Redis: row 23 of the failure model."""
+"""A stream that drops entries while they are pending, on a real Valkey and a real Redis."""
 
 from __future__ import annotations
 
