@@ -75,6 +75,12 @@ def test_a_fifth_more_harm_is_found_after_3500_canary_samples_at_the_median() ->
     assert float(np.median(canary)) <= 3500
 
 
+def test_a_fifth_more_harm_is_found_as_soon_while_the_level_rises() -> None:
+    looks, canary = releases(12, 2000, 500, RAMP, RISING, 1.2, math.log(100.0))
+    assert (looks >= 0).mean() >= 0.97
+    assert float(np.median(canary)) <= 3500
+
+
 def test_doubled_errors_are_found_after_1500_canary_requests_at_the_median() -> None:
     looks, canary = releases(13, 400, 200, np.full(400, 0.1), np.full(400, 0.02), 2.0, math.log(100.0))
     assert (looks >= 0).mean() >= 0.99

@@ -111,10 +111,10 @@ def test_a_variance_below_zero_by_rounding_counts_as_none() -> None:
 
 def test_harm_is_the_mean_of_its_parts() -> None:
     odds = np.array([1.0, 2.0, -5.0, 0.0, 0.0, 0.0])
-    assert overlap.PARTS.sum() + overlap.PART_ODDS == pytest.approx(1.0)
+    assert overlap.PARTS.sum() + overlap.PARTS_ODDS.sum() == pytest.approx(1.0)
     each = zip(overlap.PARTS, overlap.RHOS, strict=True)
     expected = sum(part * math.exp(log_overlap_e(4.0, 3.0, float(rho), overlap.LEAST)) for part, rho in each)
-    expected += overlap.PART_ODDS * math.exp(log_mean_exp(odds))
+    expected += overlap.PARTS_ODDS @ np.exp(odds)
     assert overlap.log_mixture(4.0, 3.0, odds) == pytest.approx(math.log(expected), abs=1e-12)
 
 
