@@ -191,9 +191,13 @@ class UpdateExperimentResponse(_message.Message):
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def experiment(self) -> _experiment_pb2.Experiment: ...
+    def experiment(self) -> _experiment_pb2.Experiment:
+        """As it is now."""
+
     @_builtins.property
-    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]: ...
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """What this update changed; the same for a request_id that was sent again."""
+
     def __init__(
         self,
         *,

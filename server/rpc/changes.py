@@ -32,6 +32,7 @@ PAUSE_S = 0.02
 CLIENT = "client/"
 
 Move = Callable[[Experiment, Allocation, int], Transition | None]
+Tell = Callable[[Experiment], bytes]
 
 
 class Asked(NamedTuple):
@@ -48,10 +49,10 @@ class Asked(NamedTuple):
 
 
 class Done(NamedTuple):
-    """An experiment after a write, and as it was before; ``before`` is None when nothing was done now."""
+    """An experiment after a write, and what was told of the write when it was made (see ``Commit.answer``)."""
 
     experiment: Experiment
-    before: Experiment | None
+    answer: bytes = b""
 
 
 def asked(etag: str, request_id: str, actor: str) -> Asked:
@@ -106,10 +107,10 @@ class Changes:
             raise _taken(name) from None
         self._securing.soon(name)
         _say(name, None, transition, wanted)
-        return Done(transition.experiment, None)
+        return Done(transition.experiment)
 
-    def apply(self, name: str, wanted: Asked, move: Move) -> Done:
-        """Move an experiment on.
+    def apply(self, name: str, wanted: Asked, move: Move, tell: Tell = lambda _before: b"") -> Done:
+        """Move an experiment on. ``tell`` says of the one before what the answer has beside the experiment.
 
         Raises NotFound, NotAllowed, and Stale when the etag is another or others keep changing it.
         """
@@ -122,7 +123,7 @@ class Changes:
             now_ms = max(self._clock.now_ms(), before.update_time_ms)
             transition = move(before, stored.allocation, now_ms)
             if transition is None:
-                return Done(before, None)
+                return Done(before)
             audit = audit_record(
                 (before, stored.allocation),
                 transition,
@@ -131,12 +132,14 @@ class Changes:
                 previous_hash=stored.audit_hash,
                 now_ms=now_ms,
             )
+            answer = tell(before)
             commit = Commit(
                 stored.generation,
                 transition.experiment,
                 transition.allocation,
                 audit,
                 request_id=wanted.request_id,
+                answer=answer,
             )
             try:
                 self._store.commit(commit)
@@ -145,7 +148,7 @@ class Changes:
                 continue
             self._securing.soon(name)
             _say(name, before, transition, wanted)
-            return Done(transition.experiment, before)
+            return Done(transition.experiment, answer)
         raise Stale(
             f"{name} changed {ATTEMPTS} times while this was tried; read it again, then retry",
             resource=experiment_resource(name),
@@ -197,10 +200,9 @@ class Changes:
         )
 
     def _replayed(self, name: str, wanted: Asked) -> Done | None:
-        """The present experiment when a write with this id was done before."""
-        if not wanted.request_id or self._store.revision_of_request(name, wanted.request_id) is None:
-            return None
-        return Done(self.load(name).experiment, None)
+        """The present experiment, and what was told then, when a write with this id was done before."""
+        outcome = self._store.outcome_of(name, wanted.request_id) if wanted.request_id else None
+        return None if outcome is None else Done(self.load(name).experiment, outcome.answer)
 
 
 def missing(name: str) -> NotFound:

@@ -98,11 +98,14 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         def move(experiment: Experiment, allocation: Allocation, now_ms: int) -> Transition | None:
             return transitions.update(experiment, allocation, spec, now_ms)
 
-        done = self._changes.apply(spec.experiment, wanted, move)
-        changes = diff(done.before.spec, spec) if done.before else ()
-        return pb.UpdateExperimentResponse(
-            experiment=experiment_to_proto(done.experiment), changes=changes_to_proto(changes)
-        )
+        def tell(before: Experiment) -> bytes:
+            changes = changes_to_proto(diff(before.spec, spec))
+            return pb.UpdateExperimentResponse(changes=changes).SerializeToString()
+
+        done = self._changes.apply(spec.experiment, wanted, move, tell)
+        response = pb.UpdateExperimentResponse.FromString(done.answer)
+        response.experiment.CopyFrom(experiment_to_proto(done.experiment))
+        return response
 
     def DeleteExperiment(  # noqa: N802
         self, request: pb.DeleteExperimentRequest, context: grpc.ServicerContext

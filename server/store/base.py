@@ -50,7 +50,8 @@ class Commit:
     """One compare-and-set of an experiment.
 
     ``expected_generation`` 0 creates. With a ``fence`` the lease must still be held. ``audit`` (already chained)
-    is appended when given. ``request_id`` is remembered for a day with the revision that resulted.
+    is appended when given. ``request_id`` is remembered for a day with the revision that resulted and ``answer``, what
+    the caller told of it beside the experiment (opaque here).
     """
 
     expected_generation: int
@@ -59,6 +60,14 @@ class Commit:
     audit: AuditRecord | None = None
     fence: Fence | None = None
     request_id: str = ""
+    answer: bytes = b""
+
+
+class Outcome(NamedTuple):
+    """What a write with a request id came to: the revision that resulted, and the answer that it was committed with."""
+
+    revision: int
+    answer: bytes = b""
 
 
 @dataclass(slots=True)
@@ -202,8 +211,8 @@ class ControlStore(Protocol):
         that is lost; deleting with that number clears it away.
         """
 
-    def revision_of_request(self, name: str, request_id: str) -> int | None:
-        """Revision that the write with this request id led to, or None."""
+    def outcome_of(self, name: str, request_id: str) -> Outcome | None:
+        """What the write with this request id came to, or None."""
 
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """Audit records newest first, with sequence below ``before``."""

@@ -17,7 +17,7 @@ from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation
 from bandit.token import KeyRing
 from server.store import codec
-from server.store.base import Commit, Durability, Fence, Stored, Subscription
+from server.store.base import Commit, Durability, Fence, Outcome, Stored, Subscription
 from server.store.findings import Finding
 from server.store.keys import REQUEST_TTL_MS
 from server.store.memory_fed import MemoryFed
@@ -102,7 +102,8 @@ class MemoryStore(MemoryFed):
                 kept.audit.append(audit_row)
                 kept.audit_hash = audit.hash
             if commit.request_id:
-                kept.requests[commit.request_id] = (experiment.revision, self._clock_ms() + REQUEST_TTL_MS)
+                outcome = Outcome(experiment.revision, commit.answer)
+                kept.requests[commit.request_id] = outcome, self._clock_ms() + REQUEST_TTL_MS
             self._announce(experiment.name)
             return kept.generation
 
@@ -130,12 +131,12 @@ class MemoryStore(MemoryFed):
             self._kept.pop(name, None)
             self._announce(name)
 
-    def revision_of_request(self, name: str, request_id: str) -> int | None:
+    def outcome_of(self, name: str, request_id: str) -> Outcome | None:
         """See ControlStore."""
         with self._changed:
             kept = self._kept.get(name)
-            revision, until_ms = kept.requests.get(request_id, (0, 0)) if kept else (0, 0)
-            return revision if until_ms > self._clock_ms() else None
+            outcome, until_ms = kept.requests.get(request_id, (None, 0)) if kept else (None, 0)
+            return outcome if until_ms > self._clock_ms() else None
 
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """See ControlStore."""

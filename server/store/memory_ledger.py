@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bandit.log import EXPOSURES, Append, LogEntry
 from bandit.rollout.audit import GENESIS
-from server.store.base import Durability, Fence, FoldWrite, Shipment, WriterState
+from server.store.base import Durability, Fence, FoldWrite, Outcome, Shipment, WriterState
 from server.store.keys import REPLY_TTL_S, Keys
 from server.store.packed import split_offset
 from server.store.writes import FoldCall, Parts, assemble, fold_call
@@ -70,7 +70,7 @@ class Kept:
     allocations: dict[int, bytes] = field(default_factory=dict)
     audit: list[bytes] = field(default_factory=list)
     audit_hash: str = GENESIS
-    requests: dict[str, tuple[int, int]] = field(default_factory=dict)
+    requests: dict[str, tuple[Outcome, int]] = field(default_factory=dict)
     fence: int = 0
     lease: tuple[Fence, int] | None = None
     status: bytes | None = None

@@ -17,7 +17,7 @@ from bandit.rollout.audit import GENESIS, AuditRecord
 from bandit.rollout.state import Allocation
 from bandit.token import KeyRing
 from server.store import codec, scripts
-from server.store.base import Commit, Durability, Fence, Stored, Subscription
+from server.store.base import Commit, Durability, Fence, Outcome, Stored, Subscription
 from server.store.keys import REQUEST_TTL_MS, SECURED_MS, ExperimentKeys, Keys
 from server.store.link import Link
 from server.store.packed import reading, whole
@@ -122,7 +122,7 @@ class RedisControl:
             owner=commit.fence.owner if commit.fence else "",
             token=commit.fence.token if commit.fence else None,
             request=_digest(commit.request_id) if commit.request_id else b"",
-            revision=experiment.revision,
+            outcome=_packed(Outcome(experiment.revision, commit.answer)),
             not_after_ms=begun_ms + CHANGE_WITHIN_MS,
             remember_ms=REQUEST_TTL_MS,
         )
@@ -159,7 +159,7 @@ class RedisControl:
         if not ok:
             raise deletion_refusal(name, expected_generation, int(values[0]) if values else None)
 
-    def revision_of_request(self, name: str, request_id: str) -> int | None:
+    def outcome_of(self, name: str, request_id: str) -> Outcome | None:
         """See ControlStore."""
         keys, digest = self._keys.of(name), _digest(request_id)
         answers = self._link.batch(
@@ -169,12 +169,13 @@ class RedisControl:
         for answer in answers:
             if isinstance(answer, BanditError):
                 raise answer
-        revision, at, (seconds, micros) = answers
+        packed, at, (seconds, micros) = answers
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        if revision is None or at is None or float(at) + REQUEST_TTL_MS <= now_ms:
+        if packed is None or at is None or float(at) + REQUEST_TTL_MS <= now_ms:
             return None
         with reading(keys.requests):
-            return whole(revision)
+            revision, _, answer = packed.partition(b" ")
+            return Outcome(whole(revision), answer)
 
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """See ControlStore."""
@@ -355,6 +356,11 @@ def _number(raw: bytes | None) -> int:
 
 def _member(name: str) -> str:
     return f"{name}:{secrets.token_hex(8)}"
+
+
+def _packed(outcome: Outcome) -> bytes:
+    """As commit.lua keeps it: the revision alone, or with a space and the answer behind it."""
+    return b"%d %b" % outcome if outcome.answer else b"%d" % outcome.revision
 
 
 def _digest(request_id: str) -> bytes:

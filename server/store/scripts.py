@@ -44,7 +44,7 @@ class CommitCall:
     owner: str
     token: int | None
     request: bytes
-    revision: int
+    outcome: bytes
     not_after_ms: int
     remember_ms: int
 
@@ -99,7 +99,7 @@ def commit(link: Link, keys: ExperimentKeys, call: CommitCall, leftovers: Sequen
             call.owner,
             "" if call.token is None else call.token,
             call.request,
-            call.revision,
+            call.outcome,
             call.not_after_ms,
             call.remember_ms,
         ],

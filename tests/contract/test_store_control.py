@@ -27,7 +27,7 @@ def test_nothing_is_there_at_first(store: Store) -> None:
     assert store.allocations(name, 0) == []
     assert store.audit(name, None, 10) == []
     assert store.status(name) is None
-    assert store.revision_of_request(name, "r") is None
+    assert store.outcome_of(name, "r") is None
     assert store.acquire(name, "a", 1000) is None
     assert not store.learner_alive()
 
@@ -85,7 +85,7 @@ def test_a_commit_from_an_old_reading_changes_nothing(store: Store) -> None:
     with pytest.raises(Stale, match="generation 2, not 7"):
         store.commit(replace(following(old), expected_generation=7))
     assert stored(store, old.experiment.name) == now
-    assert store.revision_of_request(old.experiment.name, "r") is None
+    assert store.outcome_of(old.experiment.name, "r") is None
     assert store.audit(old.experiment.name, None, 9) == []
     assert store.version() == version
 
@@ -123,7 +123,7 @@ def test_an_experiment_made_again_is_another_one(store: Store) -> None:
     store.commit(following(new))
     with pytest.raises(Stale, match="made again"):
         store.commit(following(stored(store, old.experiment.name), experiment=old.experiment))
-    assert store.revision_of_request(old.experiment.name, "r") is None
+    assert store.outcome_of(old.experiment.name, "r") is None
 
 
 def test_what_does_not_fit_together_is_refused(store: Store) -> None:
@@ -184,7 +184,7 @@ def test_a_create_can_bring_the_first_audit_record(store: Store) -> None:
     first = replace(record(put(store, new_name())), action="created")
     store.commit(Commit(0, experiment, allocation, audit=first, request_id="r"))
     assert store.audit(experiment.name, None, 9) == [first]
-    assert store.revision_of_request(experiment.name, "r") == 1
+    assert store.outcome_of(experiment.name, "r") == (1, b"")
 
 
 def test_request_ids_are_remembered_for_a_day(store: Store) -> None:
@@ -193,9 +193,16 @@ def test_request_ids_are_remembered_for_a_day(store: Store) -> None:
     store.commit(following(now, request_id="r é \n {x}"))
     now = stored(store, name)
     store.commit(following(now, request_id="s"))
-    assert store.revision_of_request(name, "r é \n {x}") == 2
-    assert store.revision_of_request(name, "s") == 3
-    assert store.revision_of_request(name, "t") is None
+    assert store.outcome_of(name, "r é \n {x}") == (2, b"")
+    assert store.outcome_of(name, "s") == (3, b"")
+    assert store.outcome_of(name, "t") is None
+
+
+@pytest.mark.parametrize("answer", [b"", b" ", b"7 8", bytes(range(256)), bytes(100_000)])
+def test_what_was_answered_is_remembered_with_the_request_id(store: Store, answer: bytes) -> None:
+    now = put(store, new_name())
+    store.commit(following(now, request_id="r", answer=answer))
+    assert store.outcome_of(now.experiment.name, "r") == (2, answer)
 
 
 def test_deleting_needs_the_generation(store: Store) -> None:

@@ -366,17 +366,17 @@ def test_numbers_of_the_registry_must_be_numbers(remote: RedisStore, raw: Raw) -
 
 def test_request_ids_older_than_a_day_are_forgotten(remote: RedisStore, raw: Raw, used: Stored) -> None:
     name, keys = used.experiment.name, keys_of(remote, used)
-    assert remote.revision_of_request(name, "r") == 2
+    assert remote.outcome_of(name, "r") == (2, b"")
     ((digest, _),) = raw.client.zrange(keys.requested, 0, -1, withscores=True)
     raw.client.zadd(keys.requested, {digest: remote.now_ms() - 86_400_001})
-    assert remote.revision_of_request(name, "r") is None
+    assert remote.outcome_of(name, "r") is None
     assert raw.client.hlen(keys.requests) == 1
     remote.commit(following(used))
     assert raw.client.hlen(keys.requests) == 0
     raw.client.hset(keys.requests, digest, "many")
     raw.client.zadd(keys.requested, {digest: remote.now_ms()})
     with pytest.raises(CorruptStored, match="requests"):
-        remote.revision_of_request(name, "r")
+        remote.outcome_of(name, "r")
 
 
 def test_an_audit_of_rubbish_is_corrupt(remote: RedisStore, raw: Raw, used: Stored) -> None:

@@ -116,7 +116,7 @@ def test_a_commit_whose_reply_is_lost_shows_when_read_again(
         with pytest.raises(StoreUnavailable):
             store.commit(commit)
         assert line.requests == 1
-        assert store.revision_of_request(name, "r") == 2
+        assert store.outcome_of(name, "r") == (2, b"")
         found = stored(store, name)
         assert (found.generation, found.experiment.revision, found.audit_sequence) == (2, 2, 1)
         with pytest.raises(Stale):

@@ -37,7 +37,7 @@ def calls(store: RedisStore, name: str) -> dict[str, Callable[[], object]]:
         "commit": lambda: store.commit(following(now)),
         "create": lambda: store.commit(Commit(0, *fresh(new_name()))),
         "allocations": lambda: store.allocations(name, 0),
-        "revision_of_request": lambda: store.revision_of_request(name, "r"),
+        "outcome_of": lambda: store.outcome_of(name, "r"),
         "audit": lambda: store.audit(name, None, 9),
         "next_uid": store.next_uid,
         "reserve_issuers": lambda: store.reserve_issuers(1),

@@ -229,7 +229,7 @@ def test_a_request_id_makes_it_happen_once(
     after = store.load("answers")
     second = call(request_of({"request_id": "once"}))
     assert store.load("answers") == after
-    assert second.experiment == first.experiment
+    assert second == first
 
 
 @pytest.mark.parametrize(("method", "request_of", "state"), REMEMBERED, ids=REMEMBERED_IDS)
@@ -252,6 +252,26 @@ def test_a_reply_that_was_lost_is_found_again(
     assert call(request).experiment.etag == after.experiment.etag
     assert store.load("answers") == after
     assert len(store.audit("answers", None, 100)) == after.audit_sequence
+
+
+def test_an_update_sent_again_answers_the_changes_of_the_first(served: Serving, store: Faulty) -> None:
+    """The first reply is lost, then somebody else changes the spec: what this update changed is told all the same."""
+    prepare(served, store, "draft")
+    wanted = served.operate.DryRun(pb.DryRunRequest(spec=OTHER_SPEC)).changes
+    assert wanted
+
+    def lost(commit: Commit) -> int:
+        store.store.commit(commit)
+        raise StoreUnavailable("no answer")
+
+    store.instead["commit"] = lost
+    request = pb.UpdateExperimentRequest(spec=OTHER_SPEC, request_id="once")
+    refused(lambda: served.operate.UpdateExperiment(request), Code.UNAVAILABLE)
+    store.instead.clear()
+    other = served.operate.UpdateExperiment(pb.UpdateExperimentRequest(spec=spec_to_proto(spec())))
+    for _ in range(2):
+        again = served.operate.UpdateExperiment(request)
+        assert (again.changes, again.experiment) == (wanted, other.experiment)
 
 
 @EVERY

@@ -14,9 +14,9 @@ def test_request_ids_are_forgotten_after_a_day() -> None:
     now = put(store, new_name())
     store.commit(following(now, request_id="r"))
     clock.advance(86_399)
-    assert store.revision_of_request(now.experiment.name, "r") == 2
+    assert store.outcome_of(now.experiment.name, "r") == (2, b"")
     clock.advance(1)
-    assert store.revision_of_request(now.experiment.name, "r") is None
+    assert store.outcome_of(now.experiment.name, "r") is None
 
 
 def test_replies_are_kept_for_a_minute() -> None:

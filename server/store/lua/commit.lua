@@ -4,7 +4,7 @@
 --                 audit_hash, fence, sequence, sizes; no TTL
 -- KEYS[2]  zset   allocations that are no periods yet, by number; no TTL
 -- KEYS[3]  list   audit records, oldest first; no TTL
--- KEYS[4]  hash   digest of a request id -> revision; a day after its last write
+-- KEYS[4]  hash   digest of a request id -> its outcome; a day after its last write
 -- KEYS[5]  zset   digest of a request id by time in ms; a day after its last write
 -- KEYS[6]  hash   lease: owner, token; expires by itself
 -- KEYS[7]  string status; create only, like all keys after it: what an experiment of that name may have left behind
@@ -21,7 +21,7 @@
 -- ARGV[9]  owner of the lease that must be held
 -- ARGV[10] its token, or "" when no lease is needed
 -- ARGV[11] digest of the request id, or ""
--- ARGV[12] revision to remember for it
+-- ARGV[12] outcome to remember for it: the revision, or the revision, a space and the answer's bytes
 -- ARGV[13] last moment for the commit, Unix ms; after it version.lua may have announced it already
 -- ARGV[14] how long request ids are remembered, ms
 -- Returns {"ok", new generation}, or why nothing changed: {"exists"}, {"gone"}, {"generation", stored},
