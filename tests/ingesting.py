@@ -151,7 +151,8 @@ def poisons(world: World, seed: int = 0) -> list[tuple[str, bytes]]:
     """Twelve kinds of events that nobody can count, each with the reason of its dead letter."""
     random_ = random.Random(seed)
     token = base64.b64encode(world.token(10_000_000)).decode()
-    altered = base64.b64encode(world.token(10_000_001)[:-1] + b"\x00").decode()
+    good = world.token(10_000_001)
+    altered = base64.b64encode(good[:-1] + bytes([good[-1] ^ 1])).decode()
     return [
         ("NOT_UTF8", random_.randbytes(40).replace(b"\n", b"x") + b"\xff"),
         ("NOT_JSON", b'{"token": "' + token.encode()[:30]),
