@@ -1,7 +1,4 @@
-"""The same rewards through every door at once, on a real Valkey: gRPC, HTTP and a source; the same answer everywhere.
-
-Rows 16, 19 and 33 of the failure model.
-"""
+"""The same rewards through every door at once, on a real Valkey: gRPC, HTTP and a source; the same answer everywhere."""
 
 from __future__ import annotations
 

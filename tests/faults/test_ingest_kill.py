@@ -1,6 +1,6 @@
 """Real processes that read a source are killed with SIGKILL at every step, on a real Valkey: nothing lost, none twice.
 
-Rows 16, 20 and 21 of the failure model: events come one to five times, in any order, with twelve kinds of poison among
+Events come one to five times, in any order, with twelve kinds of poison among
 them. Sums, dead letters and accounts are compared with ``==`` with integers that this test counts itself.
 """
 
