@@ -1,4 +1,4 @@
-"""The same rewards through every door at once, on a real Valkey: gRPC, HTTP and a source; the same answer everywhere."""
+"""The same rewards through every door at once, on a real Valkey: gRPC, HTTP, a source; one answer everywhere."""
 
 from __future__ import annotations
 
