@@ -129,16 +129,14 @@ def main() -> None:
     given = parser.parse_args()
     world = worlds[given.world]
     baseline = BASELINES.get(world.name, "stationary")
-    lines = []
+    lines: list[dict[str, Any]] = []
+    paired = given.theirs
     if not world.delays and not world.lowest:
+        paired = min(given.theirs, 2 * given.ours)
         chance = np.random.default_rng((given.seed, *world.name.encode()))
-        lines.append(
-            {
-                "line": "Beta(1, 1), compiled",
-                **told(compiled(means_at(world), world.batch, given.theirs, chance)),
-            }
-        )
-    theirs = found(world, Pooled, min(given.theirs, 2 * given.ours), given.seed, given.seconds)
+        many = compiled(means_at(world), world.batch, given.theirs, chance)
+        lines.append({"line": "Beta(1, 1), compiled", **told(many)})
+    theirs = found(world, Pooled, paired, given.seed, given.seconds)
     lines.append({"line": "Beta(1, 1)", **told(theirs)})
     for name, lost in recorded(world, given.seed).items():
         lines.append({"line": f"Beta(1, 1) minus {name}", **apart(theirs, lost)})
