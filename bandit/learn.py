@@ -120,10 +120,13 @@ def open_periods(ledger: Ledger, allocations: Iterable[Allocation], experiment: 
     return changed
 
 
-def newest_allocation(entries: Sequence[LogEntry]) -> int:
-    """Highest allocation number that the entries speak of, 0 for none: the writer must know its period first."""
+def newest_allocation(entries: Sequence[LogEntry], uid: int) -> int:
+    """Highest allocation number that entries of this experiment speak of, 0 for none: the writer must know its period
+    first."""
     newest = 0
     for entry in entries:
+        if _is_foreign(entry, uid):
+            continue
         if entry.kind == EXPOSURES:
             records = _exposures(entry)
         else:
@@ -135,12 +138,21 @@ def newest_allocation(entries: Sequence[LogEntry]) -> int:
 
 
 def fold(entries: Sequence[LogEntry], experiment: Experiment, ledger: Ledger, seen: Seen) -> Folding:
-    """Fold entries of one experiment, oldest first, into the ledger and marks."""
+    """Fold entries of one experiment, oldest first, into the ledger and marks.
+
+    Those accepted for another experiment of its name, which was deleted by then, are rejected and counted nowhere.
+    """
     folding = Folding()
     places = Places(ledger)
     rewards: list[LogEntry] = []
     for entry in entries:
-        if entry.kind == EXPOSURES:
+        if _is_foreign(entry, experiment.uid):
+            if entry.reply:
+                found = pieces_of(entry)
+                folding.replies[entry.reply] = bytes([OUTCOME_REJECTED]) * (
+                    len(found.records) if found else 1
+                )
+        elif entry.kind == EXPOSURES:
             _fold_exposures(entry, places, seen, folding)
         elif pieces_of(entry) is not None:
             rewards.append(entry)
@@ -152,6 +164,10 @@ def fold(entries: Sequence[LogEntry], experiment: Experiment, ledger: Ledger, se
     if rewards:
         _fold_rewards(rewards, experiment, ledger, seen, folding)
     return folding
+
+
+def _is_foreign(entry: LogEntry, uid: int) -> bool:
+    return entry.uid not in (0, uid)
 
 
 def _exposures(entry: LogEntry) -> Records | None:

@@ -36,7 +36,8 @@ def kind_of(kind: bytes, features: int) -> bytes:
 class LogEntry(NamedTuple):
     """One entry: ``id`` is its place ("milliseconds-sequence"), ``reply`` names who waits for outcomes (or b"").
 
-    ``source`` names the source of rewards that brought it, b"" for the reward service.
+    ``source`` names the source of rewards that brought it, b"" for the reward service. ``uid``: the experiment it was
+    accepted for; 0 where the store saw to that, or an older version wrote it.
     """
 
     id: str
@@ -44,6 +45,7 @@ class LogEntry(NamedTuple):
     payload: bytes
     reply: bytes = b""
     source: bytes = b""
+    uid: int = 0
 
     @property
     def time_ms(self) -> int:
@@ -52,9 +54,10 @@ class LogEntry(NamedTuple):
 
 
 class Append(NamedTuple):
-    """One entry to append to an experiment's log."""
+    """One entry to append to an experiment's log; ``uid`` is the experiment's: no other of its name counts it."""
 
     experiment: str
+    uid: int
     kind: bytes
     payload: bytes
     reply: bytes = b""

@@ -105,7 +105,7 @@ class Writer:
     def knows(self, entries: Sequence[LogEntry]) -> bool:
         """True when every allocation that the entries speak of has its period; else :meth:`sync` first."""
         newest = max((period.last for period in self.state.ledger.periods.values()), default=0)
-        return newest_allocation(entries) <= newest
+        return newest_allocation(entries, self.stored.experiment.uid) <= newest
 
     def fold(self, entries: Sequence[LogEntry]) -> Folding:
         """Fold the entries and write the result. Raises Stale when another writer was quicker."""

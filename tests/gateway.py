@@ -85,7 +85,10 @@ class Gateway:
         self.rewarded += len(records)
         payload = exposure_entry(self.issuer, table.epoch, first, b"".join(exposures))
         self.store.append(
-            [Append(self.name, EXPOSURES, payload), Append(self.name, REWARDS, b"".join(records))]
+            [
+                Append(self.name, table.uid, EXPOSURES, payload),
+                Append(self.name, table.uid, REWARDS, b"".join(records)),
+            ]
         )
 
     def _records(

@@ -130,7 +130,7 @@ class World:
 
     def report(self) -> None:
         """A reward of each decision that has none yet, through the door of the reward service."""
-        entries = [Append(NAME, REWARDS, event) for event in self.events[self.fed :]]
+        entries = [Append(NAME, self.uid, REWARDS, event) for event in self.events[self.fed :]]
         self.doubt.remember(entries, self.store.append(entries))
         self.acknowledged += len(entries)
         del self.events[self.fed :]

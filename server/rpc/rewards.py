@@ -36,7 +36,7 @@ from server.rpc.convert import duration, reward_event
 from server.rpc.counting import ServiceTelemetry, Uncounted
 from server.rpc.doubt import Doubt
 from server.rpc.tally import NOWHERE, Tally
-from server.snapshot import Snapshot, SnapshotKeeper
+from server.snapshot import Entry, Snapshot, SnapshotKeeper
 from server.store.base import Durability, Store
 from server.store.fed import LATE, RECEIVED, REJECTED
 
@@ -79,8 +79,9 @@ _OUTCOMES = {
 
 @dataclass(slots=True)
 class _Batch:
-    """Records of one experiment and kind out of one call, and the places of their events."""
+    """Records of one experiment and kind out of one call, and the places of their events; ``uid``: the experiment's."""
 
+    uid: int
     records: list[bytes] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     reply: bytes = b""
@@ -137,7 +138,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         batches = self._sort(snapshot, request, results)
         safe = self._append(batches, results, request.durability) if batches else pb.DURABILITY_UNSPECIFIED
         if self._tally is not None:
-            _account(self._tally, snapshot, batches, results)
+            _account(self._tally, batches, results)
         if batches and request.wait and self._waiting.acquire(blocking=False):
             try:
                 self._await(batches, results, context)
@@ -164,27 +165,24 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         now_ms = self._clock.now_ms()
         for place, event in enumerate(request.events):
             try:
-                name, record = self._accept(snapshot, event, now_ms)
+                entry, record = self._accept(snapshot, event, now_ms)
             except Rejected as error:
                 results[place] = _refused(error)
                 continue
-            batch = batches.get((name, record.kind))
+            key = (entry.table.name, record.kind)
+            batch = batches.get(key)
             if batch is None:
-                batch = batches[name, record.kind] = _Batch(
-                    reply=secrets.token_bytes(REPLY_BYTES) if request.wait else b""
-                )
+                reply = secrets.token_bytes(REPLY_BYTES) if request.wait else b""
+                batch = batches[key] = _Batch(entry.experiment.uid, reply=reply)
             batch.records.append(record.pack())
             batch.places.append(place)
         return batches
 
     def _accept(
         self, snapshot: Snapshot, event: pb.RewardEvent, now_ms: int
-    ) -> tuple[str, RewardRecord | Amendment]:
+    ) -> tuple[Entry, RewardRecord | Amendment]:
         """The experiment and the record. Raises Rejected, and StoreUnavailable when our snapshot is too old to tell."""
-        entry, record = accept(
-            self._keeper, snapshot, event.token, event.experiment, reward_event(event), now_ms
-        )
-        return entry.table.name, record
+        return accept(self._keeper, snapshot, event.token, event.experiment, reward_event(event), now_ms)
 
     def _append(
         self, batches: Batches, results: list[pb.RewardResult], wanted: pb.Durability.ValueType
@@ -196,7 +194,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
                 "durability", f"{wanted} is none; send MEMORY, REPLICATED, FSYNCED or none"
             )
         entries = [
-            Append(name, kind, b"".join(batch.records), batch.reply)
+            Append(name, batch.uid, kind, b"".join(batch.records), batch.reply)
             for (name, kind), batch in batches.items()
         ]
         began = perf_counter()
@@ -228,13 +226,13 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
                     results[index] = _OUTCOMES.get(outcome, _ACCEPTED)
 
 
-def _account(tally: Tally, snapshot: Snapshot, batches: Batches, results: list[pb.RewardResult]) -> None:
+def _account(tally: Tally, batches: Batches, results: list[pb.RewardResult]) -> None:
     """Tell the tally what became of a call's events, before anybody waits for more."""
     left = len(results)
     for (name, _), batch in batches.items():
         count = len(batch.places)
         left -= count
-        tally.add((name, snapshot.entries[name].experiment.uid), Counter({RECEIVED: count}))
+        tally.add((name, batch.uid), Counter({RECEIVED: count}))
     if left:
         late = sum(each.outcome == pb.REWARD_OUTCOME_LATE for each in results)
         tally.add(NOWHERE, Counter({RECEIVED: left, LATE: late, REJECTED: left - late}))

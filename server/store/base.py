@@ -284,7 +284,8 @@ class LedgerStore(Protocol):
     def append(self, entries: Sequence[Append]) -> list[str]:
         """Append entries in order; returns their ids, all durable as the store is configured.
 
-        The id is "" for an entry whose experiment does not exist (it was deleted): that entry is dropped.
+        The id is "" for an entry whose experiment does not exist (it was deleted): that entry is dropped. Another of
+        its name takes it into its log with the uid that it has, and folding passes it over.
         On StoreUnavailable some may have been taken; append all again (folding drops repeats).
         """
 

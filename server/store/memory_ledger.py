@@ -104,7 +104,8 @@ class MemoryLedger:
                     ids.append("")
                     continue
                 place, id_ = self._next_id()
-                kept.log.append((place, LogEntry(id_, bytes(entry.kind), bytes(entry.payload), entry.reply)))
+                made = LogEntry(id_, bytes(entry.kind), bytes(entry.payload), entry.reply, uid=entry.uid)
+                kept.log.append((place, made))
                 ids.append(id_)
             self._changed.notify_all()
             return ids

@@ -18,8 +18,10 @@ from server.store.packed import reading, whole
 from server.store.redis_fed import SOURCE_FIELD
 from server.store.writes import Parts, assemble, fold_call, sizes
 
-# Second field of a log entry: who waits for its outcomes.
+# Fields of a log entry behind its kind: who waits for its outcomes, and the experiment's uid. Not checked by a script:
+# in a cluster an append then needs one key alone, which can be written while the slot of all keys is half moved.
 _REPLY = b""
+_UID = b"u"
 _PAGES_A_CALL = 1000
 _COUNTED_A_CALL = 1000
 _MOST_COUNTED = 10_000
@@ -64,7 +66,7 @@ class RedisLedger:
             if not entry.kind:
                 raise ValueError(f"an entry for {entry.experiment} has no kind")
             command: list[Argument] = ["XADD", self._keys.of(entry.experiment).log, "NOMKSTREAM", "*"]
-            command += [entry.kind, entry.payload]
+            command += [entry.kind, entry.payload, _UID, entry.uid]
             commands.append([*command, _REPLY, entry.reply] if entry.reply else command)
         return commands
 
@@ -247,4 +249,12 @@ def _entry(id_: bytes, fields: Mapping[bytes, bytes] | None) -> LogEntry:
     kind, payload = next(iter(fields.items()), (b"", b"")) if fields else (b"", b"")
     if not fields:
         return LogEntry(id_.decode(), kind, payload)
-    return LogEntry(id_.decode(), kind, payload, fields.get(_REPLY, b""), fields.get(SOURCE_FIELD, b""))
+    uid = fields.get(_UID, b"")
+    return LogEntry(
+        id_.decode(),
+        kind,
+        payload,
+        fields.get(_REPLY, b""),
+        fields.get(SOURCE_FIELD, b""),
+        int(uid) if uid.isdigit() else 0,
+    )

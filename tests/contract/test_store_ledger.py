@@ -16,6 +16,7 @@ from bandit.ledger import ONE, Cells
 from bandit.log import EXPOSURES, REWARDS, START, Append
 from bandit.seen import BucketKey, Page, PageKey
 from server.store.base import Durability, FoldWrite, RewardCounts, Shipment, Store
+from server.store.fed import Feed
 from tests.conftest import Kept
 from tests.stores import (
     LAYOUT,
@@ -33,7 +34,7 @@ from tests.stores import (
 
 
 def entries(name: str, count: int, first: int = 0) -> list[Append]:
-    return [Append(name, REWARDS, b"payload %d" % index) for index in range(first, first + count)]
+    return [Append(name, 7, REWARDS, b"payload %d" % index) for index in range(first, first + count)]
 
 
 def test_an_experiment_without_folds_has_no_writer(store: Store) -> None:
@@ -44,9 +45,9 @@ def test_an_experiment_without_folds_has_no_writer(store: Store) -> None:
 def test_the_log_gives_back_what_was_appended_in_order(store: Store) -> None:
     name, other = (put(store, new_name()).experiment.name for _ in range(2))
     sent = [
-        Append(name, EXPOSURES, b"\x00\xff\r\n"),
-        Append(other, REWARDS, b"", reply=b"\x00who"),
-        Append(name, REWARDS, bytes(range(256)), reply=b"r"),
+        Append(name, 7, EXPOSURES, b"\x00\xff\r\n"),
+        Append(other, 7, REWARDS, b"", reply=b"\x00who"),
+        Append(name, 7, REWARDS, bytes(range(256)), reply=b"r"),
     ]
     ids = store.append(sent)
     assert ids[0] != ids[2]
@@ -114,10 +115,21 @@ def test_what_does_not_exist_takes_no_entries_and_comes_not_back(store: Store) -
     assert store.load_writer(gone) is None
 
 
+@pytest.mark.parametrize("wanted", list(Durability))
+def test_an_entry_names_the_experiment_it_is_of(store: Store, wanted: Durability) -> None:
+    name = put(store, new_name()).experiment.name
+    store.append_kept(
+        [Append(name, 7, REWARDS, b"a", b"who"), Append(name, (1 << 32) - 1, REWARDS, b"b")], wanted
+    )
+    assert store.feed(Feed(name, 7, "orders", [(REWARDS, b"c")])).taken
+    found = [(entry.payload, entry.reply, entry.uid) for entry in store.read({name: START}, 9, 0)[name]]
+    assert found == [(b"a", b"who", 7), (b"b", b"", (1 << 32) - 1), (b"c", b"", 0)]
+
+
 def test_an_entry_needs_a_kind(store: Store) -> None:
     name = put(store, new_name()).experiment.name
     with pytest.raises(ValueError, match="kind"):
-        store.append([Append(name, b"", b"x")])
+        store.append([Append(name, 7, b"", b"x")])
     assert store.behind(name, START) == 0
 
 
@@ -362,7 +374,7 @@ def test_exposures_of_what_is_gone_are_taken_by_nobody(store: Store) -> None:
 @pytest.mark.parametrize("wanted", list(Durability))
 def test_an_append_says_how_safe_it_is(kept: Kept, wanted: Durability) -> None:
     store, name = kept.store, put(kept.store, new_name()).experiment.name
-    ids, safe = store.append_kept([*entries(name, 3), Append(new_name(), REWARDS, b"x")], wanted)
+    ids, safe = store.append_kept([*entries(name, 3), Append(new_name(), 7, REWARDS, b"x")], wanted)
     assert safe in (wanted, Durability.MEMORY)
     assert ids[3] == ""
     assert [entry.id for entry in store.read({name: START}, 9, 0)[name]] == ids[:3]

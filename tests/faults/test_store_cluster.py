@@ -64,7 +64,7 @@ class Appending:
         while not self._stop.is_set():
             payload = b"%d" % number
             try:
-                (place,) = self._store.append([Append(self._name, REWARDS, payload)])
+                (place,) = self._store.append([Append(self._name, 7, REWARDS, payload)])
                 assert place
                 self.taken.append(payload)
             except BanditError as error:
@@ -106,10 +106,10 @@ def test_a_slot_that_is_half_moved_is_read_and_written_where_its_keys_are(
 ) -> None:
     name = put(many, new_name()).experiment.name
     slot, owner, another = owner_and_another(shaken, many, name)
-    many.append([Append(name, REWARDS, b"before")])
+    many.append([Append(name, 7, REWARDS, b"before")])
     shaken.move(slot, owner, another, finish=False)
     try:
-        assert many.append([Append(name, REWARDS, b"during")]) != [""]
+        assert many.append([Append(name, 7, REWARDS, b"during")]) != [""]
         assert many.load(name) is not None
         assert many.names().count(name) == 1
         assert many.load_many([name])[name] == many.load(name)

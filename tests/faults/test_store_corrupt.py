@@ -68,7 +68,7 @@ def used(remote: RedisStore) -> Stored:
     assert fence is not None
     assert remote.put_status(name, b"status", fence)
     assert remote.put_report(name, b"report", fence)
-    remote.append([Append(name, REWARDS, b"x")])
+    remote.append([Append(name, 7, REWARDS, b"x")])
     assert remote.ship([Shipment(name, 7, 1, 0, 10, b"x")]) == [10]
     assert remote.feed(Feed(name, 7, "orders", counts={RECEIVED: 1})).taken
     assert remote.fold(name, full_write(expected_sequence=0))
@@ -306,7 +306,7 @@ def test_strange_log_entries_are_passed_on_and_hurt_nobody(remote: RedisStore, r
     raw.client.xadd(odd.log, {"": "no kind"})
     raw.client.delete(broken.log)
     raw.client.set(broken.log, "no stream")
-    ids = remote.append([Append(name, REWARDS, b"x") for name in names])
+    ids = remote.append([Append(name, 7, REWARDS, b"x") for name in names])
     assert [bool(id_) for id_ in ids] == [True, False, True]
     for block_ms in (0, 30):
         found = remote.read(dict.fromkeys(names, START), 10, block_ms)

@@ -169,12 +169,9 @@ def test_a_part_of_a_ledger_that_is_gone_is_noticed_and_not_begun_anew(tmp_path:
 def test_a_primary_whose_replica_is_silent_stops_to_write(tmp_path: Path) -> None:
     """Fault 8, with the settings that `doctor` asks for; what was refused was not done."""
     with Pair(tmp_path).up() as pair, contextlib.closing(RedisStore(pair.url)) as store:
-        put_running(store, NAME)
-        assert (
-            store.append_kept([Append(NAME, REWARDS, b"a")], Durability.REPLICATED)[1]
-            is Durability.REPLICATED
-        )
-        assert store.append_kept([Append(NAME, REWARDS, b"b")], Durability.FSYNCED)[1] is Durability.FSYNCED
+        uid = put_running(store, NAME).experiment.uid
+        for wanted in (Durability.REPLICATED, Durability.FSYNCED):
+            assert store.append_kept([Append(NAME, uid, REWARDS, b"a")], wanted)[1] is wanted
         assert store.secured(NAME) is Durability.FSYNCED
         pair.primary.admin.config_set("min-replicas-max-lag", 1)
         pair.primary.admin.config_set("min-replicas-to-write", 1)
@@ -182,7 +179,7 @@ def test_a_primary_whose_replica_is_silent_stops_to_write(tmp_path: Path) -> Non
 
         def refused() -> bool:
             try:
-                _, safe = store.append_kept([Append(NAME, REWARDS, b"c")], Durability.REPLICATED)
+                _, safe = store.append_kept([Append(NAME, uid, REWARDS, b"c")], Durability.REPLICATED)
             except StoreUnavailable as error:
                 return "too few replicas" in str(error)
             assert safe is Durability.MEMORY  # it is taken, and the answer does not claim more
@@ -191,9 +188,9 @@ def test_a_primary_whose_replica_is_silent_stops_to_write(tmp_path: Path) -> Non
         until(refused, "the lag is noticed")
         length = pair.primary.admin.xlen(store._keys.of(NAME).log)
         with pytest.raises(StoreUnavailable, match="too few replicas"):
-            store.ship([Shipment(NAME, load(store, NAME).experiment.uid, 1, 0, 1, b"x")])
+            store.ship([Shipment(NAME, uid, 1, 0, 1, b"x")])
         with pytest.raises(StoreUnavailable, match="too few replicas"):
-            store.append([Append(NAME, REWARDS, b"d")])
+            store.append([Append(NAME, uid, REWARDS, b"d")])
         assert pair.primary.admin.xlen(store._keys.of(NAME).log) == length
 
 

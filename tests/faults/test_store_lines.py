@@ -96,7 +96,7 @@ def test_a_request_whose_reply_is_lost_is_executed_once(
         assert store.load(name) is not None
         line.lose, line.cut = b"the-only-one", cut
         with pytest.raises(StoreUnavailable):
-            store.append([Append(name, REWARDS, b"the-only-one")])
+            store.append([Append(name, 7, REWARDS, b"the-only-one")])
         assert line.requests == 1
         assert own.behind(name, START) == 1
 
@@ -158,7 +158,7 @@ def test_threads_never_see_the_answers_of_others(own: RedisStore, admin: Any) ->
                 found = own.load(name)
                 if found is None or found.experiment.name != name:
                     wrong.append(found)
-                own.append([Append(name, REWARDS, f"{name} {turn}".encode())])
+                own.append([Append(name, 7, REWARDS, f"{name} {turn}".encode())])
                 wrong.extend(
                     entry
                     for entry in own.read({name: START}, 500, 0)[name]

@@ -50,7 +50,7 @@ def calls(store: RedisStore, name: str) -> dict[str, Callable[[], object]]:
         "status": lambda: store.status(name),
         "report": lambda: store.report(name),
         "now_ms": store.now_ms,
-        "append": lambda: store.append([Append(name, REWARDS, b"x")]),
+        "append": lambda: store.append([Append(name, 7, REWARDS, b"x")]),
         "read": lambda: store.read({name: START}, 9, 0),
         "read, waiting": lambda: store.read({name: f"{now.experiment.create_time_ms * 2}-0"}, 9, 50),
         "behind": lambda: store.behind(name, START),
@@ -156,10 +156,10 @@ def test_a_full_server_takes_no_rewards_but_obeys_operators(own: RedisStore, adm
     """Cases C406 and C407: appends are refused whole; folding, leases, stopping and rolling back go on."""
     now = put(own, new_name())
     name = now.experiment.name
-    sent = own.append([Append(name, REWARDS, bytes(1000))] * 50)
+    sent = own.append([Append(name, 7, REWARDS, bytes(1000))] * 50)
     admin.config_set("maxmemory", 1)
     with pytest.raises(StoreUnavailable, match="memory is full"):
-        own.append([Append(name, REWARDS, b"x")] * 3)
+        own.append([Append(name, 7, REWARDS, b"x")] * 3)
     assert own.behind(name, START) == 50
     fence = own.acquire(name, "a", 60_000)
     assert fence is not None
@@ -189,7 +189,7 @@ def test_a_replica_takes_no_writes_and_is_found_out(own: RedisStore, admin: Any)
     admin.replicaof("127.0.0.1", 1)
     for call in (
         lambda: own.commit(following(now)),
-        lambda: own.append([Append(now.experiment.name, REWARDS, b"x")]),
+        lambda: own.append([Append(now.experiment.name, 7, REWARDS, b"x")]),
     ):
         with pytest.raises(StoreUnavailable, match="replica"):
             call()

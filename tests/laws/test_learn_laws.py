@@ -16,6 +16,8 @@ from bandit.counting import layout_of
 from bandit.learn import fold, newest_allocation, open_periods
 from bandit.ledger import ONE, S1, S2_HIGH, S2_LOW, Ledger, N, fold_block, quantise, table
 from bandit.log import (
+    AMENDMENTS,
+    CORRECT,
     EXPOSURE,
     EXPOSURES,
     OUTCOME_APPLIED,
@@ -28,7 +30,7 @@ from bandit.log import (
     exposure_entry,
 )
 from bandit.reading import read
-from bandit.reward import RewardRecord
+from bandit.reward import Amendment, RewardRecord
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import reallocate
 from bandit.seen import Seen, fingerprint, fingerprints
@@ -199,6 +201,27 @@ def test_poison_is_counted_and_passed_over() -> None:
     assert folding.outcomes[OUTCOME_REJECTED] == 9
 
 
+def test_what_was_accepted_for_another_experiment_of_the_name_is_counted_nowhere() -> None:
+    """It was deleted and made again before the entry came: uids tell, for allocations begin at 1 again."""
+    experiment, allocations, ledger = world()
+    first = RewardRecord(1, 1, 1, NOW, allocations[0].number, ONE, 0, 1, 0)
+    amended = Amendment(first._replace(number=2), 1, 9, CORRECT)
+    uid, seen = experiment.uid, Seen()
+    sent = [
+        entry(NOW + 1, REWARDS, first.pack() * 3, b"a")._replace(uid=uid + 1),
+        entry(NOW + 2, AMENDMENTS, amended.pack(), b"b")._replace(uid=uid - 1, source=b"orders"),
+        entry(NOW + 3, REWARDS, b"junk", b"c")._replace(uid=uid + 1),
+        entry(NOW + 4, REWARDS, first.pack(), b"d")._replace(uid=uid),
+        entry(NOW + 5, REWARDS, first._replace(number=3).pack(), b"e"),
+    ]
+    folding = fold(sent, experiment, ledger, seen)
+    told = {name: list(outcomes) for name, outcomes in folding.replies.items()}
+    rejected, applied = [OUTCOME_REJECTED], [OUTCOME_APPLIED]
+    assert told == {b"a": rejected * 3, b"b": rejected, b"c": rejected, b"d": applied, b"e": applied}
+    assert folding.outcomes.sum() == folding.outcomes[OUTCOME_APPLIED] == 2
+    assert ledger.periods[allocations[0].number].cells.sums[..., N].sum() == 2
+
+
 def test_foreign_ids_count_once_and_go_to_the_period_of_their_time() -> None:
     experiment, allocations, ledger = world(rewards_without_token=True)
     seen = Seen()
@@ -228,8 +251,10 @@ def test_the_writer_knows_which_allocation_it_must_have() -> None:
     world()
     reward = RewardRecord(1, 1, 1, NOW, 17, 5, 0, 1, 0).pack()
     exposure = exposure_entry(1, 1, 0, EXPOSURE.pack(23, 0, 0, 0))
-    assert newest_allocation([entry(1, REWARDS, reward), entry(2, EXPOSURES, exposure)]) == 23
-    assert newest_allocation([entry(1, REWARDS, b"junk")]) == 0
+    entries = [entry(1, REWARDS, reward), entry(2, EXPOSURES, exposure)]
+    assert newest_allocation(entries, 7) == 23
+    assert newest_allocation([entries[0], entries[1]._replace(uid=8)], 7) == 17
+    assert newest_allocation([entry(1, REWARDS, b"junk")], 7) == 0
 
 
 def test_fingerprints_agree_and_tell_values_apart() -> None:

@@ -18,16 +18,19 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+UIDS = {"answers": 7, "other": 8}
+
+
 @pytest.fixture
 def store() -> Faulty:
     made = Faulty(MemoryStore())
-    put(made.store, "answers")
-    put(made.store, "other", uid=8)
+    for name, uid in UIDS.items():
+        put(made.store, name, uid=uid)
     return made
 
 
 def taken(doubt: Doubt, store: Faulty, *payloads: bytes, name: str = "answers") -> None:
-    entries = [Append(name, REWARDS, payload) for payload in payloads]
+    entries = [Append(name, UIDS[name], REWARDS, payload) for payload in payloads]
     doubt.remember(entries, store.store.append(entries))
 
 

@@ -34,7 +34,7 @@ class Log:
 
 
 def entries(name: str, count: int = 1) -> list[Append]:
-    return [Append(name, REWARDS, str(index).encode()) for index in range(count)]
+    return [Append(name, 7, REWARDS, str(index).encode()) for index in range(count)]
 
 
 def ids(name: str, count: int = 1) -> list[str]:

@@ -275,6 +275,20 @@ def test_a_fresh_token_of_an_epoch_not_seen_yet_is_to_be_sent_again(ground: Grou
     assert ground.report(event(token))[0].outcome == ACCEPTED
 
 
+def test_an_entry_names_the_experiment_that_this_server_knew(ground: Ground) -> None:
+    """It has not heard yet that the experiment was deleted and made again; allocations have the same numbers."""
+    now = put_running(ground.store)
+    ground.keeper.poll()
+    ground.store.store.delete("answers", now.generation)
+    again = put_running(ground.store)
+    ground.report(event(ground.token(now)))
+    ground.keeper.poll()
+    ground.report(event(ground.token(again)))
+    uids = [entry.uid for entry in ground.store.store.read({"answers": "0-0"}, 9, 0)["answers"]]
+    assert uids == [now.experiment.uid, again.experiment.uid]
+    assert uids[0] != uids[1]
+
+
 def test_tokens_of_a_deleted_experiment_are_rejected_at_once_or_soon(ground: Ground) -> None:
     now = put_running(ground.store)
     ground.keeper.poll()

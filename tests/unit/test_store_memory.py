@@ -34,8 +34,8 @@ def test_ids_of_the_log_never_go_back_when_the_clock_does() -> None:
     clock = FakeClock()
     store = MemoryStore(clock.now_ms)
     name = put(store, new_name()).experiment.name
-    first = store.append([Append(name, REWARDS, b"x")])
+    first = store.append([Append(name, 7, REWARDS, b"x")])
     clock.advance(-10)
-    second = store.append([Append(name, REWARDS, b"y")])
+    second = store.append([Append(name, 7, REWARDS, b"y")])
     assert store.behind(name, first[0]) == 1
     assert store.behind(name, second[0]) == 0
