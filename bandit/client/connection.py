@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
-from bandit.client.errors import UnexpectedAnswer, answered, from_rpc
+from bandit.client.errors import answered, from_rpc
 from bandit.client.pages import pages
 from bandit.client.retries import channel_options
+from bandit.client.rewards import Reported, report
 from bandit.ids import arm_resource, experiment_resource, parse_name
 from bandit.v1 import (
     decision_service_pb2,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from bandit.spec.model import ExperimentSpec
     from bandit.v1 import spec_pb2
 
-MAX_EVENTS = 1000
 MAX_UNITS = 10_000
 DEFAULT_TIMEOUT_S = 10.0
 # A quiet stream is opened anew after this long, so that a dead connection is noticed.
@@ -126,25 +126,21 @@ class Client:
         )
 
     def report_rewards(
-        self, events: Iterable[reward_service_pb2.RewardEvent], *, wait: bool = False
-    ) -> list[reward_service_pb2.RewardResult]:
+        self, events: Iterable[reward_service_pb2.RewardEvent], *, wait: bool = False, durability: str = ""
+    ) -> Reported:
         """What became of each event, in order. ``wait``: until it is counted, as long as the timeout allows.
 
+        ``durability``: how safe they are to be before the answer: ``memory``, ``replicated``, ``fsynced``, or as the
+        server is configured; what was reached is in the answer's ``durability``.
         Sent in batches of 1000. After an error send all again: what was counted is not counted twice.
         """
-        todo = list(events)
-        results: list[reward_service_pb2.RewardResult] = []
-        for start in range(0, len(todo), MAX_EVENTS):
-            batch = todo[start : start + MAX_EVENTS]
-            request = reward_service_pb2.ReportRewardsRequest(events=batch, wait=wait)
-            reply = self._call(self._rewards.ReportRewards, request)
-            if len(reply.results) != len(batch):
-                raise UnexpectedAnswer(
-                    f"{self.target} answered {len(reply.results)} results for {len(batch)} rewards; send them again "
-                    "to a banditd of this version"
-                )
-            results += reply.results
-        return results
+
+        def send(
+            request: reward_service_pb2.ReportRewardsRequest,
+        ) -> reward_service_pb2.ReportRewardsResponse:
+            return self._call(self._rewards.ReportRewards, request)
+
+        return report(send, events, wait=wait, durability=durability, target=self.target)
 
     def report_reward(
         self, token: bytes, metric: str, value: float, *, wait: bool = False

@@ -29,6 +29,12 @@ _FATE = {
     "late": "it came after the attribution window and is not counted",
     "rejected": "it is not counted",
 }
+_LEVELS = ("memory", "replicated", "fsynced")
+_SAFE = {
+    "memory": "it is in the store's memory",
+    "replicated": "a replica has it too",
+    "fsynced": "it is on the store's disk",
+}
 _COUNTED = frozenset({"accepted", "applied", "duplicate"})
 
 
@@ -175,6 +181,12 @@ def _event(
     help="Order among corrections: the highest stands. Left out: the time of this call.",
 )
 @click.option("--wait", is_flag=True, help="Wait until it is counted.")
+@click.option(
+    "--durability",
+    type=click.Choice(_LEVELS),
+    default=None,
+    help="How safe it is to be before the answer, which says what was reached; left out: as the server has it.",
+)
 @click.pass_obj
 def reward(
     invocation: Invocation,
@@ -189,6 +201,7 @@ def reward(
     retract: bool,
     sequence: int | None,
     wait: bool,
+    durability: str | None,
 ) -> int:
     """Report, correct or retract one reward or cost.
 
@@ -218,16 +231,22 @@ def reward(
         event.experiment = experiment_resource(experiment or "")
         event.arm, event.unit = arm or "", unit or ""
     with invocation.connect() as client:
-        result = client.report_rewards([event], wait=wait)[0]
+        reported = client.report_rewards([event], wait=wait, durability=durability or "")
+    result, reached = reported[0], reported.durability
     outcome = enum_text(RewardOutcome.DESCRIPTOR, result.outcome)
     if invocation.documents:
         from bandit.ctl.document import document
 
-        invocation.answer(document(result))
+        durable = f"DURABILITY_{(reached or 'unspecified').upper()}"
+        invocation.answer(document(result) | {"durability": durable})
     counted = outcome in _COUNTED
     sentence = f"{outcome}: {_FATE.get(outcome, 'an outcome that this version does not know')}"
     if result.message or result.reason:
         sentence += f" ({': '.join(filter(None, (result.reason, result.message)))})"
+    if reached and (durability or reached != _LEVELS[0]):
+        sentence += f"; {_SAFE.get(reached, reached)}"
+        if durability and reached != durability:
+            sentence += f", though {durability} was asked for: the store cannot tell, or was too slow"
     if not counted:
         say(sentence)
     elif not invocation.documents:

@@ -23,7 +23,7 @@ from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import Transition
 from bandit.v1 import experiment_pb2 as pb
-from bandit.v1 import report_pb2
+from bandit.v1 import report_pb2, reward_service_pb2
 
 CODES: tuple[tuple[type[errors.BanditError], grpc.StatusCode], ...] = (
     (errors.InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT),
@@ -60,7 +60,7 @@ class Ground:
     """State and the way each call goes.
 
     ``fail`` and ``after`` let a test break a call, or act behind its back; ``breaks`` ends a watch after it showed
-    that allocation; ``stuck_ppm`` is a share that rolled back arms do not lose.
+    that allocation; ``stuck_ppm`` is a share that rolled back arms do not lose; ``safest`` how safe rewards can get.
     """
 
     def __init__(self) -> None:
@@ -70,6 +70,7 @@ class Ground:
         self.after: dict[str, Callable[[], None]] = {}
         self.breaks: dict[int, grpc.StatusCode] = {}
         self.stuck_ppm = 0
+        self.safest: reward_service_pb2.Durability.ValueType = reward_service_pb2.DURABILITY_MEMORY
         self.replies: dict[str, Message] = {}
         self.changed = threading.Condition(threading.RLock())
         self.open = True

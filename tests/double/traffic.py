@@ -92,14 +92,15 @@ class Rewards(rgrpc.RewardServiceServicer):
         self.ground = ground
 
     def ReportRewards(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self.ground.serve(
-            "Rewards",
-            request,
-            context,
-            lambda: rpb.ReportRewardsResponse(
-                results=[self._reward(each, request.wait) for each in request.events]
-            ),
-        )
+        def work() -> rpb.ReportRewardsResponse:
+            results = [self._reward(each, request.wait) for each in request.events]
+            refused = (rpb.REWARD_OUTCOME_REJECTED, rpb.REWARD_OUTCOME_LATE)
+            safe = min(request.durability or rpb.DURABILITY_MEMORY, self.ground.safest)
+            if all(each.outcome in refused for each in results):
+                safe = rpb.DURABILITY_UNSPECIFIED
+            return rpb.ReportRewardsResponse(results=results, durability=safe)
+
+        return self.ground.serve("Rewards", request, context, work)
 
     def ReportRewardStream(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         for each in request_iterator:

@@ -16,6 +16,7 @@ from bandit import errors
 from bandit.client import Client, ServerUnavailable, UnexpectedAnswer
 from bandit.client.connection import split_tokens
 from bandit.client.errors import DETAILS_KEY
+from bandit.client.rewards import Reported, report
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.parse import parse_yaml
 from bandit.v1 import decision_service_pb2 as dpb
@@ -288,6 +289,42 @@ def test_rewards_are_counted_once_and_sent_in_batches(client: Client, ground: Gr
     assert client.report_reward(tokens[0], "helpful", 0.0, wait=True).outcome == rpb.REWARD_OUTCOME_CONFLICT
     assert client.report_reward(tokens[0], "nonsense", 0.0).reason == "UNKNOWN_METRIC"
     assert client.report_reward(b"forged", "helpful", 0.0).reason == "BAD_TOKEN"
+
+
+def test_rewards_say_how_safe_the_least_safe_batch_is(client: Client, ground: Ground) -> None:
+    client.create(SPEC)
+    client.start("answers")
+    tokens = split_tokens(client.decide_batch("answers", [f"u{index}" for index in range(1001)]))
+    rewards = [rpb.RewardEvent(token=token, metric="helpful", value=1.0) for token in tokens]
+    for asked, safest, reached in (
+        ("", rpb.DURABILITY_FSYNCED, "memory"),
+        ("replicated", rpb.DURABILITY_FSYNCED, "replicated"),
+        ("fsynced", rpb.DURABILITY_FSYNCED, "fsynced"),
+        ("fsynced", rpb.DURABILITY_MEMORY, "memory"),
+    ):
+        ground.safest = safest
+        reported = client.report_rewards(rewards, durability=asked)
+        assert (len(reported), reported.durability) == (1001, reached)
+    wanted = [request.durability for request in ground.seen("Rewards")]
+    assert wanted == [0, 0, 2, 2, 3, 3, 3, 3]
+    assert (
+        client.report_rewards([rpb.RewardEvent(token=b"forged", metric="helpful", value=1)]).durability == ""
+    )
+    assert Reported().durability == ""
+    with pytest.raises(errors.InvalidArgument, match="'disk' is none; give memory, replicated, fsynced"):
+        client.report_rewards(rewards, durability="disk")
+
+
+def test_the_least_safe_batch_decides() -> None:
+    """Also of calls that reached different levels, in whatever order."""
+    answers = [3, 1, 0, 2]
+
+    def send(request: rpb.ReportRewardsRequest) -> rpb.ReportRewardsResponse:
+        results = [rpb.RewardResult()] * len(request.events)
+        return rpb.ReportRewardsResponse(results=results, durability=answers.pop(0))  # type: ignore[arg-type]
+
+    many = [rpb.RewardEvent()] * 4000
+    assert report(send, many, wait=False, durability="", target="x").durability == "memory"
 
 
 def test_tokens_of_decisions_that_are_not_counted() -> None:

@@ -100,6 +100,46 @@ def test_a_reward_by_token(ctl: Command, ground: Ground, token: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "safest", "said"),
+    [
+        ((), rpb.DURABILITY_FSYNCED, ""),
+        (("--durability", "memory"), rpb.DURABILITY_FSYNCED, "; it is in the store's memory"),
+        (("--durability", "replicated"), rpb.DURABILITY_FSYNCED, "; a replica has it too"),
+        (("--durability", "fsynced"), rpb.DURABILITY_FSYNCED, "; it is on the store's disk"),
+        (
+            ("--durability", "fsynced"),
+            rpb.DURABILITY_MEMORY,
+            "; it is in the store's memory, though fsynced was asked for: the store cannot tell, or was too slow",
+        ),
+    ],
+)
+def test_a_reward_says_how_safe_it_is(
+    ctl: Command,
+    ground: Ground,
+    token: str,
+    asked: tuple[str, ...],
+    safest: rpb.Durability.ValueType,
+    said: str,
+) -> None:
+    ground.safest = safest
+    done = ctl("reward", "helpful", "1", "--token", token, *asked)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.strip() == "accepted: it is in the log and will be counted" + said
+    document = ctl("--json", "reward", "helpful", "1", "--token", token, *asked).document
+    reached = min(safest, rpb.Durability.Value(f"DURABILITY_{(asked or ('', 'memory'))[1].upper()}"))
+    assert document["durability"] == rpb.Durability.Name(reached)
+    refused = ctl("--json", "reward", "nonsense", "1", "--token", token, *asked)
+    assert (refused.code, refused.document["durability"]) == (8, "DURABILITY_UNSPECIFIED")
+
+
+def test_another_durability_is_wrong_usage(ctl: Command, token: str) -> None:
+    done = ctl("reward", "helpful", "1", "--token", token, "--durability", "disk")
+    assert (done.code, done.out) == (2, "")
+    assert "memory" in done.err
+    assert "fsynced" in done.err
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("nonsense", "1"), "rejected: it is not counted (UNKNOWN_METRIC: metric 'nonsense'"),
