@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from bandit.errors import BanditError
-from server.clock import SystemClock
+from server.clock import Clock, StoreClock, SystemClock
 from server.config import Config
 from server.pauses import Pauses
 from server.store.base import Durability
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from server.journal.journal import Journal
     from server.journal.shipper import Shipper
     from server.rpc.decisions import Decisions
-    from server.snapshot import Shelf, SnapshotKeeper
+    from server.snapshot import Shelf, Snapshot, SnapshotKeeper
     from server.stops import StopFile
     from server.telemetry.serving import ServingLevels
 
@@ -55,17 +55,25 @@ def run_serving(
     from server.telemetry.serving import ServingTelemetry
 
     stop = _stopped_by_signals()
-    clock = SystemClock()
+    # Ages of what is on disk are told by the machine's clock, which a start without the store has too.
+    machine = SystemClock()
     store = RedisStore(config.store)
+    clock = StoreClock(store.now_ms, machine)
+    clock.begin()
     stops = StopFile(config.data_dir)
-    shelf = Shelf(config.data_dir / "snapshot", clock)
+    shelf = Shelf(config.data_dir / "snapshot", machine)
+
+    def kept(snapshot: Snapshot, changed: bool) -> None:
+        shelf.keep(snapshot, changed)
+        clock.follow()
+
     keeper = SnapshotKeeper(
         store,
-        clock,
+        machine,
         poll_s=config.poll_s,
         lease_s=config.exposure_lease_s,
         halts=stops,
-        kept=shelf.keep,
+        kept=kept,
         beat=beat,
     )
     if (snapshot := shelf.load()) is not None:
@@ -141,7 +149,7 @@ class _Started(Protocol):
 class _Exposures:
     """The journal of a serving process and what ships it, from the moment that it has its number."""
 
-    def __init__(self, config: Config, store: RedisStore, keeper: SnapshotKeeper, clock: SystemClock) -> None:
+    def __init__(self, config: Config, store: RedisStore, keeper: SnapshotKeeper, clock: Clock) -> None:
         self._config = config
         self._store = store
         self._keeper = keeper
@@ -187,7 +195,7 @@ class _Exposures:
 
 
 def _levels(
-    clock: SystemClock,
+    clock: Clock,
     keeper: SnapshotKeeper,
     exposures: _Exposures,
     shelf: Shelf,
@@ -236,9 +244,12 @@ def run_ingest(config: Config, ready: Callable[[], None], beat: Callable[[], Non
     from server.telemetry.ingesting import IngestTelemetry
 
     stop = _stopped_by_signals()
-    clock = SystemClock()
     store = RedisStore(config.store)
-    keeper = SnapshotKeeper(store, clock, poll_s=config.poll_s)
+    clock = StoreClock(store.now_ms, SystemClock())
+    clock.begin()
+    keeper = SnapshotKeeper(
+        store, clock, poll_s=config.poll_s, kept=lambda _snapshot, _changed: clock.follow()
+    )
     owner = f"{socket.gethostname()}/{os.getpid()}"
     chosen = settings.read(config.sources, SOURCES)
     ingest = Ingest(chosen, SOURCES, store, keeper, clock, IngestTelemetry(), owner)
@@ -267,8 +278,9 @@ def run_learner(config: Config, ready: Callable[[], None], beat: Callable[[], No
     from server.telemetry.learning import LearnerTelemetry
 
     stop = _stopped_by_signals()
-    clock = SystemClock()
+    machine = SystemClock()
     store = RedisStore(config.store)
+    clock = StoreClock(store.now_ms, machine)
     began = clock.monotonic_s()
     warm_often()
     log.info("kernels_ready", seconds=round(clock.monotonic_s() - began, 1))
@@ -280,7 +292,7 @@ def run_learner(config: Config, ready: Callable[[], None], beat: Callable[[], No
         stops.refresh()
         return stops.ordered.accepted_ms
 
-    loop = LearnerLoop(store, clock, settings, LearnerTelemetry(clock.now_ms), accepted)
+    loop = LearnerLoop(store, clock, settings, LearnerTelemetry(machine.now_ms), accepted, clock.follow)
     threading.Thread(target=warm_seldom, name="warmer", daemon=True).start()
     ready()
     loop.run(stop, beat)

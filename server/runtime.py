@@ -73,6 +73,7 @@ class LearnerLoop:
     """Runs until told to stop. ``step`` is one turn and may be driven by tests with their own clock.
 
     ``accepted``: when an operator last accepted the store as it is, Unix ms (see ``server.control.pasts``).
+    ``follow`` lets the clock hear the store's time; it is called each ``housekeeping_s``.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class LearnerLoop:
         settings: LoopSettings,
         telemetry: Telemetry,
         accepted: Callable[[], int] = lambda: 0,
+        follow: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
+        self._follow = follow
         self._clock = clock
         self._settings = settings
         self._telemetry = telemetry
@@ -145,6 +148,7 @@ class LearnerLoop:
 
     def _keep_house(self) -> None:
         self._kept_s = self._clock.monotonic_s()
+        self._follow()
         self._fitness.look()
         self._store.beat(self._settings.owner, int(self._settings.lease_ttl_s * 1000))
         now = self._clock.monotonic_s()

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -50,9 +50,10 @@ def until(met: Callable[[], object], timeout_s: float, what: str) -> None:
 
 
 class Service:
-    """banditd with its children on free ports."""
+    """banditd with its children on free ports. ``environment``: variables beside ours, for all of them."""
 
-    def __init__(self, data_dir: Path, *arguments: str) -> None:
+    def __init__(self, data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self.environment = {**os.environ, **(environment or {})}
         self.data_dir = data_dir
         self.arguments = arguments
         self.listen = f"127.0.0.1:{free_port()}"
@@ -82,7 +83,9 @@ class Service:
             "--http-listen", self.http, "--workers", "1", *self.arguments,
         ]  # fmt: skip
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment
+            )
         if wait:
             until(self.ready, START_S, f"{self.listen} ready; see {self.log}")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from bandit.errors import NotAllowed
-from server.clock import SystemClock
+from bandit.errors import NotAllowed, StoreUnavailable
+from server.clock import StoreClock, SystemClock
 from server.config import Config, host_port
 from server.intake.door import Door
 from server.snapshot import SnapshotKeeper
@@ -40,9 +41,17 @@ REQUIRED = {
 
 def run(config: Config, ready: Callable[[], None]) -> int:
     """Serve until SIGTERM. ``ready`` is called when the port answers. Raises NotAllowed when it is taken."""
-    clock = SystemClock()
+    machine = SystemClock()
     store = RedisStore(config.store)
+    clock = StoreClock(store.now_ms, machine)
+    clock.begin()
     store_up = shared.gauge(catalogue.STORE_UP, CollectorRegistry())
+
+    def told(state: State) -> None:
+        store_up.set(state is State.UP)
+        with suppress(StoreUnavailable):
+            clock.follow()
+
     required = REQUIRED[config.role]
     watched = [
         Probe(
@@ -50,7 +59,7 @@ def run(config: Config, ready: Callable[[], None]) -> int:
             probes.store(store, clock),
             clock,
             required="store" in required,
-            told=lambda state: store_up.set(state is State.UP),
+            told=told,
         ),
         Probe("learner", probes.learner(store), clock, required="learner" in required),
     ]
@@ -61,7 +70,7 @@ def run(config: Config, ready: Callable[[], None]) -> int:
         )
     if config.role not in ("learn", "ingest"):
         watched.append(Probe("serving", probes.serving(config.listen), clock, required="serving" in required))
-    scrape = Scrape(shared.folder_of(config.data_dir), clock.now_ms, version())
+    scrape = Scrape(shared.folder_of(config.data_dir), machine.now_ms, version())
     keeper = SnapshotKeeper(store, clock, poll_s=config.poll_s)
     door = Door(store, keeper, clock, HTTP) if config.http_events else None
     pages = application(
