@@ -327,6 +327,21 @@ def test_the_least_safe_batch_decides() -> None:
     assert report(send, many, wait=False, durability="", target="x").durability == "memory"
 
 
+def test_what_a_stopping_server_ended_is_sent_again(client: Client, ground: Ground) -> None:
+    """It ends calls that it has not begun yet as CANCELLED; each has its effect once all the same."""
+    client.create(SPEC)
+    client.start("answers")
+    for call, repeat in (
+        ("Decide", lambda: client.decide("answers", "u1")),
+        ("Update", lambda: client.update(SPEC)),
+        ("Rewards", lambda: client.report_reward(client.decide("answers", "u2").token, "helpful", 1.0)),
+    ):
+        before = len(ground.seen(call))
+        ground.fail(call, grpc.StatusCode.CANCELLED)
+        repeat()
+        assert len(ground.seen(call)) == before + 2
+
+
 def test_tokens_of_decisions_that_are_not_counted() -> None:
     assert split_tokens(dpb.DecideBatchResponse(arm_indexes=b"\0\0", token_size=65)) == [b"", b""]
 
