@@ -24,8 +24,9 @@ START_S = 240.0
 
 
 def free_port() -> int:
-    """A port below the range that outgoing connections take."""
-    for port in range(20_000 + os.getpid() % 5000, 32_000):
+    """A port below the range that outgoing connections take; processes of a test run, neighbours, begin far apart."""
+    first = os.getpid() * 617 % 12_000
+    for port in (20_000 + (first + step) % 12_000 for step in range(12_000)):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
