@@ -27,8 +27,8 @@ RHOS = np.array([tuned_rho(2000.0 * variance, 0.01) for variance in (2e-3, 0.1)]
 # Parts of the mean of e-processes: of overlap scores for each of RHOS, of odds for each of RATIOS; each part costs its
 # logarithm. Where outcomes are 0 or 1 odds are the stronger test, and a fifth more is the least harm that is worth a
 # rollback. Measured medians of canary outcomes at alpha 1 % and shares of 1 to 50 % (before that with .13, .67 and a
-# sixth of .2 for each ratio): a fifth more on a level that rises from 5 to 20 % 3,348 (4,092; 2,000 runs), on a level of
-# 10 % 2,927 (3,549). A tenth more than 30 % takes longer.
+# sixth of .2 for each ratio): a fifth more on a level that rises from 5 to 20 % 3,348 (4,092; 2,000 runs), on a level
+# of 10 % 2,927 (3,549). A tenth more than 30 % takes longer.
 PARTS = np.array([0.14, 0.11])
 PARTS_ODDS = np.array([0.57, 0.07, 0.03, 0.02, 0.03, 0.03])
 RATIOS = np.array([1.2, 1.5, 2.0, 3.0, 6.0, 20.0])
