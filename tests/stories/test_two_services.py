@@ -213,7 +213,7 @@ def test_learners_frozen_and_killed_with_their_lease(tmp_path: Path, valkey: Emb
         lanes = [Lane(one, two, world, 1), Lane(two, one, world, 2)]
         run(lanes)
 
-        for turn in range(20 if full else 2):
+        for turn in range(20 if full else 4):
             frozen = judge(store)
             (its,) = [service for service in services if learner_of(service) == frozen]
             said = its.log.stat().st_size
