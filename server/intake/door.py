@@ -9,21 +9,39 @@ from server.clock import Clock
 from server.intake.codec import Arrived, Poison
 from server.intake.sort import Fate, Sorted, counts_of, entries_of, fresh_enough, refused, sort_arrived
 from server.snapshot import SnapshotKeeper
+from server.store.base import Durability
 from server.store.fed import Burial, Feed, FeedStore
 
 Slot = tuple[str, int]
 
 
-class Door:
-    """One way in, counted as a source of this name. Safe for several threads."""
+class Taken(list[Sorted]):
+    """What became of each event; ``safe``: how safe those in a log are, None when there are none."""
 
-    def __init__(self, store: FeedStore, keeper: SnapshotKeeper, clock: Clock, source: str) -> None:
+    safe: Durability | None = None
+
+
+class Door:
+    """One way in, counted as a source of this name. Safe for several threads.
+
+    ``wanted``: how safe events are to be before their caller is answered.
+    """
+
+    def __init__(
+        self,
+        store: FeedStore,
+        keeper: SnapshotKeeper,
+        clock: Clock,
+        source: str,
+        wanted: Durability = Durability.MEMORY,
+    ) -> None:
+        self._wanted = wanted
         self._store = store
         self._keeper = keeper
         self._clock = clock
         self._source = source
 
-    def take(self, arrived: Sequence[Arrived | Poison]) -> list[Sorted]:
+    def take(self, arrived: Sequence[Arrived | Poison]) -> Taken:
         """What became of each; an accepted one is in the log when this returns.
 
         Raises StoreUnavailable: then some may have been taken, and all may be sent again.
@@ -38,23 +56,30 @@ class Door:
             if event.entry is not None and event.fate is not Fate.DEAD:
                 name, uid = event.entry.table.name, event.entry.experiment.uid
                 slots.setdefault((name, uid), []).append(place)
+        safe: list[Durability] = []
         for slot, places in slots.items():
-            for place, error in self._feed(slot, [events[place] for place in places], places):
+            for place, error in self._feed(slot, [events[place] for place in places], places, safe):
                 events[place] = events[place].died(error)
         # The caller keeps them, so they are no letters: to the accounts they are rejected.
-        told = [event._replace(fate=Fate.REJECTED) if event.fate is Fate.DEAD else event for event in events]
+        told = Taken(
+            event._replace(fate=Fate.REJECTED) if event.fate is Fate.DEAD else event for event in events
+        )
+        told.safe = min(safe, default=None)
         nowhere = [told[place] for place, event in enumerate(events) if event.fate is Fate.DEAD]
         if nowhere:
             self._store.bury(Burial(self._source, counts=counts_of(nowhere)))
         return told
 
     def _feed(
-        self, slot: Slot, events: Sequence[Sorted], places: Sequence[int]
+        self, slot: Slot, events: Sequence[Sorted], places: Sequence[int], safe: list[Durability]
     ) -> list[tuple[int, Rejected]]:
-        """Places of those that could not be taken, with why."""
+        """Places of those that could not be taken, with why; how safe the others are goes to ``safe``."""
         feed = Feed(*slot, self._source, entries_of(events), counts_of(events))
         try:
-            if self._store.feed(feed).taken:
+            fed = self._store.feed(feed, self._wanted if feed.entries else None)
+            if fed.taken:
+                if fed.safe is not None:
+                    safe.append(fed.safe)
                 return []
             error = Rejected(f"experiments/{slot[0]} was deleted", reason="UNKNOWN_EXPERIMENT")
         except CorruptStored as broken:

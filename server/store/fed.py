@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from server.store.base import Durability
 
 RECEIVED, LATE, REJECTED, DEAD, LOST = "received", "late", "rejected", "dead", "lost"
 COUNTED = (RECEIVED, LATE, REJECTED, DEAD, LOST)
@@ -87,12 +90,13 @@ class Burial:
 class Fed(NamedTuple):
     """What became of a feed or burial: ``taken``, or ``gone`` (no such experiment), else it stands ``at`` elsewhere.
 
-    ``at``: for each move, where the slot stood when it refused.
+    ``at``: for each move, where the slot stood when it refused. ``safe``: how safe it is, where that was asked.
     """
 
     taken: bool
     gone: bool = False
     at: tuple[Position | None, ...] = ()
+    safe: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,11 @@ class SlotCounts:
 class FeedStore(Protocol):
     """Sources' half of a store. Every call may raise StoreUnavailable; then all or nothing of it happened."""
 
-    def feed(self, feed: Feed) -> Fed:
-        """Append to an experiment, count and move on. Raises CorruptStored."""
+    def feed(self, feed: Feed, wanted: Durability | None = None) -> Fed:
+        """Append to an experiment, count and move on; then wait until that is as safe as wanted. Raises CorruptStored.
+
+        Waits as ``LedgerStore.append_kept`` does.
+        """
 
     def bury(self, burial: Burial) -> Fed:
         """Keep dead letters (the newest ``MOST_LETTERS``), count and move on."""

@@ -7,7 +7,7 @@ the caller knows how to find out. Safe for several threads; each call takes a co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,39 @@ class Link:
         self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:
         """A script several times in one round trip (keys, arguments); answers as of :meth:`batch`."""
+        return self._run_many(script, calls, self.batch)
 
+    def run_many_kept(
+        self,
+        script: Script,
+        calls: Sequence[tuple[Sequence[str], Sequence[Argument]]],
+        wanted: Durability,
+    ) -> tuple[list[Any], Durability]:
+        """As :meth:`run_many`; then waits as :meth:`batch_kept` does. Answers, and how safe all writes are."""
+        safe = [wanted]
+
+        def batch(commands: Sequence[Sequence[Argument]]) -> list[Any]:
+            answers, how = self.batch_kept(commands, wanted)
+            safe.append(how)
+            return answers
+
+        return self._run_many(script, calls, batch), min(safe)
+
+    @staticmethod
+    def _run_many(
+        script: Script,
+        calls: Sequence[tuple[Sequence[str], Sequence[Argument]]],
+        batch: Callable[[Sequence[Sequence[Argument]]], list[Any]],
+    ) -> list[Any]:
         def commands(word: str, text: str, places: Sequence[int]) -> list[list[Argument]]:
             chosen = [calls[place] for place in places]
             return [[word, text, len(keys), *keys, *arguments] for keys, arguments in chosen]
 
-        answers = self.batch(commands("EVALSHA", script.sha, range(len(calls))))
+        answers = batch(commands("EVALSHA", script.sha, range(len(calls))))
         missing = [place for place, answer in enumerate(answers) if _lacks_script(answer)]
-        for place, answer in zip(missing, self.batch(commands("EVAL", script.source, missing)), strict=True):
-            answers[place] = answer
+        if missing:
+            for place, answer in zip(missing, batch(commands("EVAL", script.source, missing)), strict=True):
+                answers[place] = answer
         return answers
 
     def run_kept(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bandit.log import LogEntry
+from server.store.base import Durability
 from server.store.fed import (
     DEAD,
     DROPPED,
@@ -44,7 +45,7 @@ class MemoryFed(MemoryLedger):
         self._letters = _Letters()
         self._sources: dict[str, bytes] = {}
 
-    def feed(self, feed: Feed) -> Fed:
+    def feed(self, feed: Feed, wanted: Durability | None = None) -> Fed:
         """See FeedStore."""
         with self._changed:
             kept = self._kept.get(feed.experiment)
@@ -57,7 +58,7 @@ class MemoryFed(MemoryLedger):
                     entry = LogEntry(id_, bytes(kind), bytes(payload), source=feed.source.encode())
                     kept.log.append((place, entry))
                 self._changed.notify_all()
-            return told
+            return told if wanted is None else told._replace(safe=Durability.MEMORY)
 
     def bury(self, burial: Burial) -> Fed:
         """See FeedStore."""

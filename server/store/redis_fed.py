@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from server.store import scripts
+from server.store.base import Durability
 from server.store.fed import (
     DEAD,
     DROPPED,
@@ -38,7 +39,7 @@ class RedisFed:
         self._link = link
         self._keys = keys
 
-    def feed(self, feed: Feed) -> Fed:
+    def feed(self, feed: Feed, wanted: Durability | None = None) -> Fed:
         """See FeedStore."""
         keys = self._keys.of(feed.experiment)
         source = feed.source.encode()
@@ -47,7 +48,11 @@ class RedisFed:
         ]
         moves, counts = _moves(feed.source, feed.moves), _counts(feed.source, feed.counts)
         call = scripts.FeedCall(feed.uid, moves, counts, entries)
-        return _told(feed.moves, scripts.feed(self._link, [keys.fed, keys.log, keys.head], call))
+        named = [keys.fed, keys.log, keys.head]
+        if wanted is None or wanted is Durability.MEMORY:
+            return _told(feed.moves, scripts.feed(self._link, named, call))._replace(safe=wanted)
+        answer, safe = scripts.feed_kept(self._link, named, call, wanted)
+        return _told(feed.moves, answer)._replace(safe=safe)
 
     def bury(self, burial: Burial) -> Fed:
         """See FeedStore."""

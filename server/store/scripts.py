@@ -8,7 +8,7 @@ from typing import Any
 
 from bandit.errors import BanditError
 from bandit.log import EXPOSURES
-from server.store.base import Shipment
+from server.store.base import Durability, Shipment
 from server.store.keys import PAST_TTL_MS, REQUEST_TTL_MS, ExperimentKeys, Keys
 from server.store.link import Argument, Link, Script
 from server.store.writes import FoldCall
@@ -230,14 +230,28 @@ def behind(link: Link, keys: ExperimentKeys, offset: str, most: int) -> tuple[in
 
 def feed(link: Link, keys: Sequence[str], call: FeedCall) -> list[bytes]:
     """Word and values of the outcome; ``keys`` as feed.lua has them."""
+    answer: list[bytes] = link.run(_FEED, keys, _feed_arguments(call))
+    return answer
+
+
+def feed_kept(
+    link: Link, keys: Sequence[str], call: FeedCall, wanted: Durability
+) -> tuple[list[bytes], Durability]:
+    """As :func:`feed`, then waits; how safe it is."""
+    answers, safe = link.run_many_kept(_FEED, [(keys, _feed_arguments(call))], wanted)
+    if isinstance(answers[0], BanditError):
+        raise answers[0]
+    return answers[0], safe
+
+
+def _feed_arguments(call: FeedCall) -> list[Argument]:
     arguments: list[Argument] = [call.uid, call.most, call.dropped]
     arguments += [len(call.moves), len(call.counts), len(call.entries)]
     arguments += [each for move in call.moves for each in move]
     arguments += [each for count in call.counts for each in count]
     for place, fields in call.entries:
         arguments += [place, len(fields), *fields]
-    answer: list[bytes] = link.run(_FEED, keys, arguments)
-    return answer
+    return arguments
 
 
 def unbury(link: Link, keys: Sequence[str], id_: str, fields: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from server.clock import StoreClock, SystemClock
 from server.config import Config, host_port
 from server.intake.door import Door
 from server.snapshot import SnapshotKeeper
+from server.store.base import Durability
 from server.store.redis import RedisStore
 from server.telemetry import catalogue, shared
 from server.telemetry.build import version
@@ -72,7 +73,8 @@ def run(config: Config, ready: Callable[[], None]) -> int:
         watched.append(Probe("serving", probes.serving(config.listen), clock, required="serving" in required))
     scrape = Scrape(shared.folder_of(config.data_dir), machine.now_ms, version())
     keeper = SnapshotKeeper(store, clock, poll_s=config.poll_s)
-    door = Door(store, keeper, clock, HTTP) if config.http_events else None
+    wanted = Durability[config.reward_durability.upper()]
+    door = Door(store, keeper, clock, HTTP, wanted) if config.http_events else None
     pages = application(
         lambda: [probe.row() for probe in watched], scrape.render, door.take if door else None
     )

@@ -1,8 +1,9 @@
 """``POST /v1/events``: rewards over HTTP, as CloudEvents (structured, binary, batches) or as plain JSON.
 
-Answers 202 when all was decided, each event with its outcome (accepted, late, rejected and why); 400 for one event that
-is rejected, or what is no event at all; 408, 413 and 415 for what is too slow, too large or of another type; 503 with
-Retry-After when the store did not take it: then all may be sent again, repeats are counted once.
+Answers 202 when all was decided, each event with its outcome (accepted, late, rejected and why), and how safe the
+accepted ones are; 400 for one event that is rejected, or what is no event at all; 408, 413 and 415 for what is too
+slow, too large or of another type; 503 with Retry-After when the store did not take it: then all may be sent again,
+repeats are counted once.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from server.intake.codec import (
     decode_batch,
     media_type,
 )
-from server.intake.sort import Fate, Sorted
+from server.intake.door import Taken
+from server.intake.sort import Fate
 
-Take = Callable[[Sequence[Arrived | Poison]], list[Sorted]]
+Take = Callable[[Sequence[Arrived | Poison]], Taken]
 MOST_BATCH_BYTES = 1 << 20
 _MOST_DRAINED = 8 << 20
 BODY_S = 10.0
@@ -81,7 +83,8 @@ class Events:
             {"outcome": each.fate.value, "reason": each.reason, "message": each.message} for each in ended
         ]
         bad = one and ended[0].fate is Fate.REJECTED
-        return JSONResponse({"results": results}, 400 if bad else 202)
+        durability = ended.safe.name.lower() if ended.safe else ""
+        return JSONResponse({"results": results, "durability": durability}, 400 if bad else 202)
 
 
 async def _body(request: Request, most: int) -> bytes | None:

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bandit.log import REWARDS, START
-from server.store.base import Store
+from server.store.base import Durability, Store
 from server.store.fed import DEAD, RECEIVED, Burial, Fed, Feed, Letter, Move, Position
+from tests.conftest import Kept
 from tests.stores import new_name, put
 
 
@@ -147,6 +148,17 @@ def letter(number: int, source: str = "orders", reason: str = "NOT_JSON") -> Let
 def bury(store: Store, *letters: Letter) -> Fed:
     count = len(letters)
     return store.bury(Burial(letters[0].source, letters, {RECEIVED: count, DEAD: count}))
+
+
+@pytest.mark.parametrize("wanted", list(Durability))
+def test_a_feed_says_how_safe_it_is(kept: Kept, wanted: Durability) -> None:
+    store, name = kept.store, put(kept.store, new_name()).experiment.name
+    fed = store.feed(feed(name, None, at(4), b"a"), wanted)
+    assert fed.taken
+    assert fed.safe in (wanted, Durability.MEMORY)
+    assert store.feed(feed(name, None, at(4), b"a"), wanted)[:3] == (False, False, (at(4),))
+    assert [entry.payload for entry in store.read({name: START}, 9, 0)[name]] == [b"a"]
+    assert store.feed(Feed(new_name(), 7, "orders"), wanted).gone
 
 
 def test_letters_come_back_whole_and_in_order(store: Store) -> None:

@@ -133,8 +133,8 @@ def test_the_future_is_allowed_for_a_minute_and_refused_beyond(tmp_path: Path) -
         else:
             snapshot = world.keeper.snapshot
             assert snapshot is not None
-            taken = [sort(world.keeper, snapshot, body, {}, world.clock.now_ms()) for body in bodies]
-            found, reasons = [each.fate.value for each in taken], [each.reason for each in taken]
+            by_file = [sort(world.keeper, snapshot, body, {}, world.clock.now_ms()) for body in bodies]
+            found, reasons = [each.fate.value for each in by_file], [each.reason for each in by_file]
             folder.send(bodies)
             pipeline = world.pipeline(folder.source())
             pipeline.open()

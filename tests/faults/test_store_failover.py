@@ -17,6 +17,7 @@ from bandit.errors import CorruptStored, StoreUnavailable
 from bandit.log import REWARDS, Append
 from bandit.rollout.audit import first_broken
 from server.store.base import Durability, Shipment
+from server.store.fed import Feed
 from server.store.redis import RedisStore
 from tests.clusters import until
 from tests.losing import NAME, Alone, Pair, answers, world
@@ -172,6 +173,7 @@ def test_a_primary_whose_replica_is_silent_stops_to_write(tmp_path: Path) -> Non
         uid = put_running(store, NAME).experiment.uid
         for wanted in (Durability.REPLICATED, Durability.FSYNCED):
             assert store.append_kept([Append(NAME, uid, REWARDS, b"a")], wanted)[1] is wanted
+            assert store.feed(Feed(NAME, uid, "orders", [(REWARDS, b"a")]), wanted).safe is wanted
         assert store.secured(NAME) is Durability.FSYNCED
         pair.primary.admin.config_set("min-replicas-max-lag", 1)
         pair.primary.admin.config_set("min-replicas-to-write", 1)
@@ -180,9 +182,10 @@ def test_a_primary_whose_replica_is_silent_stops_to_write(tmp_path: Path) -> Non
         def refused() -> bool:
             try:
                 _, safe = store.append_kept([Append(NAME, uid, REWARDS, b"c")], Durability.REPLICATED)
+                fed = store.feed(Feed(NAME, uid, "orders", [(REWARDS, b"c")]), Durability.REPLICATED)
             except StoreUnavailable as error:
                 return "too few replicas" in str(error)
-            assert safe is Durability.MEMORY  # it is taken, and the answer does not claim more
+            assert safe is fed.safe is Durability.MEMORY  # it is taken, and the answer does not claim more
             return False
 
         until(refused, "the lag is noticed")

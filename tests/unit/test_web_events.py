@@ -18,6 +18,8 @@ from cloudevents.core.v1.event import CloudEvent
 
 from server.intake.codec import CLOUD_EVENT_TYPE, MOST_BODY_BYTES
 from server.intake.door import Door
+from server.store.base import Durability
+from server.store.fed import Fed, Feed
 from server.store.memory import MemoryStore
 from server.web.pages import application
 from tests.ingesting import World, adds_up, event
@@ -43,8 +45,8 @@ class Edge:
     def __init__(self) -> None:
         self.world = World(MemoryStore())
         self.store = Faulty(self.world.store)
-        door = Door(self.store, self.world.keeper, self.world.clock, "http")
-        app = application(list, lambda accept: (b"", "text/plain"), door.take)
+        self.door = Door(self.store, self.world.keeper, self.world.clock, "http")
+        app = application(list, lambda accept: (b"", "text/plain"), self.door.take)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -92,6 +94,25 @@ def edge() -> Iterator[Edge]:
 def cloud(inner: bytes) -> CloudEvent:
     attributes = {"id": "e1", "source": "s", "type": CLOUD_EVENT_TYPE, "specversion": "1.0"}
     return CloudEvent(attributes, json.loads(inner))
+
+
+def test_events_are_as_safe_as_configured_before_they_are_answered(edge: Edge) -> None:
+    """By whatever level the store says that it reached; it is asked only where there is something to wait for."""
+    good = edge.world.good(3)
+    assert edge.post(good[0]).body["durability"] == "memory"
+    asked: list[Durability | None] = []
+
+    def feed(given: Feed, wanted: Durability | None = None) -> Fed:
+        asked.append(wanted)
+        return edge.world.store.feed(given)._replace(safe=reached.pop(0))
+
+    reached: list[Durability | None] = [Durability.FSYNCED, Durability.MEMORY]
+    edge.store.instead["feed"] = feed
+    edge.door._wanted = Durability.FSYNCED
+    assert edge.post(good[1]).body["durability"] == "fsynced"
+    assert edge.post(good[2]).body["durability"] == "memory"
+    assert edge.post(b"{}").body["durability"] == ""
+    assert asked == [Durability.FSYNCED] * 2
 
 
 def test_each_mode_is_counted_once(edge: Edge) -> None:
@@ -180,8 +201,8 @@ def test_while_the_store_is_away_the_caller_is_told_to_come_again(edge: Edge) ->
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     edge.store.broken = set()
 
-    def lost(feed: Any) -> None:
-        edge.world.store.feed(feed)
+    def lost(feed: Any, wanted: Any) -> None:
+        edge.world.store.feed(feed, wanted)
         edge.store.instead = {}
         from bandit.errors import StoreUnavailable
 
