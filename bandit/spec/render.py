@@ -68,7 +68,9 @@ def _mapping_lines(mapping: dict[str, Any], indent: str) -> Iterator[str]:
 
 def _entry_lines(head: str, value: Any, indent: str) -> Iterator[str]:
     deeper = indent + "  "
-    if isinstance(value, dict):
+    if value == {}:
+        yield f"{head} {{}}"  # a part that is there, all of it at its defaults; nothing would mean that it is not
+    elif isinstance(value, dict):
         yield head
         yield from _mapping_lines(value, deeper)
     elif isinstance(value, list) and all(isinstance(item, float) for item in value):

@@ -51,6 +51,23 @@ def test_what_is_at_its_default_is_left_out() -> None:
     assert text == SMALL + "guardrails:\n  - name: g\n    kind: harm\n    metric: ok\n"
 
 
+def test_a_part_that_is_all_defaults_stays_a_part() -> None:
+    mapping = {
+        "experiment": "release",
+        "arms": [{"name": "a", "control": True}, {"name": "b"}],
+        "metrics": [
+            {"name": "good", "kind": "bernoulli", "direction": "maximize", "attribution_window": "1d"}
+        ],
+        "objective": [{"metric": "good"}],
+        "cohorts": {"attribute": "plan", "values": ["a", "b", "c"], "apart": {}},
+    }
+    spec = parse_mapping(mapping)
+    assert spec.cohorts is not None
+    assert spec.cohorts.apart is not None
+    assert "  apart: {}\n" in render_yaml(spec)
+    assert parse_yaml(render_yaml(spec)) == spec
+
+
 def test_the_mapping_leaves_out_nothing() -> None:
     mapping = to_mapping(parse_yaml(SMALL))
     assert mapping["bounds"] == {"floor": 0.02, "cap": 1.0, "ramp_per_minute": 1.0, "control_floor": 0.05}
