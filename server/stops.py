@@ -27,7 +27,7 @@ _FILE, _LOCK = "stops", "stops.lock"
 class Stop:
     """One arm stopped here. ``id`` is unique; ``uid``, ``digest`` and ``attempt`` are those of experiment and arm then.
 
-    ``actor`` as the audit will have it, ``time_ms`` by this machine's clock.
+    ``actor`` as the audit will have it, ``time_ms`` Unix ms by the store's clock, as far as this machine knows it.
     """
 
     id: str

@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from bandit.errors import StoreUnavailable
@@ -24,22 +22,10 @@ from server.ingest.pipeline import Pace, Pipeline
 from server.ingest.watch import Watch
 from server.snapshot import SnapshotKeeper
 from server.store.redis import RedisStore
+from tests.ingest_process import killing
 from tests.ingesting import NAME, drain
 
 PACE = Pace(poll_limit=500, poll_s=0.02, check_s=0.5, advance_s=0.05, publish_s=0.2)
-
-
-def killer(step: str, nth: int) -> Callable[[str], None]:
-    """Kills this process just before the nth time of a step."""
-    left = [nth]
-
-    def told(now: str) -> None:
-        if now == step:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return told
 
 
 def work(run: dict[str, Any]) -> None:
@@ -51,7 +37,7 @@ def work(run: dict[str, Any]) -> None:
     (chosen,) = settings.read([{"name": NAME, "kind": run["kind"], **run["settings"]}], SOURCES)
     source = SOURCES[chosen.kind].make(chosen, clock.now_ms)
     watch = Watch(NAME, chosen.kind, str(os.getpid()), clock.now_ms())
-    told = killer(run["step"], run["nth"]) if run.get("step") else lambda _: None
+    told = killing(run["step"], run["nth"]) if run.get("step") else lambda _: None
     pipeline = Pipeline(chosen, source, store, keeper, clock, watch, pace=PACE, told=told)
     pipeline.open()
     for _ in range(100):
