@@ -88,3 +88,18 @@ def parse_arm(resource: str, field: str = "name") -> tuple[ExperimentName, ArmNa
             field, f"{resource!r} is not an arm; write experiments/NAME/arms/ARM, names of {NAME_RULE}"
         )
     return ExperimentName(parts[1]), ArmName(parts[3])
+
+
+def ledger_name(experiment: str, partition: int = 0) -> str:
+    """Name of the ledger of one partition of an experiment; the first one has the experiment's own name."""
+    return f"{experiment}/{partition}" if partition else experiment
+
+
+def parse_ledger(name: str) -> tuple[str, int]:
+    """Experiment and partition of a ledger's name. Raises InvalidArgument."""
+    experiment, slash, partition = name.partition("/")
+    if slash and (not partition.isdecimal() or not partition.isascii() or partition.startswith("0")):
+        raise InvalidArgument.at(
+            "ledger", f"{name!r} is not a ledger; write EXPERIMENT or EXPERIMENT/PARTITION"
+        )
+    return parse_name(experiment, "ledger"), int(partition) if slash else 0

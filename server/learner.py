@@ -60,8 +60,9 @@ HOUSEKEEPING_MS = 10_000
 class Writer:
     """Holds the writer state of one experiment between folds. Not safe for several threads."""
 
-    def __init__(self, store: Store, stored: Stored, state: WriterState) -> None:
+    def __init__(self, store: Store, stored: Stored, state: WriterState, ledger: str = "") -> None:
         self._store = store
+        self.ledger = ledger or stored.experiment.name
         self._dirty: set[int] = set()
         self._housekept_ms = 0
         self.stored = stored
@@ -91,7 +92,7 @@ class Writer:
 
     @property
     def name(self) -> str:
-        """Name of the experiment."""
+        """Name of the experiment; ``ledger`` is that of the ledger (``bandit.ids.ledger_name``)."""
         return self.stored.experiment.name
 
     def sync(self, stored: Stored) -> None:
@@ -229,9 +230,10 @@ class Writer:
             trim_before_ms=max(trim, 0),
             drop_allocations=max((period.last for period in state.ledger.periods.values()), default=0),
         )
-        if not self._store.fold(self.name, write):
+        if not self._store.fold(self.ledger, write):
             raise Stale(
-                f"{self.name}: another writer folded after sequence {state.sequence}", reason="NOT_THE_WRITER"
+                f"{self.ledger}: another writer folded after sequence {state.sequence}",
+                reason="NOT_THE_WRITER",
             )
         state.sequence += 1
         self._dirty.clear()

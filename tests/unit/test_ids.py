@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from bandit.errors import InvalidArgument
-from bandit.ids import arm_resource, experiment_resource, parse_arm, parse_experiment, parse_name
+from bandit.ids import (
+    arm_resource,
+    experiment_resource,
+    ledger_name,
+    parse_arm,
+    parse_experiment,
+    parse_ledger,
+    parse_name,
+)
 
 
 def test_resources_read_back() -> None:
@@ -33,3 +41,16 @@ def test_wrong_resources_are_refused(resource: str) -> None:
         parse_arm(resource)
     with pytest.raises(InvalidArgument):
         parse_experiment(resource if resource != "experiments" else "")
+
+
+@pytest.mark.parametrize("partition", [0, 1, 15])
+def test_ledgers_read_back(partition: int) -> None:
+    assert parse_ledger(ledger_name("answers", partition)) == ("answers", partition)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/", "a/0", "a/01", "a/-1", "a/+1", "a/1/2", "a/x", "a/²", "A/1", "/1"]
+)
+def test_wrong_ledgers_are_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        parse_ledger(name)
