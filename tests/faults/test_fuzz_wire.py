@@ -15,12 +15,13 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
 from bandit.v1 import decision_service_pb2 as dpb
-from server.rpc.server import SERVICES
+from server.rpc.server import INGEST, LOCAL, SERVICES
+from server.store.fed import DEAD, RECEIVED, Burial, Letter
 from server.store.memory import MemoryStore
 from tests.serving import Serving, code_of, put_running, serving, until
 
 Code = grpc.StatusCode
-METHODS = [(service, method) for service in SERVICES for method in service.methods]
+METHODS = [(service, method) for service in (*SERVICES, INGEST, LOCAL) for method in service.methods]
 IDS = [method.full_name.rpartition("bandit.v1.")[2] for _, method in METHODS]
 ALLOWED = {
     Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.ALREADY_EXISTS, Code.FAILED_PRECONDITION, Code.ABORTED,
@@ -29,6 +30,7 @@ ALLOWED = {
 TEXTS = (
     "", "experiments/answers", "experiments/answers/arms/tuned", "experiments/" + "é" * 70, "\x00", "a/b/c", "-",
     "answers", "tuned", "u" * 300, "{}", "experiment: x\narms: [", "&a [*a]", "\ufeff", "%s%n", "../..",
+    "1-1", "0-18446744073709551616", "clicks", "NOT_JSON",
 )  # fmt: skip
 NUMBERS = (0, 1, -1, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63), 2**64 - 1)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e308, -1e308, 5e-324, float("inf"), float("-inf"), float("nan"))
@@ -107,10 +109,24 @@ def mutated(blob: bytes, dice: random.Random) -> bytes:
     return bytes(out)
 
 
+def bury(store: MemoryStore) -> None:
+    """Dead letters and reports of sources, any bytes too, for methods that read them."""
+    dice = random.Random("letters")
+    good = b'{"token": "AQEB", "metric": "satisfied", "value": 1}'
+    letters = [
+        Letter("clicks", "NOT_JSON", dice.choice(TEXTS[:3]), mutated(good, dice), {"n": str(number)})
+        for number in range(300)
+    ]
+    store.bury(Burial("clicks", letters, {RECEIVED: len(letters), DEAD: len(letters)}))
+    for number in range(20):
+        store.put_source(f"s{number}", mutated(b'{"time_ms": 1, "newest_ms": 2}', dice))
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[Serving]:
     store = MemoryStore()
     put_running(store)
+    bury(store)
     with serving(store) as made:
         yield made
 
