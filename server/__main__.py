@@ -73,14 +73,15 @@ def run(arguments: Sequence[str], command: Callable[[str], Sequence[str]] | None
         if options.check:
             _show(loaded)
             return 0
-        from server import doctor
-
         if options.doctor:
+            from server import doctor
+
             return doctor.run(loaded.config, as_json=options.json)
+        from server.checks import machine
         from server.supervise import service
 
         demo = service.Demo(_demo_arguments(options)) if options.demo else None
-        return service.run(loaded, demo, command, doctor.machine)
+        return service.run(loaded, demo, command, machine)
     except InvalidArgument as error:
         for fault in error.violations:
             _say(f"{fault.field}: {fault.description}")

@@ -42,6 +42,7 @@ def run_serving(
 
     ``issuer`` 0: the store is asked for a number, until it gives one; before that nothing can be decided.
     """
+    from server.checks import machine as machine_findings
     from server.rpc.decisions import Decisions
     from server.rpc.experiments import Experiments
     from server.rpc.ingestion import Ingestion
@@ -94,7 +95,9 @@ def run_serving(
     tally = Tally(store)
     durability = Durability[config.reward_durability.upper()]
     rewards = Rewards(keeper, store, clock, telemetry, tally, durability)
-    local = Local(keeper, stops, clock, lambda: shelf.saved_ms)
+    local = Local(
+        keeper, stops, clock, lambda: shelf.saved_ms, lambda: [*machine_findings(config), *store.findings()]
+    )
     experiments = Experiments(store, clock, standing=local.standing)
     rpc, server = build_server(
         decisions,

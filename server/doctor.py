@@ -1,39 +1,27 @@
 """``banditd doctor``: one table of what is right and wrong with a machine and its store; it changes nothing.
 
-It is a command of ``banditd``, not of ``banditctl``: it looks with the settings, the rights and the folders of the
-server, and also when no server runs. The learner looks at the same rows of the store at its start and every half
-minute; a fatal one forbids learning.
+It looks with the settings, the rights and the folders of the server, also when no server runs; ``banditctl doctor``
+asks a running one for the same rows. The learner looks at those of the store at its start and every half minute; a
+fatal one forbids learning.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import socket
-import stat
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from bandit.ctl.findings import exit_code, table
+from server.checks import machine
 from server.config import EMBEDDED, Config
 from server.store.findings import Finding
 
-OK, WRONG, FATAL = 0, 3, 1
-_LEAST_FREE = 1 << 30
-_OLD_S = 3600.0
-_WITHIN_S = 2.0
-_HOST_PORT = re.compile(r"(?:^|[/@,\s])([A-Za-z0-9._-]+):([0-9]{1,5})(?=$|[/,?\s])")
 STORE_FOLDER = "store"
 
 
 def run(config: Config, *, as_json: bool) -> int:
     """Print the findings. Returns 0 when all is right, 3 for warnings, 1 when something forbids learning."""
     rows = findings(config)
-    worst = FATAL if any(row.fatal and not row.ok for row in rows) else WRONG
-    code = OK if all(row.ok for row in rows) else worst
+    code = exit_code(rows)
     if as_json:
         shown = [row._asdict() for row in rows]
         sys.stdout.write(json.dumps({"findings": shown, "exit_code": code}, indent=2) + "\n")
@@ -45,98 +33,6 @@ def run(config: Config, *, as_json: bool) -> int:
 def findings(config: Config) -> list[Finding]:
     """Rows of the machine, then of the store."""
     return [*machine(config), *_store(config)]
-
-
-def machine(config: Config) -> list[Finding]:
-    """Rows of the machine; the log is told of them at each start."""
-    own = [_folder(config.data_dir), _room(config), _snapshot(config.data_dir)]
-    return [*own, *(_source(each) for each in config.sources)]
-
-
-def table(rows: Sequence[Finding]) -> str:
-    """The rows for people: what is wrong says what is wanted."""
-    width = max(len(row.check) for row in rows)
-    lines = []
-    for row in rows:
-        mark = "ok" if row.ok else "FATAL" if row.fatal else "warn"
-        lines.append(f"{mark:<5}  {row.check:<{width}}  {row.seen}")
-        if not row.ok:
-            lines.append(f"{'':<5}  {'':<{width}}  wanted: {row.wanted}")
-    wrong = sum(not row.ok for row in rows)
-    fatal = sum(row.fatal and not row.ok for row in rows)
-    lines.append("")
-    lines.append(f"{len(rows)} looked at, {wrong} not as wanted, {fatal} of them forbid learning")
-    return "\n".join(lines) + "\n"
-
-
-def _folder(path: Path) -> Finding:
-    wanted = "a folder of this user that nobody else may read: chmod 700"
-    try:
-        state = path.stat()
-    except FileNotFoundError:
-        return Finding("data_dir", f"{path} is not there yet; the first start makes it", wanted, True, False)
-    except OSError as error:
-        return Finding("data_dir", f"{path}: {error.strerror}", wanted, False, True)
-    mode, own = stat.S_IMODE(state.st_mode), state.st_uid == os.geteuid()
-    writable = os.access(path, os.W_OK | os.X_OK)
-    seen = f"{path}, mode {mode:o}" + ("" if own else f", of user {state.st_uid}")
-    return Finding("data_dir", seen, wanted, writable and own and not mode & 0o077, not writable)
-
-
-def _room(config: Config) -> Finding:
-    there = next(each for each in (config.data_dir, *config.data_dir.parents) if each.exists())
-    free = shutil.disk_usage(there).free
-    needed = max(config.journal_bytes * 5 // 4, _LEAST_FREE)
-    return Finding(
-        "disk",
-        f"{free / 2**30:.1f} GiB free",
-        f"{needed / 2**30:.1f} GiB, so that decisions are kept while the store is away",
-        free >= needed,
-        False,
-    )
-
-
-def _snapshot(data_dir: Path) -> Finding:
-    wanted = f"a snapshot of the last {_OLD_S / 3600:g} h, to start from when the store is away"
-    files = [path for path in (data_dir / "snapshot").glob("*") if path.is_file()]
-    if not files:
-        return Finding("snapshot", "none yet: a start without the store waits for it", wanted, True, False)
-    newest = max(files, key=lambda path: path.stat().st_mtime)
-    age_s = max(time.time() - newest.stat().st_mtime, 0.0)
-    private = not stat.S_IMODE(newest.stat().st_mode) & 0o077
-    seen = f"{newest.name}, {age_s:.0f} s old" + ("" if private else ", readable by others")
-    return Finding("snapshot", seen, wanted, private and age_s <= _OLD_S, False)
-
-
-def _source(settings: Mapping[str, object]) -> Finding:
-    """Can each place that a source names be connected to, or is its file there?"""
-    name = f"source {settings.get('name', '?')}"
-    wanted = "everything that it names to answer, or to be there"
-    places = [place for value in settings.values() for place in _places(value)]
-    silent = [f"{host}:{port}" for host, port in places if not _answers(host, port)]
-    path = settings.get("path")
-    if isinstance(path, str) and not any(Path("/").glob(path.lstrip("/"))):
-        silent.append(path)
-    if silent:
-        return Finding(name, f"{settings.get('kind')}: not there: {', '.join(silent)}", wanted, False, False)
-    shown = ", ".join(f"{host}:{port}" for host, port in places) or path or "names no place to look at"
-    return Finding(name, f"{settings.get('kind')}: {shown}", wanted, True, False)
-
-
-def _places(value: object) -> list[tuple[str, int]]:
-    if isinstance(value, list | tuple):
-        return [place for each in value for place in _places(each)]
-    if not isinstance(value, str):
-        return []
-    return [(host, int(port)) for host, port in _HOST_PORT.findall(value)]
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=_WITHIN_S):
-            return True
-    except OSError:
-        return False
 
 
 def _store(config: Config) -> list[Finding]:

@@ -359,6 +359,11 @@ class Client:
         request = server_service_pb2.AcceptStoreRequest(actor=self.actor, reason=reason)
         return self._call(self._server.AcceptStore, request).server
 
+    def findings(self) -> list[server_service_pb2.Finding]:
+        """What is right and wrong with that machine and its store, looked at now."""
+        request = server_service_pb2.ListFindingsRequest()
+        return list(self._call(self._server.ListFindings, request).findings)
+
     def _signed(self) -> dict[str, Any]:
         """The fields of every write: a fresh request_id, under which retries have one effect, and who asks."""
         return {"request_id": uuid.uuid4().hex, "actor": self.actor}

@@ -23,6 +23,31 @@ def server(invocation: Invocation) -> None:
     _answer(invocation, found)
 
 
+@command("doctor")
+@click.pass_obj
+def doctor(invocation: Invocation) -> int:
+    """Look at one server's machine and its store.
+
+    One table of what is right and wrong, as that server sees it now; nothing is changed. Exits with 0 when all is
+    right, 3 when something is not as wanted, 1 when something forbids learning. Where no server runs, `banditd
+    doctor` looks at the same things.
+    """
+    from bandit.ctl.findings import exit_code, table
+    from bandit.ctl.text import plain
+
+    with invocation.connect() as client:
+        rows = client.findings()
+    code = exit_code(rows)
+    if invocation.documents:
+        names = ("check", "seen", "wanted", "ok", "fatal")
+        shown = [{name: getattr(row, name) for name in names} for row in rows]
+        invocation.answer({"findings": shown, "exit_code": code})
+    else:
+        for line in table(rows).splitlines():
+            click.echo(plain(line))
+    return code
+
+
 @command("stop-arm")
 @click.argument("name", type=ExperimentName())
 @click.argument("arm", type=ArmName())

@@ -34,6 +34,7 @@ COMMANDS = {
     "promote": "writes:promote",
     "delete": "writes:delete",
     "server": "local:server",
+    "doctor": "local:doctor",
     "accept-store": "local:accept_store",
     "list": "reads:list_",
     "get": "reads:get",

@@ -51,6 +51,11 @@ class ServerServiceStub(object):
                 request_serializer=bandit_dot_v1_dot_server__service__pb2.AcceptStoreRequest.SerializeToString,
                 response_deserializer=bandit_dot_v1_dot_server__service__pb2.AcceptStoreResponse.FromString,
                 _registered_method=True)
+        self.ListFindings = channel.unary_unary(
+                '/bandit.v1.ServerService/ListFindings',
+                request_serializer=bandit_dot_v1_dot_server__service__pb2.ListFindingsRequest.SerializeToString,
+                response_deserializer=bandit_dot_v1_dot_server__service__pb2.ListFindingsResponse.FromString,
+                _registered_method=True)
 
 
 class ServerServiceServicer(object):
@@ -85,6 +90,14 @@ class ServerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFindings(self, request, context):
+        """What is right and wrong with this machine and its store, looked at now; what is less than a second old is told again.
+        It changes nothing, and takes some seconds where places do not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -102,6 +115,11 @@ def add_ServerServiceServicer_to_server(servicer, server):
                     servicer.AcceptStore,
                     request_deserializer=bandit_dot_v1_dot_server__service__pb2.AcceptStoreRequest.FromString,
                     response_serializer=bandit_dot_v1_dot_server__service__pb2.AcceptStoreResponse.SerializeToString,
+            ),
+            'ListFindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFindings,
+                    request_deserializer=bandit_dot_v1_dot_server__service__pb2.ListFindingsRequest.FromString,
+                    response_serializer=bandit_dot_v1_dot_server__service__pb2.ListFindingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +205,33 @@ class ServerService(object):
             '/bandit.v1.ServerService/AcceptStore',
             bandit_dot_v1_dot_server__service__pb2.AcceptStoreRequest.SerializeToString,
             bandit_dot_v1_dot_server__service__pb2.AcceptStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ServerService/ListFindings',
+            bandit_dot_v1_dot_server__service__pb2.ListFindingsRequest.SerializeToString,
+            bandit_dot_v1_dot_server__service__pb2.ListFindingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

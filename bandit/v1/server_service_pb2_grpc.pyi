@@ -49,6 +49,10 @@ class ServerServiceStub:
     """Takes the store as it is, after it was emptied, set back or exchanged and this server kept its last good state.
     FAILED_PRECONDITION and RESOURCE_EXHAUSTED as StopArm. Idempotent.
     """
+    ListFindings: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.ListFindingsRequest, _server_service_pb2.ListFindingsResponse]
+    """What is right and wrong with this machine and its store, looked at now; what is less than a second old is told again.
+    It changes nothing, and takes some seconds where places do not answer.
+    """
 
 @_typing.type_check_only
 class ServerServiceAsyncStub(ServerServiceStub):
@@ -70,6 +74,10 @@ class ServerServiceAsyncStub(ServerServiceStub):
     AcceptStore: _aio.UnaryUnaryMultiCallable[_server_service_pb2.AcceptStoreRequest, _server_service_pb2.AcceptStoreResponse]  # type: ignore[assignment]
     """Takes the store as it is, after it was emptied, set back or exchanged and this server kept its last good state.
     FAILED_PRECONDITION and RESOURCE_EXHAUSTED as StopArm. Idempotent.
+    """
+    ListFindings: _aio.UnaryUnaryMultiCallable[_server_service_pb2.ListFindingsRequest, _server_service_pb2.ListFindingsResponse]  # type: ignore[assignment]
+    """What is right and wrong with this machine and its store, looked at now; what is less than a second old is told again.
+    It changes nothing, and takes some seconds where places do not answer.
     """
 
 class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,6 +115,16 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_server_service_pb2.AcceptStoreResponse, _abc.Awaitable[_server_service_pb2.AcceptStoreResponse]]:
         """Takes the store as it is, after it was emptied, set back or exchanged and this server kept its last good state.
         FAILED_PRECONDITION and RESOURCE_EXHAUSTED as StopArm. Idempotent.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFindings(
+        self,
+        request: _server_service_pb2.ListFindingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_server_service_pb2.ListFindingsResponse, _abc.Awaitable[_server_service_pb2.ListFindingsResponse]]:
+        """What is right and wrong with this machine and its store, looked at now; what is less than a second old is told again.
+        It changes nothing, and takes some seconds where places do not answer.
         """
 
 def add_ServerServiceServicer_to_server(servicer: ServerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 
 import grpc
 import structlog
@@ -17,14 +18,17 @@ from server.rpc.changes import MAX_REASON_BYTES, arm_index, asked, check_text, m
 from server.rpc.convert import MODES, duration
 from server.snapshot import Snapshot, SnapshotKeeper
 from server.stops import Stop, StopFile
+from server.store.findings import Finding
 
 log = structlog.get_logger(__name__)
+
+_LOOKED_S = 1.0
 
 
 class Local(server_service_pb2_grpc.ServerServiceServicer):
     """Orders go into the file, this process serves by them before it answers, the others in a moment.
 
-    ``saved_ms``: when the state was last written to disk, None for never.
+    ``saved_ms``: when the state was last written to disk, None for never. ``findings`` looks at machine and store.
     """
 
     def __init__(
@@ -33,11 +37,16 @@ class Local(server_service_pb2_grpc.ServerServiceServicer):
         stops: StopFile,
         clock: Clock,
         saved_ms: Callable[[], int | None] = lambda: None,
+        findings: Callable[[], Sequence[Finding]] = lambda: (),
     ) -> None:
         self._keeper = keeper
         self._stops = stops
         self._clock = clock
         self._saved_ms = saved_ms
+        self._findings = findings
+        self._looking = threading.Lock()
+        self._looked_s = float("-inf")
+        self._found: Sequence[Finding] = ()
 
     def GetServer(  # noqa: N802
         self, request: pb.GetServerRequest, context: grpc.ServicerContext
@@ -90,6 +99,16 @@ class Local(server_service_pb2_grpc.ServerServiceServicer):
         self._stops.accept(self._clock.now_ms())
         log.warning("store_acceptance_ordered", actor=wanted.client, reason=reason, set_back=set_back)
         return pb.AcceptStoreResponse(server=self._server())
+
+    def ListFindings(  # noqa: N802
+        self, request: pb.ListFindingsRequest, context: grpc.ServicerContext
+    ) -> pb.ListFindingsResponse:
+        """What is right and wrong with this machine and its store. Whoever asks meanwhile waits for the same look."""
+        with self._looking:
+            if self._clock.monotonic_s() - self._looked_s >= _LOOKED_S:
+                self._found = self._findings()
+                self._looked_s = self._clock.monotonic_s()
+            return pb.ListFindingsResponse(findings=[pb.Finding(**each._asdict()) for each in self._found])
 
     def standing(self, name: str) -> list[str]:
         """What an operator has to know of this server's state of one experiment, in sentences."""

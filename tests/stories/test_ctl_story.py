@@ -14,9 +14,12 @@ from typing import IO, Any
 
 import pytest
 
+from bandit.ctl.findings import exit_code
 from bandit.ctl.text import token_bytes
 from bandit.spec.parse import parse_yaml
 from bandit.v1.reward_service_pb2 import RewardEvent
+from server.config import Config
+from server.doctor import findings
 from tests.double.command import SPEC, Command
 from tests.service import Service, until
 
@@ -209,3 +212,15 @@ def test_watching_through_a_restart_of_the_server(service: Service, ctl: Command
             assert time.monotonic() < ends
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+
+
+def test_the_doctor_asks_the_server_for_what_it_sees(service: Service, ctl: Command) -> None:
+    """The same rows as `banditd doctor` in the server's folder, and the exit code that says the worst of them."""
+    done = ctl("doctor", "--timeout", "60")
+    assert "data_dir" in done.out
+    assert "evict" in done.out
+    document = ctl("--json", "doctor", "--timeout", "60").document
+    own = findings(Config(data_dir=service.data_dir))
+    assert [row["check"] for row in document["findings"]] == [row.check for row in own]
+    assert [row["ok"] for row in document["findings"]] == [row.ok for row in own]
+    assert document["exit_code"] == done.code == exit_code(own)

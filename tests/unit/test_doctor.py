@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bandit.ctl import findings
 from server import doctor
 from server.__main__ import run
 from server.config import Config
@@ -85,14 +86,14 @@ def test_the_command_says_the_worst_by_its_exit_code(
     config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["doctor", "--data-dir", str(config.data_dir), "--journal-bytes", str(1 << 20)]
-    assert run(asked) == doctor.OK
+    assert run(asked) == findings.RIGHT
     assert "0 not as wanted" in capsys.readouterr().out
     config.data_dir.chmod(0o755)
-    assert run([*asked, "--json"]) == doctor.WRONG
+    assert run([*asked, "--json"]) == findings.WRONG
     shown = json.loads(capsys.readouterr().out)
-    assert shown["exit_code"] == doctor.WRONG
+    assert shown["exit_code"] == findings.WRONG
     assert {each["check"] for each in shown["findings"] if not each["ok"]} == {"data_dir"}
-    assert run([*asked, "--store", "redis://127.0.0.1:1"]) == doctor.FATAL
+    assert run([*asked, "--store", "redis://127.0.0.1:1"]) == findings.FATAL
     assert "FATAL  reachable" in capsys.readouterr().out
 
 

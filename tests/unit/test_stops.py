@@ -15,6 +15,7 @@ from bandit.v1 import server_service_pb2 as pb
 from server.rpc.local import Local
 from server.snapshot import SnapshotKeeper
 from server.stops import MOST_STOPS, Ordered, StopFile
+from server.store.findings import Finding
 from server.store.memory import MemoryStore
 from tests.builders import NOW
 from tests.fakes import FakeClock
@@ -255,3 +256,23 @@ def test_another_build_is_another_arm(ground: Ground) -> None:
     ground.stops.add(replace(STOP, digest="sha256:older"))
     ground.keeper.serve_by_halts()
     assert ground.shares() == (400_000, 300_000, 300_000)
+
+
+def test_what_was_found_is_told_again_for_a_second_and_then_looked_at_anew(ground: Ground) -> None:
+    looks: list[Finding] = []
+
+    def look() -> list[Finding]:
+        looks.append(Finding("disk", f"look {len(looks) + 1}", "room", False, True))
+        return looks[-1:]
+
+    local = Local(ground.keeper, ground.stops, ground.clock, findings=look)
+
+    def asked() -> list[tuple[str, str, str, bool, bool]]:
+        rows = local.ListFindings(pb.ListFindingsRequest(), ANY).findings
+        return [(row.check, row.seen, row.wanted, row.ok, row.fatal) for row in rows]
+
+    assert asked() == [("disk", "look 1", "room", False, True)]
+    ground.clock.advance(0.9)
+    assert asked()[0][1] == "look 1"
+    ground.clock.advance(0.2)
+    assert asked()[0][1] == "look 2"
