@@ -28,6 +28,15 @@ GRPC, OTHERS = b"grpc", b"other"
 REPORT, CORRECT, RETRACT = 1, 2, 3
 
 
+def partition_of(issuer: int, number: int, partitions: int) -> int:
+    """Which of so many logs takes a decision's exposure and its rewards: one for all of an issuer's.
+
+    So marks, joins and sums of a decision meet in one ledger; issuer numbers are given one after the other, and serving
+    processes spread. A reward without a token (``issuer`` 0) goes by its ``number``, the hash of what it is.
+    """
+    return (issuer or number) % partitions
+
+
 def kind_of(kind: bytes, features: int) -> bytes:
     """Kind of an entry whose records have so many bytes of features behind them; a byte more than one without."""
     return kind + bytes([features]) if features else kind
@@ -54,7 +63,10 @@ class LogEntry(NamedTuple):
 
 
 class Append(NamedTuple):
-    """One entry to append to an experiment's log; ``uid`` is the experiment's: no other of its name counts it."""
+    """One entry to append to a log, ``experiment`` its ledger's name (``bandit.ids.ledger_name``).
+
+    ``uid`` is the experiment's: no other of its name counts it.
+    """
 
     experiment: str
     uid: int

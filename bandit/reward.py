@@ -210,11 +210,16 @@ def accept_without_token(experiment: Experiment, key: bytes, event: RewardEvent,
     event_ms = now_ms if event.event_ms is None else min(event.event_ms, now_ms)
     _in_window(spec.metrics[metric], event_ms, now_ms)
     q = _scaled(spec.metrics[metric], event.value)
-    identity = "\x00".join((experiment.name, event.unit, event.arm, event.metric, event.event_id)).encode()
-    number = int.from_bytes(hmac.digest(key, identity, "sha256")[:8], "little")
+    number = identity_of(experiment, key, event)
     # Nothing says under which allocation the unit got its arm, so it cannot count as one that was never re-routed.
     bucket = bucket_of(hash_unit(experiment.salt, event.unit), rerouted=True) if event.unit else 0
     return RewardRecord(0, experiment.epoch, number, event_ms, 0, q, 0, arm, metric, bucket)
+
+
+def identity_of(experiment: Experiment, key: bytes, event: RewardEvent) -> int:
+    """64-bit hash of what makes a reward without a token this one; ``key`` as for :func:`accept_without_token`."""
+    identity = "\x00".join((experiment.name, event.unit, event.arm, event.metric, event.event_id)).encode()
+    return int.from_bytes(hmac.digest(key, identity, "sha256")[:8], "little")
 
 
 def _metric(spec: ExperimentSpec, name: str) -> int:
