@@ -24,6 +24,7 @@ from server.store.redis import RedisStore
 if TYPE_CHECKING:
     from server.journal.journal import Journal
     from server.journal.shipper import Shipper
+    from server.rates import Rates
     from server.rpc.decisions import Decisions
     from server.snapshot import Shelf, Snapshot, SnapshotKeeper
     from server.stops import StopFile
@@ -94,7 +95,8 @@ def run_serving(
     decisions = Decisions(keeper, clock, None, telemetry)
     tally = Tally(store)
     durability = Durability[config.reward_durability.upper()]
-    rewards = Rewards(keeper, store, clock, telemetry, tally, durability)
+    rates = Rates(config.rewards_per_s, machine.monotonic_s)
+    rewards = Rewards(keeper, store, clock, telemetry, tally, durability, rates)
     local = Local(
         keeper, stops, clock, lambda: shelf.saved_ms, lambda: [*machine_findings(config), *store.findings()]
     )

@@ -18,6 +18,7 @@ from bandit.rollout.transitions import Transition, reallocate, start
 from bandit.v1 import decision_service_pb2_grpc, experiment_service_pb2_grpc, reward_service_pb2_grpc
 from server.clock import SystemClock
 from server.journal import Journal, Shipper
+from server.rates import Rates
 from server.rpc.decisions import Decisions
 from server.rpc.experiments import Experiments
 from server.rpc.ingestion import Ingestion
@@ -131,6 +132,7 @@ def serving(
     telemetry: RpcTelemetry | None = None,
     reflection: bool = False,
     check_s: float = 0.02,
+    rates: Rates | None = None,
 ) -> Iterator[Serving]:
     """A whole server on a free port of this machine, started, stopped at the end."""
     store = MemoryStore() if store is None else store
@@ -145,7 +147,7 @@ def serving(
         experiments = Experiments(store, clock, check_s=check_s, standing=local.standing)
         rpc, grpc_server = build_server(
             decisions,
-            Rewards(keeper, store, clock),
+            Rewards(keeper, store, clock, rates=rates),
             experiments,
             local=local,
             limits=limits,

@@ -93,6 +93,13 @@ class Config:
             "how safe rewards are before they are answered, where the call does not say",
         ),
     )
+    rewards_per_s: int = field(
+        default=0,
+        metadata=_is(
+            whole(0, 10**9),
+            "most rewards a second that each process takes from one client, by its address; 0: any number",
+        ),
+    )
     drain_s: float = field(
         default=10.0, metadata=_is(seconds(0, 600), "longest time for calls under way when a server stops")
     )

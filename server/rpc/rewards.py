@@ -31,6 +31,7 @@ from bandit.v1 import reward_service_pb2 as pb
 from bandit.v1 import reward_service_pb2_grpc
 from server.clock import Clock
 from server.intake.accept import accept
+from server.rates import Rates, client_of
 from server.rpc.appends import Appends
 from server.rpc.convert import duration, reward_event
 from server.rpc.counting import ServiceTelemetry, Uncounted
@@ -110,7 +111,9 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         telemetry: ServiceTelemetry | None = None,
         tally: Tally | None = None,
         durability: Durability = Durability.MEMORY,
+        rates: Rates | None = None,
     ) -> None:
+        self._rates = rates
         self._telemetry = telemetry or Uncounted()
         self._tally = tally
         self._keeper = keeper
@@ -129,6 +132,8 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             raise InvalidArgument.at(
                 "events", f"{len(request.events)} events; send 1 to {MAX_EVENTS} in a batch"
             )
+        if self._rates is not None:
+            self._rates.take(client_of(context.peer()), len(request.events))
         snapshot = self._keeper.snapshot
         if snapshot is None:
             raise StoreUnavailable(

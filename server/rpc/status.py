@@ -105,7 +105,7 @@ def _details(error: BanditError, room: int) -> Iterator[Message]:
     for kind_of, delay_s in RETRY_AFTER_S.items():
         if isinstance(error, kind_of):
             delay = Duration()
-            delay.FromMilliseconds(round(delay_s * 1000))
+            delay.FromMilliseconds(round(float(error.metadata.get("retry_delay_s", delay_s)) * 1000))
             yield error_details_pb2.RetryInfo(retry_delay=delay)
 
 

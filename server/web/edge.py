@@ -14,6 +14,7 @@ from bandit.errors import NotAllowed, StoreUnavailable
 from server.clock import StoreClock, SystemClock
 from server.config import Config, host_port
 from server.intake.door import Door
+from server.rates import Rates
 from server.snapshot import SnapshotKeeper
 from server.store.base import Durability
 from server.store.redis import RedisStore
@@ -21,6 +22,7 @@ from server.telemetry import catalogue, shared
 from server.telemetry.build import version
 from server.telemetry.scrape import Scrape
 from server.web import probes
+from server.web.events import Events
 from server.web.pages import application
 from server.web.probes import Probe, State
 
@@ -76,7 +78,9 @@ def run(config: Config, ready: Callable[[], None]) -> int:
     wanted = Durability[config.reward_durability.upper()]
     door = Door(store, keeper, clock, HTTP, wanted) if config.http_events else None
     pages = application(
-        lambda: [probe.row() for probe in watched], scrape.render, door.take if door else None
+        lambda: [probe.row() for probe in watched],
+        scrape.render,
+        Events(door.take, Rates(config.rewards_per_s, machine.monotonic_s)) if door else None,
     )
     with _listening(config.http_listen) as listener:
         if door is not None:

@@ -2,13 +2,14 @@
 
 Answers 202 when all was decided, each event with its outcome (accepted, late, rejected and why), and how safe the
 accepted ones are; 400 for one event that is rejected, or what is no event at all; 408, 413 and 415 for what is too
-slow, too large or of another type; 503 with Retry-After when the store did not take it: then all may be sent again,
-repeats are counted once.
+slow, too large or of another type; 429 with Retry-After when one client sends too many; 503 with Retry-After when the
+store did not take it: then all may be sent again, repeats are counted once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 from starlette.concurrency import run_in_threadpool
@@ -29,6 +30,7 @@ from server.intake.codec import (
 )
 from server.intake.door import Taken
 from server.intake.sort import Fate
+from server.rates import Rates
 
 Take = Callable[[Sequence[Arrived | Poison]], Taken]
 MOST_BATCH_BYTES = 1 << 20
@@ -41,8 +43,9 @@ _TYPES = ("application/json", STRUCTURED, BATCH, *PROTOBUF)
 class Events:
     """The page. ``take`` may wait for the store; it is called in a thread."""
 
-    def __init__(self, take: Take) -> None:
+    def __init__(self, take: Take, rates: Rates | None = None) -> None:
         self._take = take
+        self._rates = rates
 
     async def __call__(self, request: Request) -> Response:
         """One POST."""
@@ -70,6 +73,13 @@ class Events:
             if not one:
                 return _refused(400, error.reason, str(error))
             arrived = [error]
+        if self._rates is not None:
+            try:
+                self._rates.take(request.client.host if request.client else "unknown", len(arrived))
+            except Overloaded as error:
+                response = _refused(429, error.reason, str(error))
+                response.headers["retry-after"] = str(math.ceil(float(error.metadata["retry_delay_s"])))
+                return response
         return await self._answer(arrived, one=one)
 
     async def _answer(self, arrived: Sequence[Arrived | Poison], *, one: bool) -> Response:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.web.events import Events, Take
+from server.web.events import Events
 from server.web.probes import Row, State
 
 INDEX = """banditd
@@ -34,11 +34,13 @@ HEADERS = {
 
 
 def application(
-    rows: Callable[[], Sequence[Row]], render: Callable[[str], tuple[bytes, str]], take: Take | None = None
+    rows: Callable[[], Sequence[Row]],
+    render: Callable[[str], tuple[bytes, str]],
+    events: Events | None = None,
 ) -> ASGIApp:
     """The pages. ``rows`` gives the parts as they are; ``render(accept)`` the metrics and their content type.
 
-    ``take``: who takes rewards, None where nobody does (see ``events``).
+    ``events``: the page that takes rewards, None where nobody does.
     """
 
     async def index(_: Request) -> Response:
@@ -68,8 +70,8 @@ def application(
         Route("/readyz/{part}", ready),
         Route("/metrics", metrics),
     ]
-    if take is not None:
-        routes.append(Route("/v1/events", Events(take).__call__, methods=["POST"]))
+    if events is not None:
+        routes.append(Route("/v1/events", events.__call__, methods=["POST"]))
     return _Headers(Starlette(routes=routes))
 
 

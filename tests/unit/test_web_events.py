@@ -18,10 +18,13 @@ from cloudevents.core.v1.event import CloudEvent
 
 from server.intake.codec import CLOUD_EVENT_TYPE, MOST_BODY_BYTES
 from server.intake.door import Door
+from server.rates import Rates
 from server.store.base import Durability
 from server.store.fed import Fed, Feed
 from server.store.memory import MemoryStore
+from server.web.events import Events
 from server.web.pages import application
+from tests.fakes import FakeClock
 from tests.ingesting import World, adds_up, event
 from tests.service import until
 from tests.serving import Faulty
@@ -46,7 +49,8 @@ class Edge:
         self.world = World(MemoryStore())
         self.store = Faulty(self.world.store)
         self.door = Door(self.store, self.world.keeper, self.world.clock, "http")
-        app = application(list, lambda accept: (b"", "text/plain"), self.door.take)
+        self.rates = Rates(0, FakeClock().monotonic_s)
+        app = application(list, lambda accept: (b"", "text/plain"), Events(self.door.take, self.rates))
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -89,6 +93,18 @@ def edge() -> Iterator[Edge]:
     edge = Edge()
     yield edge
     edge.close()
+
+
+def test_a_client_that_sends_too_many_is_told_when_to_go_on(edge: Edge) -> None:
+    edge.rates.per_s = 1
+    good = edge.world.good(4)
+    assert edge.post(b"[" + b",".join(good[:3]) + b"]").status == 202, "a batch is taken whole"
+    refused = edge.post(good[3])
+    assert (refused.status, refused.headers["retry-after"]) == (429, "2")
+    assert refused.body["error"]["reason"] == "TOO_MANY_EVENTS"
+    edge.rates.per_s = 0
+    assert edge.post(good[3]).status == 202
+    assert edge.ends()["received"] == 4, "what was refused was not received"
 
 
 def cloud(inner: bytes) -> CloudEvent:
