@@ -37,8 +37,8 @@ class Rollback:
 class ArmState:
     """What was decided about one arm.
 
-    ``hold_ppm``: its share may not rise above this. ``attempt``: which try of the arm, from 1; each spends
-    less of alpha. ``since``: first allocation number whose evidence counts for the guardrails.
+    ``hold_ppm``: its share may not rise above this. ``attempt``: which try of the experiment it is in, from 1; each
+    spends less of alpha. ``since``: first allocation number whose evidence counts for the guardrails.
     """
 
     rollback: Rollback | None = None
@@ -69,7 +69,8 @@ class PastEpoch:
 class Experiment:
     """A spec with its present state. ``revision`` grows with each change of either (it is the etag).
 
-    ``past`` holds the latest ended epochs whose attribution windows may still be open.
+    ``past`` holds the latest ended epochs, whose attribution windows may still be open, and older ones in which a build
+    was last rolled back or held.
     """
 
     name: str

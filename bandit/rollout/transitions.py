@@ -26,7 +26,7 @@ from bandit.rollout.state import (
 from bandit.spec.diff import diff, new_epoch, restarts_guardrails
 from bandit.spec.model import Arm, ExperimentSpec
 
-PAST_EPOCHS = 8
+PAST_EPOCHS, MOST_PAST_EPOCHS = 8, 32
 _OPENS = frozenset({"created", "started", "new epoch"})
 """Causes of allocations before the first comparison of an epoch; what the next one moves is no re-routing."""
 
@@ -192,9 +192,11 @@ def update(
     """Replace the spec; None when nothing that matters differs.
 
     A new epoch (arms, metrics, cohorts or unit changed) begins statistics anew and keeps each unit on its arm
-    as far as that arm is still there. Changed guardrails begin a new attempt of every arm. An arm of the same
-    name and digest keeps its rollback and its attempts, also after epochs without it; another digest is another
-    arm. Raises NotAllowed once CONCLUDED.
+    as far as that arm is still there; every challenger of it, new builds too, begins an attempt above all before,
+    so that alpha is spent once for the experiment and not once for each build. Changed guardrails begin a new
+    attempt of every arm. A DRAFT has shown nobody anything and spends nothing. An arm of the same name and digest
+    keeps its rollback, also after epochs without it; another digest is another arm. Raises NotAllowed once
+    CONCLUDED, and for another number of partitions.
     """
     if not diff(experiment.spec, spec):
         return None
@@ -203,11 +205,18 @@ def update(
             f"{experiment.name} is concluded; create a new experiment for the next comparison",
             reason="CONCLUDED",
         )
+    if spec.partitions != experiment.spec.partitions:
+        raise NotAllowed(
+            f"{experiment.name} was created with partitions: {experiment.spec.partitions}, which holds for its life, not "
+            f"{spec.partitions}; write that, or create another experiment",
+            reason="PARTITIONS_FIXED",
+        )
     if not new_epoch(experiment.spec, spec):
         after = _next(experiment, now_ms, spec=spec)
         if restarts_guardrails(experiment.spec, spec):
             arms = tuple(
-                replace(arm, attempt=arm.attempt + 1, since=allocation.number + 1) for arm in experiment.arms
+                replace(arm, attempt=arm.attempt + _spent(experiment), since=allocation.number + 1)
+                for arm in experiment.arms
             )
             after = replace(after, arms=arms)
         moved = next_in_each(allocation, tuple, now_ms, "spec updated")
@@ -220,17 +229,17 @@ def _begin_epoch(
 ) -> Transition:
     old = {arm.name: index for index, arm in enumerate(experiment.spec.arms)}
     ended = PastEpoch(experiment.epoch, experiment.spec, now_ms, experiment.arms)
-    past = (ended, *experiment.past)[:PAST_EPOCHS]
+    past = _remembered((ended, *experiment.past))
+    # Not per build nor per name: whoever renames an arm that was judged would have its alpha again.
+    attempt = max(state.attempt for state in experiment.arms) + _spent(experiment)
     arms = []
     kept: dict[int, int] = {}
     for index, arm in enumerate(spec.arms):
         before = old.get(arm.name)
         if before is not None:
             kept[before] = index
-        state = ArmState(since=allocation.number + 1)
-        if not arm.control and (was := _before(past, arm)) is not None:
-            state = replace(was, attempt=was.attempt + 1, since=allocation.number + 1)
-        arms.append(state)
+        was = None if arm.control else _before(past, arm)
+        arms.append(replace(was or ArmState(), attempt=attempt, since=allocation.number + 1))
     after = replace(
         _next(experiment, now_ms, spec=spec, arms=tuple(arms)),
         epoch=experiment.epoch + 1,
@@ -327,6 +336,26 @@ def _with_since(experiment: Experiment, since: int) -> Experiment:
 
 def _set(arms: tuple[ArmState, ...], index: int, state: ArmState) -> tuple[ArmState, ...]:
     return (*arms[:index], state, *arms[index + 1 :])
+
+
+def _spent(experiment: Experiment) -> int:
+    """Attempts that end now: none while no challenger can have had a decision."""
+    return 0 if experiment.state is State.DRAFT else 1
+
+
+def _remembered(past: Sequence[PastEpoch]) -> tuple[PastEpoch, ...]:
+    """The latest epochs, and of the older ones those that have the last word on a build that may have no traffic."""
+    kept = list(past[:PAST_EPOCHS])
+    for place, each in enumerate(past[PAST_EPOCHS:], PAST_EPOCHS):
+        barred = (
+            arm
+            for arm, state in zip(each.spec.arms, each.arms, strict=False)
+            if (state.rollback is not None or state.hold_ppm is not None)
+            and _before(past[:place], arm) is None
+        )
+        if len(kept) < MOST_PAST_EPOCHS and any(barred):
+            kept.append(each)
+    return tuple(kept)
 
 
 def _before(past: Sequence[PastEpoch], arm: Arm) -> ArmState | None:

@@ -795,7 +795,7 @@ class DryRunResponse(_message.Message):
     new_epoch: _builtins.bool
     """True when statistics would begin anew."""
     restarts_guardrails: _builtins.bool
-    """True when the guardrails would begin a new attempt."""
+    """True when the guardrails would begin a new attempt; never of a draft, which has spent none."""
     etag: _builtins.str
     """etag of the version compared with."""
     @_builtins.property

@@ -13,7 +13,7 @@ from bandit.client.convert import spec_from_proto
 from bandit.errors import InvalidArgument
 from bandit.ids import parse_arm, parse_experiment
 from bandit.rollout import transitions
-from bandit.rollout.state import Allocation, Experiment
+from bandit.rollout.state import Allocation, Experiment, State
 from bandit.rollout.transitions import Transition
 from bandit.spec.diff import diff, new_epoch, restarts_guardrails
 from bandit.v1 import experiment_pb2, experiment_service_pb2_grpc
@@ -253,7 +253,8 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         return pb.DryRunResponse(
             changes=changes_to_proto(diff(old, spec)),
             new_epoch=epoch,
-            restarts_guardrails=epoch or restarts_guardrails(old, spec),
+            restarts_guardrails=stored.experiment.state is not State.DRAFT
+            and (epoch or restarts_guardrails(old, spec)),
             etag=stored.experiment.etag,
         )
 

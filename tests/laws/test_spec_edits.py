@@ -14,10 +14,18 @@ from bandit.guardrails.levels import thresholds
 from bandit.ledger import Period, split_table, table
 from bandit.look import look
 from bandit.rollout.state import Allocation, Experiment
-from bandit.rollout.transitions import reallocate, roll_back, update
+from bandit.rollout.transitions import (
+    MOST_PAST_EPOCHS,
+    PAST_EPOCHS,
+    Transition,
+    clear_rollback,
+    reallocate,
+    roll_back,
+    update,
+)
 from bandit.spec.check import check
 from bandit.spec.model import ExperimentSpec
-from tests.builders import NOW, running, spec
+from tests.builders import NOW, created, running, spec
 from tests.guardrail_periods import period
 
 ARMS: list[dict[str, Any]] = [
@@ -173,11 +181,8 @@ def test_what_is_counted_otherwise_begins_an_epoch_and_keeps_the_alpha_that_was_
     assert sum(allocation.shares_ppm) == 1_000_000
     if name == "another build":  # unproven: it begins with nothing, and by its ramp
         assert allocation.shares_ppm == (650_000, 350_000, 0)
-    old = {(arm.name, arm.digest) for arm in before.spec.arms if not arm.control}
-    for arm, state in zip(after.spec.arms, after.arms, strict=True):
-        if not arm.control:
-            assert state.attempt == (2 if (arm.name, arm.digest) in old else 1), arm.name
-        assert state.since == allocation.number
+    assert [state.attempt for state in after.arms] == [2] * len(after.spec.arms)
+    assert [state.since for state in after.arms] == [allocation.number] * len(after.spec.arms)
     assert after.past[0].arms == before.arms
 
 
@@ -203,6 +208,88 @@ def test_edits_there_and_back_never_give_alpha_back() -> None:
     assert spent < 1.0
 
 
+def test_many_builds_under_many_names_spend_alpha_once() -> None:
+    """New builds, arms renamed, added, left out, cleared: over the experiment's life no more than alpha."""
+    experiment, allocation = running((400_000, 350_000, 250_000), **BASE)
+    chance, spent = np.random.default_rng(5), 0.0
+
+    def tries(experiment: Experiment) -> dict[tuple[int, int], float]:
+        """Part of alpha by arm and attempt."""
+        arms = len(experiment.spec.arms)
+        return {
+            (arm, state.attempt): 6.0 / (math.pi * state.attempt) ** 2 / (arms - 1)
+            for arm, state in enumerate(experiment.arms)
+            if not experiment.spec.arms[arm].control
+        }
+
+    seen = tries(experiment)
+    for step in range(60):
+        arm = int(chance.integers(1, len(experiment.arms)))
+        if chance.random() < 0.6:
+            moved = roll_back(
+                experiment, allocation, arm, actor="a", reason="r", rollback_id=f"{step}", now_ms=NOW
+            )
+            moved = clear_rollback(moved.experiment, moved.allocation, arm, NOW)
+        else:
+            spent += sum(seen.values())
+            seen = {}
+            names = [f"arm-{step}-{place}" for place in range(int(chance.integers(1, 6)))]
+            names[0] = "small" if chance.random() < 0.5 else names[0]
+            added = [{"name": name, "digest": f"sha256:{step}{name}"} for name in names]
+            found = update(experiment, allocation, of({"arms": [ARMS[0], *added]}), NOW + step)
+            assert found is not None
+            moved = found
+        experiment, allocation = moved.experiment, moved.allocation
+        seen |= tries(experiment)
+    assert spent + sum(seen.values()) <= 1.0
+
+
+def test_a_draft_spends_no_alpha() -> None:
+    """No challenger had a decision, so nobody can have looked at any evidence."""
+    made = created(**BASE)
+    experiment, allocation = made.experiment, made.allocation
+    for changes in (JUDGED_ANEW["alpha"], COUNTED_ANEW["another build"], {}):
+        moved = update(experiment, allocation, of(changes), NOW + 1)
+        assert moved is not None
+        experiment, allocation = moved.experiment, moved.allocation
+    assert [arm.attempt for arm in experiment.arms] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_a_rolled_back_build_is_known_however_many_came_after_it(cleared: bool) -> None:
+    experiment, allocation = running((400_000, 350_000, 250_000), **BASE)
+    moved = roll_back(experiment, allocation, 2, actor="a", reason="bad", rollback_id="r", now_ms=NOW)
+
+    def build(moved: Transition, number: int) -> Transition:
+        arms = [*ARMS[:2], ARMS[2] | {"digest": f"sha256:{number}"}]
+        found = update(moved.experiment, moved.allocation, of({"arms": arms}), NOW + 1)
+        assert found is not None
+        return found
+
+    if cleared:
+        for number in [*range(50, 60), 2]:  # the last word on it is in a later epoch than the rollback
+            moved = build(moved, number)
+        moved = clear_rollback(moved.experiment, moved.allocation, 2, NOW)
+    for number in range(100, 120):
+        moved = build(moved, number)
+    assert len(moved.experiment.past) == (PAST_EPOCHS if cleared else PAST_EPOCHS + 1)
+    assert (build(moved, 2).experiment.arms[2].rollback is None) == cleared
+
+
+def test_no_more_epochs_are_kept_than_a_document_can_hold() -> None:
+    experiment, allocation = running((400_000, 350_000, 250_000), **BASE)
+    for number in range(100, 160):
+        arms = [*ARMS[:2], ARMS[2] | {"digest": f"sha256:{number}"}]
+        moved = update(experiment, allocation, of({"arms": arms}), NOW + 1)
+        assert moved is not None
+        moved = roll_back(
+            moved.experiment, moved.allocation, 2, actor="a", reason="bad", rollback_id="r", now_ms=NOW
+        )
+        experiment, allocation = moved.experiment, moved.allocation
+    assert len(experiment.past) == MOST_PAST_EPOCHS
+    assert experiment.past[0].epoch == experiment.epoch - 1
+
+
 def test_a_build_that_was_away_comes_back_as_it_left() -> None:
     """Left out for an epoch, or replaced by another build and put back: its rollback stands, its attempts go on."""
     experiment, allocation = running((400_000, 350_000, 250_000), **BASE)
@@ -216,8 +303,7 @@ def test_a_build_that_was_away_comes_back_as_it_left() -> None:
         back = update(gone.experiment, gone.allocation, of({}), NOW + 6000)
         assert back is not None
         assert back.experiment.arms[2].rollback == rolled.experiment.arms[2].rollback
-        assert back.experiment.arms[2].attempt == 2
-        assert back.experiment.arms[1].attempt == 3
+        assert [arm.attempt for arm in back.experiment.arms] == [3, 3, 3]
         assert back.allocation.shares_ppm[2] == 0
         shares = (700_000, 300_000, 0)
         moved = reallocate(

@@ -383,6 +383,13 @@ def test_dry_run_of_a_new_experiment_and_of_a_new_epoch(served: Serving, store: 
     assert (dry.creates, dry.new_epoch, dry.restarts_guardrails) == (False, True, True)
 
 
+def test_a_draft_has_no_attempt_to_begin_anew(served: Serving, store: Faulty) -> None:
+    put_draft(store)
+    dry = served.operate.DryRun(pb.DryRunRequest(spec=spec_to_proto(spec(alpha=0.01))))
+    assert dry.changes
+    assert not dry.restarts_guardrails
+
+
 # --- what cannot be read ---
 
 
