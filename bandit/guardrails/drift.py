@@ -29,9 +29,7 @@ class Drift(SampleRatio):
         self, spec: ExperimentSpec, guardrail: Guardrail, table: PeriodTable, now_ms: int
     ) -> Material:
         """Outcomes of the metric in mature periods."""
-        found = outcomes(spec, guardrail.metric, table, now_ms)
-        found.young = False
-        return found
+        return outcomes(spec, guardrail.metric, table, now_ms)
 
     def shown(
         self, spec: ExperimentSpec, guardrail: Guardrail, observed: float, reference: float

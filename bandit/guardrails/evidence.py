@@ -51,7 +51,8 @@ class Material:
     """E periods of K arms for one guardrail; arrays are [E, K] unless said. See the columns of ``kernels.watch``.
 
     ``number`` [E]; ``mature`` [E]: nothing that counts can still change; ``young``: may others count as evidence of
-    harm? ``centre``, ``shown_centre`` [E]; ``edges`` [E, K, J] outcomes above each edge.
+    harm? Only limits, breaker and sample_ratio ask; ``kernels.weigh`` passes them over for all other kinds. ``centre``,
+    ``shown_centre`` [E]; ``edges`` [E, K, J] outcomes above each edge.
     """
 
     number: Int64Array
@@ -74,7 +75,7 @@ class Material:
     _stacked: tuple[NDArray[np.int64], FloatArray] | None = field(default=None, init=False, repr=False)
 
     @classmethod
-    def of(cls, table: PeriodTable, mature: NDArray[np.bool_], *, young: bool) -> Material:
+    def of(cls, table: PeriodTable, mature: NDArray[np.bool_], *, young: bool = False) -> Material:
         """Traffic alone; the rest is zero."""
         none = np.zeros_like(table.assigned)
         zeros = np.zeros(len(table.number))

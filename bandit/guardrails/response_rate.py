@@ -37,7 +37,7 @@ class ResponseRate:
         """Decisions, and those with a reward."""
         index, metric = metric_of(spec, guardrail.metric)
         table = unfolded(table)
-        found = Material.of(table, table.mature(metric.attribution_window, now_ms), young=False)
+        found = Material.of(table, table.mature(metric.attribution_window, now_ms))
         answered = np.minimum(table.n[:, :, index], table.assigned)
         found.count = found.bottom = table.assigned
         found.arrived = found.bad = found.square = found.top = answered

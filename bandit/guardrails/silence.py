@@ -31,6 +31,6 @@ class Silence(SampleRatio):
         """Decisions and rewards of periods that ended ``after`` ago."""
         index, _ = metric_of(spec, guardrail.metric)
         table = unfolded(table)
-        found = Material.of(table, table.mature(guardrail.after, now_ms), young=False)
+        found = Material.of(table, table.mature(guardrail.after, now_ms))
         found.arrived = table.n[:, :, index]
         return found

@@ -18,6 +18,7 @@ from bandit.ledger import Period, fold_block
 from bandit.spec.model import ExperimentSpec, Guardrail
 from tests.builders import NOW
 from tests.guardrail_periods import (
+    HOUR,
     LIFE_MS,
     LONG_AFTER,
     guarded,
@@ -209,6 +210,25 @@ def test_periods_before_the_arm_began_do_not_count(kind: str, now_ms: int) -> No
     both = judged(spec, [*old, *new], arms=standings(spec, since=100), now_ms=now_ms)
     assert both == judged(spec, new, now_ms=now_ms)
     assert both["small", "g0"].outcome is not Outcome.FAIL
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sample_ratio"])
+@pytest.mark.parametrize("small", [0, 200])
+def test_an_open_window_counts_for_harm_under_a_limit_and_else_not_at_all(kind: str, small: int) -> None:
+    spec = one(kind)
+    old = scene(spec, 2)
+    new = [moved(each, 100) for each in scene(spec, small)]
+    window_ms = HOUR // 6 if kind == "silence" else HOUR
+    for now_ms in (max(each.end_ms for each in new), min(each.end_ms for each in new) + window_ms - 1):
+        before, after = (judged(spec, each, now_ms=now_ms)["small", "g0"] for each in (old, [*old, *new]))
+        assert after.log_e_safe == before.log_e_safe
+        if kind in ("rate_limit", "breaker", "quantile_limit", "event_rate"):
+            assert (after.outcome is Outcome.FAIL) == (small == 200)
+        else:
+            assert after == before
+    # What counts then is not nothing.
+    closed = judged(spec, [*old, *new], now_ms=LONG_AFTER)["small", "g0"]
+    assert (closed.log_e, closed.log_e_safe, closed.n) != (before.log_e, before.log_e_safe, before.n)
 
 
 @pytest.mark.parametrize("kind", KINDS)
