@@ -119,7 +119,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         self._keeper = keeper
         self._store = store
         self._durability = _SAFE[durability]
-        self.doubt = Doubt(store, clock)
+        self.doubt = Doubt(store, clock, known=self._knows)
         self._appends = {wire: Appends(store, safe, self.doubt.remember) for wire, safe in _LEVELS.items()}
         self._clock = clock
         self._waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
@@ -208,11 +208,20 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         for ((name, kind), batch), place in zip(list(batches.items()), places, strict=True):
             if place:
                 continue
+            if (snapshot := self._keeper.snapshot) is not None and snapshot.set_back:
+                raise StoreUnavailable(
+                    f"the store lost experiments/{name}, which may be restored; send all again later",
+                    reason="STORE_SET_BACK",
+                )
             error = Rejected(f"experiments/{name} was deleted", reason="UNKNOWN_EXPERIMENT")
             for index in batch.places:
                 results[index] = _refused(error)
             del batches[name, kind]
         return _SAFE[safe] if batches else pb.DURABILITY_UNSPECIFIED
+
+    def _knows(self, uid: int) -> bool:
+        snapshot = self._keeper.snapshot
+        return snapshot is not None and uid in snapshot.by_uid
 
     def _await(self, batches: Batches, results: list[pb.RewardResult], context: grpc.ServicerContext) -> None:
         """Fill in final outcomes, as far as they come in time."""

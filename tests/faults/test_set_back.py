@@ -14,9 +14,15 @@ from typing import Any
 import pytest
 
 from bandit.decide import Table
+from bandit.errors import StoreUnavailable
+from bandit.log import START
+from bandit.reward import RECORD
 from bandit.rollout.transitions import audit_record, clear_rollback, pause, roll_back
+from bandit.token import Claims, sign
+from bandit.v1 import reward_service_pb2 as wire
 from server.rpc.changes import Asked, Changes
 from server.rpc.reconcile import Reconciler
+from server.rpc.rewards import Rewards
 from server.snapshot import Mode, SnapshotKeeper, matters
 from server.stops import StopFile
 from server.store.base import Commit, Store, Stored
@@ -24,7 +30,7 @@ from server.store.embedded import Embedded
 from server.store.redis import RedisStore
 from tests.conftest import PATIENT_S
 from tests.fakes import FakeClock
-from tests.serving import load, put_draft, put_running, reshare
+from tests.serving import ANY, load, put_draft, put_running, reshare
 from tests.shelves import STOP, Kept
 
 pytestmark = pytest.mark.parametrize("own_server", ["valkey"], indirect=True)
@@ -207,6 +213,41 @@ def test_a_store_that_is_restored_is_believed_again_by_itself(
     now = reshare(own, load(own), (500_000, 250_000, 250_000))
     machine.look(1)
     assert machine.table().shares_ppm == now.allocation.shares_ppm
+
+
+def test_acknowledged_rewards_come_back_with_an_emptied_store(
+    machine: Machine, own: RedisStore, admin: Any
+) -> None:
+    """Emptied and restored without a restart: the server's life is the same, only what is in it tells."""
+    rewards = Rewards(machine.keeper, own, machine.clock)
+    experiment = machine.snapshot.entries["answers"].experiment
+    copy = copy_of(admin)
+    now_ms, issuer = machine.clock.now_ms(), own.reserve_issuers(1)
+    tokens = [
+        sign(own.token_keys(), Claims(experiment.uid, 1, 1, issuer, number, now_ms, 99, 300_000, 0, 1))
+        for number in range(20)
+    ]
+    events = [wire.RewardEvent(token=token, metric="satisfied", value=1.0) for token in tokens]
+
+    def report() -> list[int]:
+        reply = rewards.ReportRewards(wire.ReportRewardsRequest(events=events), ANY)
+        return [result.outcome for result in reply.results]
+
+    rewards.doubt.look()
+    assert set(report()) == {wire.REWARD_OUTCOME_ACCEPTED}
+    admin.flushall()
+    for _ in range(20):
+        assert rewards.doubt.look() == 0
+        machine.look(1)
+    with pytest.raises(StoreUnavailable, match="may be restored"):
+        report()
+    set_back(admin, copy)
+    machine.look(2)
+    assert not machine.snapshot.set_back
+    assert own.behind("answers", START) == 0
+    assert rewards.doubt.look() == 1
+    (entry,) = own.read({"answers": START}, 100, 0)["answers"]
+    assert len(entry.payload) == 20 * RECORD.size
 
 
 def test_an_acceptance_that_a_killed_server_did_not_see_is_not_lost(
