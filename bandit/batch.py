@@ -75,8 +75,11 @@ class Places:
         period = self.ledger.periods[self.numbers[at]]
         return period if allocation <= period.last else None
 
-    def resolved(self, records: Records) -> NDArray[np.int64]:
-        """Allocation number of each record; for those without a token, that of the period open at event time."""
+    def resolved(self, records: Records, log_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Allocation number of each record; for those without a token, that of the period open at event time.
+
+        An event from after the log took it is of that moment: the same period, whatever came later is known by then.
+        """
         numbers = records["allocation"].astype(np.int64)
         for epoch in np.unique(records["epoch"][records["issuer"] == 0]):
             rows = (records["issuer"] == 0) & (records["epoch"] == epoch)
@@ -85,7 +88,8 @@ class Places:
                 numbers[rows] = 0
                 continue
             starts = np.array([period.start_ms for period in periods], np.int64)
-            at = np.searchsorted(starts, records["issued_ms"][rows].astype(np.int64), side="right") - 1
+            happened = np.minimum(records["issued_ms"][rows].astype(np.int64), log_ms[rows])
+            at = np.searchsorted(starts, happened, side="right") - 1
             numbers[rows] = np.array([period.number for period in periods], np.int64)[np.maximum(at, 0)]
         return numbers
 
@@ -206,7 +210,7 @@ def find_places(batch: Batch) -> None:
     """Row of each record's channel 0 over the periods involved, and that of its bucket."""
     records, outcome = batch.records, batch.outcome
     width, clusters = 0, 0
-    numbers = batch.places.resolved(records)
+    numbers = batch.places.resolved(records, batch.log_ms)
     for number in np.unique(numbers).tolist():
         rows = numbers == number
         period = batch.places.period(number)

@@ -1,7 +1,7 @@
 """Log entries -> cells: the fenced writer's arithmetic; it changes the ledger and marks given and says what changed.
 
 Replaying the same entries from the same state gives the same bits: lateness is judged by the log's clock, never
-by this machine's. A poisoned entry is counted as rejected and passed over.
+by this machine's. A poisoned entry is counted as rejected and passed over, and so is one of a source in quarantine.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from bandit.log import (
 from bandit.remember import Rows as Remembered
 from bandit.remember import fold_remembered
 from bandit.reward import RECORD_BYTES
+from bandit.rollout.quarantine import rejects
 from bandit.rollout.state import Allocation, Experiment
 from bandit.seen import (
     BUCKET_MS,
@@ -154,19 +155,24 @@ def fold(entries: Sequence[LogEntry], experiment: Experiment, ledger: Ledger, se
                 )
         elif entry.kind == EXPOSURES:
             _fold_exposures(entry, places, seen, folding)
-        elif pieces_of(entry) is not None:
-            rewards.append(entry)
+        elif pieces_of(entry) is None or rejects(experiment.quarantines, entry):
+            _refuse(entry, folding)
         else:
-            broken = max(len(entry.payload) // RECORD_BYTES, 1)
-            folding.count(entry.source, np.bincount([OUTCOME_REJECTED], [broken], 8).astype(np.int64))
-            if entry.reply:
-                folding.replies[entry.reply] = bytes([OUTCOME_REJECTED]) * broken
+            rewards.append(entry)
     if rewards:
         _fold_rewards(rewards, experiment, ledger, seen, folding)
     return folding
 
 
 def _is_foreign(entry: LogEntry, uid: int) -> bool:
+def _refuse(entry: LogEntry, folding: Folding) -> None:
+    found = pieces_of(entry)
+    count = len(found.records) if found else max(len(entry.payload) // RECORD_BYTES, 1)
+    folding.count(entry.source, np.bincount([OUTCOME_REJECTED], [count], 8).astype(np.int64))
+    if entry.reply:
+        folding.replies[entry.reply] = bytes([OUTCOME_REJECTED]) * count
+
+
     return entry.uid not in (0, uid)
 
 

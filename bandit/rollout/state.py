@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from bandit.linear.rule import LinearRule
 from bandit.ranges import PPM, Ranges
+from bandit.rollout.quarantine import Quarantine, changes
 from bandit.spec.model import Arm, ExperimentSpec
 
 
@@ -70,7 +71,7 @@ class Experiment:
     """A spec with its present state. ``revision`` grows with each change of either (it is the etag).
 
     ``past`` holds the latest ended epochs, whose attribution windows may still be open, and older ones in which a build
-    was last rolled back or held.
+    was last rolled back or held. ``quarantines``: sources whose events do not count, oldest first.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Experiment:
     create_time_ms: int
     update_time_ms: int
     past: tuple[PastEpoch, ...] = ()
+    quarantines: tuple[Quarantine, ...] = ()
 
     def spec_of(self, epoch: int) -> ExperimentSpec | None:
         """The spec that gives the arms and metrics of an epoch their meaning; None when it is forgotten."""
@@ -96,6 +98,11 @@ class Experiment:
     def etag(self) -> str:
         """Text that changes with every change of spec or state."""
         return f"{self.uid:x}-{self.revision:x}"
+
+    @property
+    def removals(self) -> int:
+        """How often sources were put into quarantine or released."""
+        return changes(self.quarantines)
 
     def live(self) -> tuple[bool, ...]:
         """Per arm: may it have traffic?"""

@@ -13,6 +13,7 @@ from bandit.linear.rule import LinearRule
 from bandit.ranges import contiguous, move
 from bandit.rollout.audit import AuditRecord, chained
 from bandit.rollout.moves import carried, given_to, next_allocation, next_in_each, to_control
+from bandit.rollout.quarantine import begun, ended
 from bandit.rollout.state import (
     Allocation,
     ArmState,
@@ -268,6 +269,24 @@ def _begin_epoch(
     return Transition(
         after, moved, "updated", "arms, metrics, cohorts or unit changed: statistics begin anew"
     )
+
+
+def remove_source(
+    experiment: Experiment, allocation: Allocation, source: str, since_ms: int, now_ms: int, reason: str = ""
+) -> Transition:
+    """Count no event of a source that the log took from ``since_ms`` on (0: ever), in any state; what was counted is
+    taken back by the learner. Shares do not move now, and a rollback that such events caused stays."""
+    held = begun(experiment.quarantines, source, since_ms)
+    after = replace(_next(experiment, now_ms), quarantines=held)
+    return Transition(after, allocation, "source_removed", reason)
+
+
+def release_source(
+    experiment: Experiment, allocation: Allocation, source: str, now_ms: int, reason: str = ""
+) -> Transition:
+    """Count the events of a removed source again that come from now on."""
+    after = replace(_next(experiment, now_ms), quarantines=ended(experiment.quarantines, source, now_ms))
+    return Transition(after, allocation, "source_released", reason)
 
 
 def audit_record(

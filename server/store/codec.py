@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from typing import TypeVar
 
 from bandit.features import dimension_of
 from bandit.ids import parse_name
 from bandit.linear.rule import LinearRule
 from bandit.ranges import Ranges
 from bandit.rollout.audit import AuditRecord
+from bandit.rollout.quarantine import Quarantine
 from bandit.rollout.state import Allocation, Apart, ArmState, Experiment, PastEpoch, Rollback, State
 from bandit.spec.model import ExperimentSpec
 from bandit.spec.parse import parse_mapping
 from bandit.spec.render import to_mapping
 from bandit.token import KeyRing
-from server.store.packed import SCHEMA, check_schema, reading
+from server.store.fields import Fields, show, whole
+from server.store.packed import SCHEMA, reading
 
-T = TypeVar("T")
 _U16 = (1 << 16) - 1
 _U32 = (1 << 32) - 1
 _U63 = (1 << 63) - 1
@@ -59,14 +59,20 @@ def dump_experiment(experiment: Experiment) -> bytes:
                 }
                 for past in experiment.past
             ],
+            **_held(experiment),
         }
     )
+
+
+def _held(experiment: Experiment) -> dict[str, object]:
+    held = [asdict(each) for each in experiment.quarantines]
+    return {"quarantines": held} if held else {}
 
 
 def load_experiment(key: str, raw: bytes) -> Experiment:
     """Inverse of :func:`dump_experiment`. Raises CorruptStored."""
     with reading(key):
-        fields = _Fields("experiment", _parse(raw))
+        fields = Fields("experiment", _parse(raw))
         fields.schema()
         experiment = Experiment(
             name=parse_name(fields.text("name"), "name"),
@@ -81,6 +87,7 @@ def load_experiment(key: str, raw: bytes) -> Experiment:
             create_time_ms=fields.whole("create_time_ms", 0, _U63),
             update_time_ms=fields.whole("update_time_ms", 0, _U63),
             past=tuple(fields.each("past", _past)),
+            quarantines=tuple(fields.perhaps("quarantines", _quarantine)),
         )
         fields.end()
         arms = len(experiment.spec.arms)
@@ -128,7 +135,7 @@ def _apart_fields(apart: Apart) -> dict[str, object]:
 def load_allocation(key: str, raw: bytes) -> Allocation:
     """Inverse of :func:`dump_allocation`. Raises CorruptStored."""
     with reading(key):
-        fields = _Fields("allocation", _parse(raw))
+        fields = Fields("allocation", _parse(raw))
         fields.schema()
         arms = fields.whole("arms", 1, 256)
         allocation = Allocation(
@@ -183,7 +190,7 @@ def dump_audit(record: AuditRecord) -> bytes:
 def load_audit(key: str, raw: bytes) -> AuditRecord:
     """Inverse of :func:`dump_audit`; the hash is not verified here. Raises CorruptStored."""
     with reading(key):
-        fields = _Fields("audit", json.loads(raw))
+        fields = Fields("audit", json.loads(raw))
         fields.schema()
         verdict = fields.take("verdict")
         if verdict is not None and not isinstance(verdict, dict):
@@ -216,7 +223,7 @@ def dump_key_ring(ring: KeyRing) -> bytes:
 def load_key_ring(key: str, raw: bytes) -> KeyRing:
     """Inverse of :func:`dump_key_ring`; the error never shows a key. Raises CorruptStored."""
     with reading(key):
-        fields = _Fields("tokens", _parse(raw))
+        fields = Fields("tokens", _parse(raw))
         fields.schema()
         keys = fields.take("keys")
         newest = fields.whole("newest", 0, 255)
@@ -224,66 +231,6 @@ def load_key_ring(key: str, raw: bytes) -> KeyRing:
         if not isinstance(keys, dict) or not all(isinstance(each, str) for each in keys.values()):
             raise TypeError("tokens.keys is not a mapping of texts")
         return KeyRing({int(number): bytes.fromhex(each) for number, each in keys.items()}, newest)
-
-
-class _Fields:
-    """Fields of one stored mapping: each must be there, of its type, within bounds; none may be left over."""
-
-    def __init__(self, path: str, value: object) -> None:
-        if not isinstance(value, dict):
-            raise TypeError(f"{path}: {_show(value)} is not a mapping")
-        self._path = path
-        self._fields: dict[str, object] = dict(value)
-
-    def take(self, key: str) -> object:
-        """The field, once."""
-        if key not in self._fields:
-            raise ValueError(f"{self._path}.{key} is missing")
-        return self._fields.pop(key)
-
-    def schema(self) -> None:
-        """Refuse a newer schema before anything else is looked at."""
-        check_schema(self.whole("schema", 0, _U63))
-
-    def text(self, key: str) -> str:
-        """A text."""
-        value = self.take(key)
-        if not isinstance(value, str):
-            raise TypeError(f"{self._path}.{key}: {_show(value)} is not a text")
-        return value
-
-    def whole(self, key: str, low: int, high: int) -> int:
-        """A whole number in [low, high]."""
-        return _whole(f"{self._path}.{key}", self.take(key), low, high)
-
-    def maybe(self, key: str, read: Callable[[str], T]) -> T | None:
-        """None, or what ``read`` makes of the field."""
-        if key in self._fields and self._fields[key] is None:
-            del self._fields[key]
-            return None
-        return read(key)
-
-    def each(self, key: str, read: Callable[[str, object], T]) -> list[T]:
-        """A list, each item read with its path."""
-        value = self.take(key)
-        if not isinstance(value, list):
-            raise TypeError(f"{self._path}.{key}: {_show(value)} is not a list")
-        return [read(f"{self._path}.{key}.{index}", item) for index, item in enumerate(value)]
-
-    def perhaps(self, key: str, read: Callable[[str, object], T]) -> list[T]:
-        """As :meth:`each`; nothing where there was nothing to write."""
-        return self.each(key, read) if key in self._fields else []
-
-    def has(self, key: str) -> bool:
-        """Is there such a field?"""
-        return key in self._fields
-
-    def end(self) -> None:
-        """Nothing may be left."""
-        if self._fields:
-            raise ValueError(
-                f"{self._path} has fields that nobody knows: {', '.join(sorted(self._fields))[:200]}"
-            )
 
 
 def _dump(fields: Mapping[str, object]) -> bytes:
@@ -298,40 +245,29 @@ def _no_constant(text: str) -> object:
     raise ValueError(f"{text} is not a finite number")
 
 
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _whole(path: str, value: object, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{path}: {_show(value)} is not a whole number from {low} to {high}")
-    return value
-
-
 def _share(path: str, value: object) -> int:
-    return _whole(path, value, 0, _PPM)
+    return whole(path, value, 0, _PPM)
 
 
 def _finite(path: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e300:
-        raise ValueError(f"{path}: {_show(value)} is not a finite number")
+        raise ValueError(f"{path}: {show(value)} is not a finite number")
     return float(value)
 
 
 def _range(path: str, value: object) -> tuple[int, int, int]:
     if not isinstance(value, list) or len(value) != 3:
-        raise TypeError(f"{path}: {_show(value)} is not [low, high, arm]")
-    low, high, arm = (_whole(path, part, 0, _PPM) for part in value)
+        raise TypeError(f"{path}: {show(value)} is not [low, high, arm]")
+    low, high, arm = (whole(path, part, 0, _PPM) for part in value)
     return low, high, arm
 
 
-def _ranges(fields: _Fields, arms: int) -> Ranges:
+def _ranges(fields: Fields, arms: int) -> Ranges:
     return Ranges.of(arms, fields.each("ranges", _range), fields.perhaps("moved", _share))
 
 
 def _apart(path: str, value: object, arms: int) -> Apart:
-    fields = _Fields(path, value)
+    fields = Fields(path, value)
     apart = Apart(
         cohort=fields.whole("cohort", 0, _U16),
         ranges=_ranges(fields, arms),
@@ -343,7 +279,7 @@ def _apart(path: str, value: object, arms: int) -> Apart:
 
 
 def _arm(path: str, value: object) -> ArmState:
-    fields = _Fields(path, value)
+    fields = Fields(path, value)
     arm = ArmState(
         rollback=fields.maybe("rollback", lambda key: _rollback(f"{path}.{key}", fields.take(key))),
         hold_ppm=fields.maybe("hold_ppm", lambda key: fields.whole(key, 0, _PPM)),
@@ -354,8 +290,16 @@ def _arm(path: str, value: object) -> ArmState:
     return arm
 
 
+def _quarantine(path: str, value: object) -> Quarantine:
+    fields = Fields(path, value)
+    times = (fields.whole(key, 0, _U63) for key in ("since_ms", "until_ms"))
+    quarantine = Quarantine(fields.text("source"), *times)
+    fields.end()
+    return quarantine
+
+
 def _rollback(path: str, value: object) -> Rollback:
-    fields = _Fields(path, value)
+    fields = Fields(path, value)
     rollback = Rollback(
         id=fields.text("id"),
         time_ms=fields.whole("time_ms", 0, _U63),
@@ -367,7 +311,7 @@ def _rollback(path: str, value: object) -> Rollback:
 
 
 def _past(path: str, value: object) -> PastEpoch:
-    fields = _Fields(path, value)
+    fields = Fields(path, value)
     past = PastEpoch(
         epoch=fields.whole("epoch", 0, _U32),
         spec=_spec(fields.take("spec")),
@@ -388,5 +332,5 @@ def _spec(value: object) -> ExperimentSpec:
 def _spec_of_text(text: str) -> ExperimentSpec:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise TypeError(f"spec: {_show(value)} is not a mapping")
+        raise TypeError(f"spec: {show(value)} is not a mapping")
     return parse_mapping(value)
