@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import structlog
 
 from bandit.errors import BanditError, CorruptStored
+from bandit.ids import parse_ledger
 from bandit.log import Append
 from server.clock import Clock
 from server.rpc.appends import MOST_ENTRIES
@@ -35,9 +36,9 @@ _OVERHEAD = 200  # bytes of Python beside a payload, about
 
 
 Slot = tuple[str, int]
-"""An experiment: its name and uid."""
+"""A ledger's name and its experiment's uid."""
 Slots = Mapping[Slot, Sequence[tuple[str, Append]]]
-"""Entries and their ids by experiment, oldest first."""
+"""Entries and their ids by slot, oldest first."""
 
 
 @dataclass(slots=True)
@@ -137,7 +138,7 @@ class Doubt:
     def _look_for(self, slots: Slots) -> int:
         """Append what is gone; give up, or wait for, experiments that are gone themselves."""
         orders = self._store.orders()
-        absent = {slot for slot in slots if orders.get(slot[0], (0, 0))[0] != slot[1]}
+        absent = {slot for slot in slots if orders.get(parse_ledger(slot[0])[0], (0, 0))[0] != slot[1]}
         missing: dict[tuple[str, str], Append] = {}
         for slot in slots.keys() - absent:
             try:
@@ -155,7 +156,7 @@ class Doubt:
         for name, _ in absent - given_up - self._waiting:
             log.error(
                 "acknowledged_rewards_wait",
-                experiment=name,
+                ledger=name,
                 reason="the store lost this experiment; they are appended when it is restored",
             )
         self.counts.put_back += put_back

@@ -8,6 +8,7 @@ from bandit.errors import CorruptStored, StoreUnavailable
 from bandit.log import REWARDS, START, Append
 from server.rpc.doubt import KEPT_S, PROBED, Doubt
 from server.store.memory import MemoryStore
+from server.store.memory_ledger import Kept
 from tests.fakes import FakeClock
 from tests.serving import Faulty
 from tests.stores import put
@@ -157,6 +158,17 @@ def test_a_new_experiment_of_the_name_gets_nothing_of_the_old(store: Faulty, clo
     put(store.store, "answers", uid=99)
     assert doubt.look() == 0
     assert log(store) == []
+
+
+def test_ledgers_of_an_experiment_are_there_with_it(store: Faulty, clock: FakeClock) -> None:
+    doubt = Doubt(store, clock)
+    store.store._kept["answers/1"] = Kept(UIDS["answers"])
+    taken(doubt, store, b"a", name="answers/1")
+    doubt.look()
+    store.instead["orders"] = lambda: {"answers": (UIDS["answers"], 1)}
+    lose(store, 1, "answers/1")
+    assert doubt.look() == 1
+    assert log(store, "answers/1") == [b"a"]
 
 
 def test_many_experiments_are_looked_at_in_turn(store: Faulty, clock: FakeClock) -> None:
