@@ -24,13 +24,13 @@ from bandit.spec.metric import Direction, Metric
 from bandit.spec.model import PPM, ExperimentSpec
 from bandit.v1 import report_pb2, spec_pb2
 from server.control.status import (
-    apart_messages,
     budget_message,
     coefficients_of,
     feasible_of,
     requests_more,
     verdict_message,
 )
+from server.messages import apart_to_proto
 from server.store.base import Stored
 
 METHODS: dict[Method, report_pb2.Effect.Method.ValueType] = {
@@ -82,7 +82,7 @@ def report_message(stored: Stored, look: Look, units: Units | None = None) -> re
         sample_ratio=_sample_ratio(spec, report.traffic),
         notes=report.notes,
         budget=budget_message(spec, look.proposal),
-        apart=apart_messages(stored.allocation, spec),
+        apart=apart_to_proto(stored.allocation, spec),
     )
     if units is not None and not spec.is_linear:
         _first_exposures(message, stored, units)

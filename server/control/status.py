@@ -5,30 +5,24 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from bandit.allocate import Proposal
 from bandit.allocators.needed import needed
 from bandit.features import encoder_of
 from bandit.guardrails.base import Verdict
-from bandit.ids import arm_resource, experiment_resource
+from bandit.ids import experiment_resource
 from bandit.ledger import ONE, S1, Ledger, N
 from bandit.look import Look
-from bandit.rollout.state import Allocation, Experiment, State
+from bandit.rollout.state import Allocation, Experiment
 from bandit.spec.model import PPM, ExperimentSpec
 from bandit.v1 import experiment_pb2, spec_pb2
+from server.messages import STATES, allocation_to_proto, arm_state_to_proto, timestamp
 from server.store.base import RewardCounts, Stored
 
 UNLIKE = (
     "each arm serves other requests, by their features: means and exposures of arms must not be compared; the "
     "coefficients say what an arm is worth for which request"
 )
-STATES = {
-    State.DRAFT: experiment_pb2.EXPERIMENT_STATE_DRAFT,
-    State.RUNNING: experiment_pb2.EXPERIMENT_STATE_RUNNING,
-    State.PAUSED: experiment_pb2.EXPERIMENT_STATE_PAUSED,
-    State.CONCLUDED: experiment_pb2.EXPERIMENT_STATE_CONCLUDED,
-}
 
 
 def status_of(
@@ -49,7 +43,7 @@ def status_of(
         name=experiment_resource(experiment.name),
         state=STATES[experiment.state],
         epoch=experiment.epoch,
-        allocation=_allocation(allocation, experiment.spec),
+        allocation=allocation_to_proto(allocation, experiment.spec),
         arms=[
             _arm(experiment, allocation, look, totals.sums.sum(axis=0), exposures, k)
             for k in range(len(exposures))
@@ -62,7 +56,7 @@ def status_of(
         ],
         exposures=int(exposures.sum()),
         exposures_lost=exposures_lost,
-        evaluation_time=_time(look.now_ms),
+        evaluation_time=timestamp(look.now_ms),
         log_entries_behind=behind,
         periods=len(ledger.periods),
         warnings=[*warnings, *([UNLIKE] if experiment.spec.is_linear else [])],
@@ -111,29 +105,6 @@ def _rewards(counts: RewardCounts) -> experiment_pb2.RewardCounts:
     )
 
 
-def apart_messages(allocation: Allocation, spec: ExperimentSpec) -> list[experiment_pb2.ApartCohort]:
-    """Cohorts with shares of their own, by name."""
-    return [
-        experiment_pb2.ApartCohort(
-            cohort=spec.cohort_name(each.cohort),
-            shares_ppm=each.ranges.shares_ppm(),
-            arm=spec.arms[each.arm].name,
-            chance=each.chance,
-        )
-        for each in allocation.apart
-    ]
-
-
-def _allocation(allocation: Allocation, spec: ExperimentSpec) -> experiment_pb2.Allocation:
-    return experiment_pb2.Allocation(
-        number=allocation.number,
-        time=_time(allocation.time_ms),
-        shares_ppm=allocation.shares_ppm,
-        cause=allocation.cause,
-        apart=apart_messages(allocation, spec),
-    )
-
-
 def _arm(
     experiment: Experiment,
     allocation: Allocation,
@@ -170,7 +141,7 @@ def _arm(
         utility_mean=float(proposal.utility_mean[index]),
         utility_sd=float(proposal.utility_sd[index]),
         metrics=metrics,
-        state=_arm_state(experiment, index),
+        state=arm_state_to_proto(experiment, index),
         feasible=feasible_of(proposal, index),
         coefficients=coefficients_of(experiment.spec, proposal, index),
         realised_ppm=None if look.realised is None else round(PPM * float(look.realised.part[index])),
@@ -188,27 +159,6 @@ def coefficients_of(spec: ExperimentSpec, proposal: Proposal, index: int) -> lis
         experiment_pb2.Coefficient(column=column, mean=float(mean), sd=float(sd))
         for column, mean, sd in zip(encoder.columns, means[index], deviations[index], strict=True)
     ]
-
-
-def _arm_state(experiment: Experiment, index: int) -> experiment_pb2.ArmState:
-    state = experiment.arms[index]
-    message = experiment_pb2.ArmState(
-        name=arm_resource(experiment.name, experiment.spec.arms[index].name),
-        attempt=state.attempt,
-        since_allocation=state.since,
-    )
-    if state.hold_ppm is not None:
-        message.hold_ppm = state.hold_ppm
-    if state.rollback is not None:
-        message.rollback.CopyFrom(
-            experiment_pb2.Rollback(
-                id=state.rollback.id,
-                time=_time(state.rollback.time_ms),
-                actor=state.rollback.actor,
-                reason=state.rollback.reason,
-            )
-        )
-    return message
 
 
 def verdict_message(verdict: Verdict, experiment: Experiment) -> experiment_pb2.Verdict:
@@ -229,9 +179,3 @@ def verdict_message(verdict: Verdict, experiment: Experiment) -> experiment_pb2.
         message=verdict.message,
         cohort=verdict.cohort,
     )
-
-
-def _time(time_ms: int) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMilliseconds(time_ms)
-    return stamp

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from bandit.client.convert import spec_to_proto
 from bandit.decide import Reason
 from bandit.errors import InvalidArgument, Rejected
-from bandit.ids import MAX_UNIT_BYTES, arm_resource, experiment_resource
+from bandit.ids import MAX_UNIT_BYTES, experiment_resource
 from bandit.log import REPORT, RETRACT
 from bandit.reward import RewardEvent
 from bandit.rollout.audit import AuditRecord
-from bandit.rollout.state import Allocation, Experiment, State
+from bandit.rollout.state import Experiment, State
 from bandit.spec.diff import Change
-from bandit.spec.model import ExperimentSpec
 from bandit.v1 import decision_service_pb2, experiment_pb2, experiment_service_pb2, reward_service_pb2
+from server.messages import STATES, arm_state_to_proto, timestamp
 from server.snapshot import Mode
 
 MAX_ATTRIBUTES = 64
@@ -39,12 +38,6 @@ MODES: Mapping[Mode, decision_service_pb2.ServingMode.ValueType] = {
     Mode.STALE: decision_service_pb2.SERVING_MODE_STALE,
     Mode.FROZEN: decision_service_pb2.SERVING_MODE_FROZEN,
     Mode.FALLBACK: decision_service_pb2.SERVING_MODE_FALLBACK,
-}
-STATES: Mapping[State, experiment_pb2.ExperimentState.ValueType] = {
-    State.DRAFT: experiment_pb2.EXPERIMENT_STATE_DRAFT,
-    State.RUNNING: experiment_pb2.EXPERIMENT_STATE_RUNNING,
-    State.PAUSED: experiment_pb2.EXPERIMENT_STATE_PAUSED,
-    State.CONCLUDED: experiment_pb2.EXPERIMENT_STATE_CONCLUDED,
 }
 
 
@@ -99,11 +92,6 @@ def set_duration(into: Duration, seconds: float) -> None:
     into.nanos = part * 1_000_000
 
 
-def timestamp(time_ms: int) -> Timestamp:
-    """A moment from Unix milliseconds."""
-    return Timestamp(seconds=time_ms // 1000, nanos=time_ms % 1000 * 1_000_000)
-
-
 def reward_event(event: reward_service_pb2.RewardEvent) -> RewardEvent:
     """One event as its sender gave it; what is unset is None."""
     event_ms = None
@@ -145,42 +133,6 @@ def experiment_to_proto(experiment: Experiment) -> experiment_pb2.Experiment:
         promoted_arm="" if promoted is None else experiment.spec.arms[promoted].name,
         create_time=timestamp(experiment.create_time_ms),
         update_time=timestamp(experiment.update_time_ms),
-    )
-
-
-def arm_state_to_proto(experiment: Experiment, index: int) -> experiment_pb2.ArmState:
-    """What was decided about one arm."""
-    state = experiment.arms[index]
-    message = experiment_pb2.ArmState(
-        name=arm_resource(experiment.name, experiment.spec.arms[index].name),
-        hold_ppm=state.hold_ppm,
-        attempt=state.attempt,
-        since_allocation=state.since,
-    )
-    if (rollback := state.rollback) is not None:
-        message.rollback.id = rollback.id
-        message.rollback.time.CopyFrom(timestamp(rollback.time_ms))
-        message.rollback.actor = rollback.actor
-        message.rollback.reason = rollback.reason
-    return message
-
-
-def allocation_to_proto(allocation: Allocation, spec: ExperimentSpec) -> experiment_pb2.Allocation:
-    """One numbered vector of shares, and those of cohorts that have their own."""
-    return experiment_pb2.Allocation(
-        number=allocation.number,
-        time=timestamp(allocation.time_ms),
-        shares_ppm=allocation.shares_ppm,
-        cause=allocation.cause,
-        apart=[
-            experiment_pb2.ApartCohort(
-                cohort=spec.cohort_name(each.cohort),
-                shares_ppm=each.ranges.shares_ppm(),
-                arm=spec.arms[each.arm].name,
-                chance=each.chance,
-            )
-            for each in allocation.apart
-        ],
     )
 
 

@@ -10,8 +10,8 @@ from bandit.ids import experiment_resource
 from bandit.rollout.state import State
 from bandit.v1 import experiment_pb2 as pb
 from server.clock import Clock
+from server.messages import STATES, allocation_to_proto, arm_state_to_proto
 from server.rpc.changes import missing
-from server.rpc.convert import STATES, allocation_to_proto, arm_state_to_proto
 from server.store.base import ControlStore, Stored
 
 SILENT_S = 15.0

@@ -14,6 +14,7 @@ from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import State
 from bandit.rollout.transitions import hold, promote, roll_back
 from bandit.v1 import decision_service_pb2, experiment_pb2, reward_service_pb2, spec_pb2
+from server import messages
 from server.rpc import convert
 from server.snapshot import Mode
 from tests.builders import NOW, running
@@ -22,11 +23,11 @@ from tests.builders import NOW, running
 def test_every_word_of_the_domain_has_its_number() -> None:
     assert set(convert.REASONS) == set(Reason)
     assert set(convert.MODES) == set(Mode)
-    assert set(convert.STATES) == set(State)
+    assert set(messages.STATES) == set(State)
     tables: list[tuple[Any, Any]] = [
         (convert.REASONS, decision_service_pb2.DecisionReason),
         (convert.MODES, decision_service_pb2.ServingMode),
-        (convert.STATES, experiment_pb2.ExperimentState),
+        (messages.STATES, experiment_pb2.ExperimentState),
     ]
     for table, enum in tables:
         assert sorted(table.values()) == sorted(set(enum.values()) - {0})
@@ -54,7 +55,7 @@ def test_attributes_at_their_edges() -> None:
 
 
 def test_times() -> None:
-    assert convert.timestamp(1_700_000_000_123).ToMilliseconds() == 1_700_000_000_123
+    assert messages.timestamp(1_700_000_000_123).ToMilliseconds() == 1_700_000_000_123
     assert convert.duration(1.2344).ToMilliseconds() == 1234
     assert convert.duration(-3).ToMilliseconds() == 0
 
