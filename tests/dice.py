@@ -159,6 +159,8 @@ def metrics(dice: Dice) -> list[dict[str, Any]]:
         if dice.coin() and metric.get("default_when_silent") is not None:
             metric["pending"] = dice.choice(("wait", "weigh"))
         if dice.coin():
+            metric["delay"] = {"median": "1ms", "p90": "99ms", "strength": dice.positive(1e6)}
+        if dice.coin():
             metric["plausible_lift"] = min(dice.positive(1e12), high - low)
         found.append(metric)
     parts = [metric["name"] for metric in found if scale(metric)[0] >= 0]
@@ -330,6 +332,7 @@ def mapping_of(seed: int) -> dict[str, Any]:
         "decay": {"half_life": dice.span(10**11)},
         "cohorts": {"attribute": dice.text(1), "values": values},
         "rewards_without_token": dice.coin(),
+        "event_retention": dice.choice(("0s", "1m", "36h", "90d")),
         "allocator": dice.choice(
             (
                 {"kind": "kl_ucb"},

@@ -52,6 +52,13 @@ def findings(spec: ExperimentSpec) -> Iterator[Finding]:
     yield from _cohorts(spec)
     yield from guardrail_findings(spec)
     yield from counting_findings(spec)
+    if spec.event_retention and spec.partitions > 1:
+        yield Finding(
+            ("event_retention",),
+            f"kept events with partitions: {spec.partitions}; events can be removed where they are counted in one ledger, "
+            "write partitions: 1, or leave event_retention out",
+            (("event_retention",), ("partitions",)),
+        )
 
 
 def _control(arms: Sequence[Arm]) -> Iterator[Finding]:

@@ -58,7 +58,9 @@ def diff(old: ExperimentSpec | None, new: ExperimentSpec) -> tuple[Change, ...]:
 
 def new_epoch(old: ExperimentSpec, new: ExperimentSpec) -> bool:
     """Whether statistics must not cross the change: other arms, builds, metrics, cohorts, units or channels."""
-    return _meaning(old) != _meaning(new)
+    return _meaning(old) != _meaning(new) or (
+        bool(old.event_retention or new.event_retention) and _windows(old) != _windows(new)
+    )
 
 
 def restarts_guardrails(old: ExperimentSpec, new: ExperimentSpec) -> bool:
@@ -75,6 +77,11 @@ def _meaning(spec: ExperimentSpec) -> tuple[object, ...]:
         spec.features,
         _sums(spec),
     )
+
+
+def _windows(spec: ExperimentSpec) -> list[float]:
+    """Where events are kept, they are judged anew by the windows of their epoch, which must not change in it."""
+    return [metric.attribution_window for metric in spec.metrics]
 
 
 def _sums(spec: ExperimentSpec) -> tuple[object, ...]:

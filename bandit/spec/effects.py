@@ -213,6 +213,24 @@ _AGGREGATES = {
     "sum": "the sum counts",
     "max": "the largest counts",
 }
+def _partitions(edit: _Edit) -> str:
+    if edit.old is not None:
+        return "refused: an experiment keeps the partitions that it was created with"
+    return f"its log and ledger are split over {edit.after} slots"
+
+
+def _retention(edit: _Edit) -> str:
+    if not edit.new.event_retention:
+        return "counted events are kept for ten minutes; those of a source cannot be removed"
+    return f"counted events are kept for {edit.after}, from now on those of a source can be removed"
+
+
+def _window(edit: _Edit) -> str:
+    words = f"a reward counts up to {edit.after} after its decision"
+    kept = edit.new.event_retention or (edit.old is not None and edit.old.event_retention)
+    return f"{words}; {EPOCH}" if kept else words
+
+
 _BASELINES = {
     "contrast": "arms are compared within periods",
     "stratified": "arms are compared within periods, and their differences may change",
@@ -257,9 +275,7 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
     ),
     ("metrics", ANY, "pending"): _pending,
     ("metrics", ANY, "plausible_lift"): _lift,
-    ("metrics", ANY, "attribution_window"): lambda edit: (
-        f"a reward counts up to {edit.after} after its decision"
-    ),
+    ("metrics", ANY, "attribution_window"): _window,
     ("metrics", ANY, "default_when_silent"): _silent,
     ("metrics", ANY, "prior"): _always("another belief before any reward, weights may shift at once"),
     ("objective",): _always("another order of the terms, nothing else changes"),
@@ -294,3 +310,5 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
         f"rewards without a decision token are {'taken' if edit.after else 'refused'}"
     ),
 }
+    ("partitions",): _partitions,
+    ("event_retention",): _retention,

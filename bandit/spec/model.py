@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, field_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, field_validator
 
 from bandit.spec.channels import Channel, channels_of, remembers
 from bandit.spec.choice import Allocator, Budget, Constraint, Term
@@ -33,6 +33,7 @@ __all__ = [
     "MAX_GUARDRAILS",
     "MAX_METRICS",
     "PPM",
+    "MAX_PARTITIONS",
     "Allocator",
     "Apart",
     "Arm",
@@ -65,6 +66,8 @@ MAX_COHORTS = 50
 MAX_GUARDRAILS = 64
 
 MetadataKey = Annotated[str, Field(min_length=1, max_length=128)]
+MAX_PARTITIONS = 16
+LEAST_RETENTION_S, MOST_RETENTION_S = 60.0, 90 * 86400.0
 MetadataText = Annotated[str, Field(max_length=2048)]
 CohortValue = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -215,6 +218,26 @@ class ExperimentSpec(Frozen):
         """Column of each channel in the ledger, in order; see ``spec.channels``."""
         return {channel: index for index, channel in enumerate(channels_of(self))}
 
+    partitions: Annotated[StrictInt, Field(ge=1, le=MAX_PARTITIONS)] = Field(
+        1,
+        description="how many logs and ledgers, each in a slot of its own, share the counting; fixed for its life. More "
+        "than one pays on a cluster, for an experiment that is more than one of its servers can take; at most one for "
+        "each serving process",
+    )
+    event_retention: Duration = Field(
+        0.0,
+        description="how long events are kept after they were counted, from 1m to 90d, so that those of one source can be "
+        "taken back exactly (banditctl ingest remove); 0s: not beyond ten minutes",
+    )
+
+    @field_validator("event_retention")
+    @classmethod
+    def _check_event_retention(cls, value: float) -> float:
+        if value and not LEAST_RETENTION_S <= value <= MOST_RETENTION_S:
+            raise ValueError(
+                f"{format_duration(value)} is not within 1m to 90d; write one that is, for example 1d, or leave it out"
+            )
+        return value
     @cached_property
     def remembered(self) -> frozenset[int]:
         """Indexes of the metrics whose values are kept per decision; see ``spec.channels``."""

@@ -97,6 +97,7 @@ class Experiment(_message.Message):
     PROMOTED_ARM_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    QUARANTINES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """experiments/{experiment}."""
     uid: _builtins.int
@@ -123,6 +124,10 @@ class Experiment(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
 
+    @_builtins.property
+    def quarantines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantine]:
+        """Output only. Sources whose events do not count, oldest first; those that were released too."""
+
     def __init__(
         self,
         *,
@@ -136,14 +141,48 @@ class Experiment(_message.Message):
         promoted_arm: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        quarantines: _abc.Iterable[Global___Quarantine] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "create_time", b"create_time", "epoch", b"epoch", "etag", b"etag", "name", b"name", "promoted_arm", b"promoted_arm", "spec", b"spec", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "create_time", b"create_time", "epoch", b"epoch", "etag", b"etag", "name", b"name", "promoted_arm", b"promoted_arm", "quarantines", b"quarantines", "spec", b"spec", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Experiment: _TypeAlias = Experiment  # noqa: Y015
+
+@_typing.final
+class Quarantine(_message.Message):
+    """Events of a source that the log took from since_time on, before until_time, are rejected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Unset: all that there ever were."""
+
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """Unset: it goes on."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "source", b"source", "until_time", b"until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quarantine: _TypeAlias = Quarantine  # noqa: Y015
 
 @_typing.final
 class ArmState(_message.Message):
@@ -631,6 +670,8 @@ class ExperimentStatus(_message.Message):
     REQUESTS_MORE_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    KEPT_SINCE_TIME_FIELD_NUMBER: _builtins.int
+    REBUILD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """experiments/{experiment}."""
     state: Global___ExperimentState.ValueType
@@ -671,6 +712,14 @@ class ExperimentStatus(_message.Message):
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceRewards]:
         """Rewards by where they came from: grpc, http, or a configured source."""
 
+    @_builtins.property
+    def kept_since_time(self) -> _timestamp_pb2.Timestamp:
+        """Events that were counted from then on are kept and can be removed by source. Unset: none are."""
+
+    @_builtins.property
+    def rebuild(self) -> Global___Rebuild:
+        """Set while the ledger is made anew without the events of a removed source; shares stand still meanwhile."""
+
     def __init__(
         self,
         *,
@@ -691,16 +740,43 @@ class ExperimentStatus(_message.Message):
         requests_more: _builtins.float | None = ...,
         budget: Global___BudgetStatus | None = ...,
         sources: _abc.Iterable[Global___SourceRewards] | None = ...,
+        kept_since_time: _timestamp_pb2.Timestamp | None = ...,
+        rebuild: Global___Rebuild | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "budget", b"budget", "evaluation_time", b"evaluation_time", "requests_more", b"requests_more", "rewards", b"rewards"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "budget", b"budget", "evaluation_time", b"evaluation_time", "kept_since_time", b"kept_since_time", "rebuild", b"rebuild", "requests_more", b"requests_more", "rewards", b"rewards"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "log_entries_behind", b"log_entries_behind", "name", b"name", "periods", b"periods", "requests_more", b"requests_more", "rewards", b"rewards", "sources", b"sources", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "kept_since_time", b"kept_since_time", "log_entries_behind", b"log_entries_behind", "name", b"name", "periods", b"periods", "rebuild", b"rebuild", "requests_more", b"requests_more", "rewards", b"rewards", "sources", b"sources", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__requests_more: _TypeAlias = _typing.Literal["requests_more"]  # noqa: Y015
     _WhichOneofArgType__requests_more: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_more) -> _WhichOneofReturnType__requests_more | None: ...
 
 Global___ExperimentStatus: _TypeAlias = ExperimentStatus  # noqa: Y015
+
+@_typing.final
+class Rebuild(_message.Message):
+    """How far a ledger is that is made anew from the events kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_READ_FIELD_NUMBER: _builtins.int
+    ENTRIES_LEFT_FIELD_NUMBER: _builtins.int
+    entries_read: _builtins.int
+    """Log entries that were read again, and those that are still to be read."""
+    entries_left: _builtins.int
+    def __init__(
+        self,
+        *,
+        entries_read: _builtins.int = ...,
+        entries_left: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries_left", b"entries_left", "entries_read", b"entries_read"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rebuild: _TypeAlias = Rebuild  # noqa: Y015
 
 @_typing.final
 class SourceRewards(_message.Message):
@@ -751,7 +827,9 @@ class AuditRecord(_message.Message):
     actor: _builtins.str
     """guardrail/{name}, learner, or the operator's name."""
     action: _builtins.str
-    """created, updated, started, paused, resumed, rolled_back, held, rollback_cleared, promoted, deleted."""
+    """created, updated, started, paused, resumed, rolled_back, held, rollback_cleared, promoted, source_removed,
+    source_released, deleted.
+    """
     reason: _builtins.str
     state_before: Global___ExperimentState.ValueType
     state_after: Global___ExperimentState.ValueType

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from bandit.v1 import experiment_pb2 as bandit_dot_v1_dot_experiment__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ndit/v1/ingest_service.proto\x12\tbandit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x0cSourceCounts\x12\x10\n\x08received\x18\x01 \x01(\x03\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x03\x12\x11\n\tduplicate\x18\x03 \x01(\x03\x12\x10\n\x08\x63onflict\x18\x04 \x01(\x03\x12\x12\n\nsuperseded\x18\x05 \x01(\x03\x12\x0c\n\x04late\x18\x06 \x01(\x03\x12\x10\n\x08rejected\x18\x07 \x01(\x03\x12\x15\n\rdead_lettered\x18\x08 \x01(\x03\x12\x0f\n\x07waiting\x18\t \x01(\x03\"\xa7\x03\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\'\n\x06\x63ounts\x18\x03 \x01(\x0b\x32\x17.bandit.v1.SourceCounts\x12\x0c\n\x04lost\x18\x04 \x01(\x03\x12\x11\n\tconnected\x18\x05 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0b\n\x03lag\x18\x07 \x01(\x03\x12/\n\x0breport_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bnewest_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07skipped\x18\n \x01(\x03\x12\x0f\n\x07rewinds\x18\x0b \x01(\x03\x12\x14\n\x0crefused_acks\x18\x0c \x01(\x03\x12\r\n\x05owner\x18\r \x01(\t\x12\x10\n\x08warnings\x18\x0e \x03(\t\x12/\n\x07reasons\x18\x0f \x03(\x0b\x32\x1e.bandit.v1.Source.ReasonsEntry\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x14\n\x12ListSourcesRequest\"m\n\x13ListSourcesResponse\x12\"\n\x07sources\x18\x01 \x03(\x0b\x32\x11.bandit.v1.Source\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x02 \x01(\x03\x12\x1c\n\x14\x64\x65\x61\x64_letters_dropped\x18\x03 \x01(\x03\"\xf5\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12\x33\n\x07headers\x18\x06 \x03(\x0b\x32\".bandit.v1.DeadLetter.HeadersEntry\x12\r\n\x05place\x18\x07 \x01(\t\x12(\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x16ListDeadLettersRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x17ListDeadLettersResponse\x12&\n\x07letters\x18\x01 \x03(\x0b\x32\x15.bandit.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\x18ReplayDeadLettersRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xdb\x01\n\x19ReplayDeadLettersResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x0f\n\x07refused\x18\x02 \x01(\x03\x12\x0e\n\x06stayed\x18\x03 \x01(\x03\x12\x42\n\x07reasons\x18\x04 \x03(\x0b\x32\x31.bandit.v1.ReplayDeadLettersResponse.ReasonsEntry\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\x97\x02\n\rIngestService\x12L\n\x0bListSources\x12\x1d.bandit.v1.ListSourcesRequest\x1a\x1e.bandit.v1.ListSourcesResponse\x12X\n\x0fListDeadLetters\x12!.bandit.v1.ListDeadLettersRequest\x1a\".bandit.v1.ListDeadLettersResponse\x12^\n\x11ReplayDeadLetters\x12#.bandit.v1.ReplayDeadLettersRequest\x1a$.bandit.v1.ReplayDeadLettersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ndit/v1/ingest_service.proto\x12\tbandit.v1\x1a\x1a\x62\x61ndit/v1/experiment.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x0cSourceCounts\x12\x10\n\x08received\x18\x01 \x01(\x03\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x03\x12\x11\n\tduplicate\x18\x03 \x01(\x03\x12\x10\n\x08\x63onflict\x18\x04 \x01(\x03\x12\x12\n\nsuperseded\x18\x05 \x01(\x03\x12\x0c\n\x04late\x18\x06 \x01(\x03\x12\x10\n\x08rejected\x18\x07 \x01(\x03\x12\x15\n\rdead_lettered\x18\x08 \x01(\x03\x12\x0f\n\x07waiting\x18\t \x01(\x03\"\xbd\x03\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\'\n\x06\x63ounts\x18\x03 \x01(\x0b\x32\x17.bandit.v1.SourceCounts\x12\x0c\n\x04lost\x18\x04 \x01(\x03\x12\x11\n\tconnected\x18\x05 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0b\n\x03lag\x18\x07 \x01(\x03\x12/\n\x0breport_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bnewest_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07skipped\x18\n \x01(\x03\x12\x0f\n\x07rewinds\x18\x0b \x01(\x03\x12\x14\n\x0crefused_acks\x18\x0c \x01(\x03\x12\r\n\x05owner\x18\r \x01(\t\x12\x10\n\x08warnings\x18\x0e \x03(\t\x12/\n\x07reasons\x18\x0f \x03(\x0b\x32\x1e.bandit.v1.Source.ReasonsEntry\x12\x14\n\x0cremoved_from\x18\x10 \x03(\t\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x14\n\x12ListSourcesRequest\"m\n\x13ListSourcesResponse\x12\"\n\x07sources\x18\x01 \x03(\x0b\x32\x11.bandit.v1.Source\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x02 \x01(\x03\x12\x1c\n\x14\x64\x65\x61\x64_letters_dropped\x18\x03 \x01(\x03\"\xf5\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12\x33\n\x07headers\x18\x06 \x03(\x0b\x32\".bandit.v1.DeadLetter.HeadersEntry\x12\r\n\x05place\x18\x07 \x01(\t\x12(\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x16ListDeadLettersRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x17ListDeadLettersResponse\x12&\n\x07letters\x18\x01 \x03(\x0b\x32\x15.bandit.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\x18ReplayDeadLettersRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xdb\x01\n\x19ReplayDeadLettersResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x0f\n\x07refused\x18\x02 \x01(\x03\x12\x0e\n\x06stayed\x18\x03 \x01(\x03\x12\x42\n\x07reasons\x18\x04 \x03(\x0b\x32\x31.bandit.v1.ReplayDeadLettersResponse.ReasonsEntry\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xb7\x01\n\x13RemoveSourceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tkept_only\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\"c\n\x14RemoveSourceResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment\x12\x0f\n\x07\x63ounted\x18\x02 \x01(\x03\x12\x0f\n\x07staying\x18\x03 \x01(\x03\"u\n\x14ReleaseSourceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\"B\n\x15ReleaseSourceResponse\x12)\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.bandit.v1.Experiment2\xbc\x03\n\rIngestService\x12L\n\x0bListSources\x12\x1d.bandit.v1.ListSourcesRequest\x1a\x1e.bandit.v1.ListSourcesResponse\x12X\n\x0fListDeadLetters\x12!.bandit.v1.ListDeadLettersRequest\x1a\".bandit.v1.ListDeadLettersResponse\x12^\n\x11ReplayDeadLetters\x12#.bandit.v1.ReplayDeadLettersRequest\x1a$.bandit.v1.ReplayDeadLettersResponse\x12O\n\x0cRemoveSource\x12\x1e.bandit.v1.RemoveSourceRequest\x1a\x1f.bandit.v1.RemoveSourceResponse\x12R\n\rReleaseSource\x12\x1f.bandit.v1.ReleaseSourceRequest\x1a .bandit.v1.ReleaseSourceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,30 +39,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEADLETTER_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_REPLAYDEADLETTERSRESPONSE_REASONSENTRY']._loaded_options = None
   _globals['_REPLAYDEADLETTERSRESPONSE_REASONSENTRY']._serialized_options = b'8\001'
-  _globals['_SOURCECOUNTS']._serialized_start=79
-  _globals['_SOURCECOUNTS']._serialized_end=257
-  _globals['_SOURCE']._serialized_start=260
-  _globals['_SOURCE']._serialized_end=683
-  _globals['_SOURCE_REASONSENTRY']._serialized_start=637
-  _globals['_SOURCE_REASONSENTRY']._serialized_end=683
-  _globals['_LISTSOURCESREQUEST']._serialized_start=685
-  _globals['_LISTSOURCESREQUEST']._serialized_end=705
-  _globals['_LISTSOURCESRESPONSE']._serialized_start=707
-  _globals['_LISTSOURCESRESPONSE']._serialized_end=816
-  _globals['_DEADLETTER']._serialized_start=819
-  _globals['_DEADLETTER']._serialized_end=1064
-  _globals['_DEADLETTER_HEADERSENTRY']._serialized_start=1018
-  _globals['_DEADLETTER_HEADERSENTRY']._serialized_end=1064
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1066
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1161
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1163
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1253
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=1255
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=1352
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=1355
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=1574
-  _globals['_REPLAYDEADLETTERSRESPONSE_REASONSENTRY']._serialized_start=637
-  _globals['_REPLAYDEADLETTERSRESPONSE_REASONSENTRY']._serialized_end=683
-  _globals['_INGESTSERVICE']._serialized_start=1577
-  _globals['_INGESTSERVICE']._serialized_end=1856
+  _globals['_SOURCECOUNTS']._serialized_start=107
+  _globals['_SOURCECOUNTS']._serialized_end=285
+  _globals['_SOURCE']._serialized_start=288
+  _globals['_SOURCE']._serialized_end=733
+  _globals['_SOURCE_REASONSENTRY']._serialized_start=687
+  _globals['_SOURCE_REASONSENTRY']._serialized_end=733
+  _globals['_LISTSOURCESREQUEST']._serialized_start=735
+  _globals['_LISTSOURCESREQUEST']._serialized_end=755
+  _globals['_LISTSOURCESRESPONSE']._serialized_start=757
+  _globals['_LISTSOURCESRESPONSE']._serialized_end=866
+  _globals['_DEADLETTER']._serialized_start=869
+  _globals['_DEADLETTER']._serialized_end=1114
+  _globals['_DEADLETTER_HEADERSENTRY']._serialized_start=1068
+  _globals['_DEADLETTER_HEADERSENTRY']._serialized_end=1114
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1116
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1211
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1213
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1303
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=1305
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=1402
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=1405
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=1624
+  _globals['_REPLAYDEADLETTERSRESPONSE_REASONSENTRY']._serialized_start=687
+  _globals['_REPLAYDEADLETTERSRESPONSE_REASONSENTRY']._serialized_end=733
+  _globals['_REMOVESOURCEREQUEST']._serialized_start=1627
+  _globals['_REMOVESOURCEREQUEST']._serialized_end=1810
+  _globals['_REMOVESOURCERESPONSE']._serialized_start=1812
+  _globals['_REMOVESOURCERESPONSE']._serialized_end=1911
+  _globals['_RELEASESOURCEREQUEST']._serialized_start=1913
+  _globals['_RELEASESOURCEREQUEST']._serialized_end=2030
+  _globals['_RELEASESOURCERESPONSE']._serialized_start=2032
+  _globals['_RELEASESOURCERESPONSE']._serialized_end=2098
+  _globals['_INGESTSERVICE']._serialized_start=2101
+  _globals['_INGESTSERVICE']._serialized_end=2545
 # @@protoc_insertion_point(module_scope)

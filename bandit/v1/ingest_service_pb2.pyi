@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from bandit.v1 import experiment_pb2 as _experiment_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -107,6 +108,7 @@ class Source(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
+    REMOVED_FROM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: _builtins.str
     """As configured; empty for doors, and for sources of which only counts are left."""
@@ -142,6 +144,10 @@ class Source(_message.Message):
     def reasons(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Why events of the process that reads it were refused, since it began."""
 
+    @_builtins.property
+    def removed_from(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Experiments, by name, in which its events are rejected since they were removed."""
+
     def __init__(
         self,
         *,
@@ -160,10 +166,11 @@ class Source(_message.Message):
         owner: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasons: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        removed_from: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "newest_time", b"newest_time", "report_time", b"report_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "counts", b"counts", "detail", b"detail", "kind", b"kind", "lag", b"lag", "lost", b"lost", "name", b"name", "newest_time", b"newest_time", "owner", b"owner", "reasons", b"reasons", "refused_acks", b"refused_acks", "report_time", b"report_time", "rewinds", b"rewinds", "skipped", b"skipped", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "counts", b"counts", "detail", b"detail", "kind", b"kind", "lag", b"lag", "lost", b"lost", "name", b"name", "newest_time", b"newest_time", "owner", b"owner", "reasons", b"reasons", "refused_acks", b"refused_acks", "removed_from", b"removed_from", "report_time", b"report_time", "rewinds", b"rewinds", "skipped", b"skipped", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,3 +427,133 @@ class ReplayDeadLettersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplayDeadLettersResponse: _TypeAlias = ReplayDeadLettersResponse  # noqa: Y015
+
+@_typing.final
+class RemoveSourceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    KEPT_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """experiments/{experiment}."""
+    source: _builtins.str
+    """As ListSources names it, and the status of the experiment."""
+    kept_only: _builtins.bool
+    """Where older events of the source can no longer be removed: remove those that are kept. Not with since_time."""
+    reason: _builtins.str
+    etag: _builtins.str
+    request_id: _builtins.str
+    actor: _builtins.str
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Only events that the log took from then on. Unset: all that there ever were."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        source: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        kept_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "etag", b"etag", "kept_only", b"kept_only", "name", b"name", "reason", b"reason", "request_id", b"request_id", "since_time", b"since_time", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSourceRequest: _TypeAlias = RemoveSourceRequest  # noqa: Y015
+
+@_typing.final
+class RemoveSourceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
+    STAYING_FIELD_NUMBER: _builtins.int
+    counted: _builtins.int
+    """Rewards of the source that were counted, by the newest status, and those of them that stay: they are older than the
+    events kept, or than since_time.
+    """
+    staying: _builtins.int
+    @_builtins.property
+    def experiment(self) -> _experiment_pb2.Experiment: ...
+    def __init__(
+        self,
+        *,
+        experiment: _experiment_pb2.Experiment | None = ...,
+        counted: _builtins.int = ...,
+        staying: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "experiment", b"experiment", "staying", b"staying"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSourceResponse: _TypeAlias = RemoveSourceResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseSourceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """experiments/{experiment}."""
+    source: _builtins.str
+    reason: _builtins.str
+    etag: _builtins.str
+    request_id: _builtins.str
+    actor: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        source: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "etag", b"etag", "name", b"name", "reason", b"reason", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseSourceRequest: _TypeAlias = ReleaseSourceRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseSourceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> _experiment_pb2.Experiment: ...
+    def __init__(
+        self,
+        *,
+        experiment: _experiment_pb2.Experiment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseSourceResponse: _TypeAlias = ReleaseSourceResponse  # noqa: Y015

@@ -50,6 +50,16 @@ class IngestServiceStub(object):
                 request_serializer=bandit_dot_v1_dot_ingest__service__pb2.ReplayDeadLettersRequest.SerializeToString,
                 response_deserializer=bandit_dot_v1_dot_ingest__service__pb2.ReplayDeadLettersResponse.FromString,
                 _registered_method=True)
+        self.RemoveSource = channel.unary_unary(
+                '/bandit.v1.IngestService/RemoveSource',
+                request_serializer=bandit_dot_v1_dot_ingest__service__pb2.RemoveSourceRequest.SerializeToString,
+                response_deserializer=bandit_dot_v1_dot_ingest__service__pb2.RemoveSourceResponse.FromString,
+                _registered_method=True)
+        self.ReleaseSource = channel.unary_unary(
+                '/bandit.v1.IngestService/ReleaseSource',
+                request_serializer=bandit_dot_v1_dot_ingest__service__pb2.ReleaseSourceRequest.SerializeToString,
+                response_deserializer=bandit_dot_v1_dot_ingest__service__pb2.ReleaseSourceResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServiceServicer(object):
@@ -81,6 +91,26 @@ class IngestServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveSource(self, request, context):
+        """Takes the events of a source back out of an experiment, exactly: its ledger, marks and counts become what they would
+        be had the source's events never been counted, and those that still come are rejected until ReleaseSource. The
+        learner does it in the background (ExperimentStatus.rebuild). Shares follow at its next look; a rollback that the
+        events caused stays until it is cleared. Once for each request_id, as in ExperimentService.
+        NOT_FOUND: no such experiment. INVALID_ARGUMENT: source, since_time. FAILED_PRECONDITION: events are not kept
+        (event_retention), some of the source's are older than those kept, or it is removed already. ABORTED: another etag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseSource(self, request, context):
+        """Counts the events of a removed source again that come from now on. Once for each request_id.
+        NOT_FOUND: no such experiment. FAILED_PRECONDITION: it is not removed. ABORTED: another etag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +128,16 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.ReplayDeadLetters,
                     request_deserializer=bandit_dot_v1_dot_ingest__service__pb2.ReplayDeadLettersRequest.FromString,
                     response_serializer=bandit_dot_v1_dot_ingest__service__pb2.ReplayDeadLettersResponse.SerializeToString,
+            ),
+            'RemoveSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSource,
+                    request_deserializer=bandit_dot_v1_dot_ingest__service__pb2.RemoveSourceRequest.FromString,
+                    response_serializer=bandit_dot_v1_dot_ingest__service__pb2.RemoveSourceResponse.SerializeToString,
+            ),
+            'ReleaseSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseSource,
+                    request_deserializer=bandit_dot_v1_dot_ingest__service__pb2.ReleaseSourceRequest.FromString,
+                    response_serializer=bandit_dot_v1_dot_ingest__service__pb2.ReleaseSourceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +222,60 @@ class IngestService(object):
             '/bandit.v1.IngestService/ReplayDeadLetters',
             bandit_dot_v1_dot_ingest__service__pb2.ReplayDeadLettersRequest.SerializeToString,
             bandit_dot_v1_dot_ingest__service__pb2.ReplayDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.IngestService/RemoveSource',
+            bandit_dot_v1_dot_ingest__service__pb2.RemoveSourceRequest.SerializeToString,
+            bandit_dot_v1_dot_ingest__service__pb2.RemoveSourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.IngestService/ReleaseSource',
+            bandit_dot_v1_dot_ingest__service__pb2.ReleaseSourceRequest.SerializeToString,
+            bandit_dot_v1_dot_ingest__service__pb2.ReleaseSourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

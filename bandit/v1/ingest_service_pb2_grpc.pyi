@@ -46,6 +46,18 @@ class IngestServiceStub:
     still cannot stays. May be repeated. Works through one page; call again with next_page_token until it is empty.
     INVALID_ARGUMENT: page_size or page_token. UNAVAILABLE: call again with the same token.
     """
+    RemoveSource: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RemoveSourceRequest, _ingest_service_pb2.RemoveSourceResponse]
+    """Takes the events of a source back out of an experiment, exactly: its ledger, marks and counts become what they would
+    be had the source's events never been counted, and those that still come are rejected until ReleaseSource. The
+    learner does it in the background (ExperimentStatus.rebuild). Shares follow at its next look; a rollback that the
+    events caused stays until it is cleared. Once for each request_id, as in ExperimentService.
+    NOT_FOUND: no such experiment. INVALID_ARGUMENT: source, since_time. FAILED_PRECONDITION: events are not kept
+    (event_retention), some of the source's are older than those kept, or it is removed already. ABORTED: another etag.
+    """
+    ReleaseSource: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ReleaseSourceRequest, _ingest_service_pb2.ReleaseSourceResponse]
+    """Counts the events of a removed source again that come from now on. Once for each request_id.
+    NOT_FOUND: no such experiment. FAILED_PRECONDITION: it is not removed. ABORTED: another etag.
+    """
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
@@ -64,6 +76,18 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Reads dead letters again, as they came: what can be counted now is counted, once, and is no letter any more; what
     still cannot stays. May be repeated. Works through one page; call again with next_page_token until it is empty.
     INVALID_ARGUMENT: page_size or page_token. UNAVAILABLE: call again with the same token.
+    """
+    RemoveSource: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RemoveSourceRequest, _ingest_service_pb2.RemoveSourceResponse]  # type: ignore[assignment]
+    """Takes the events of a source back out of an experiment, exactly: its ledger, marks and counts become what they would
+    be had the source's events never been counted, and those that still come are rejected until ReleaseSource. The
+    learner does it in the background (ExperimentStatus.rebuild). Shares follow at its next look; a rollback that the
+    events caused stays until it is cleared. Once for each request_id, as in ExperimentService.
+    NOT_FOUND: no such experiment. INVALID_ARGUMENT: source, since_time. FAILED_PRECONDITION: events are not kept
+    (event_retention), some of the source's are older than those kept, or it is removed already. ABORTED: another etag.
+    """
+    ReleaseSource: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ReleaseSourceRequest, _ingest_service_pb2.ReleaseSourceResponse]  # type: ignore[assignment]
+    """Counts the events of a removed source again that come from now on. Once for each request_id.
+    NOT_FOUND: no such experiment. FAILED_PRECONDITION: it is not removed. ABORTED: another etag.
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +122,30 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads dead letters again, as they came: what can be counted now is counted, once, and is no letter any more; what
         still cannot stays. May be repeated. Works through one page; call again with next_page_token until it is empty.
         INVALID_ARGUMENT: page_size or page_token. UNAVAILABLE: call again with the same token.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveSource(
+        self,
+        request: _ingest_service_pb2.RemoveSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_service_pb2.RemoveSourceResponse, _abc.Awaitable[_ingest_service_pb2.RemoveSourceResponse]]:
+        """Takes the events of a source back out of an experiment, exactly: its ledger, marks and counts become what they would
+        be had the source's events never been counted, and those that still come are rejected until ReleaseSource. The
+        learner does it in the background (ExperimentStatus.rebuild). Shares follow at its next look; a rollback that the
+        events caused stays until it is cleared. Once for each request_id, as in ExperimentService.
+        NOT_FOUND: no such experiment. INVALID_ARGUMENT: source, since_time. FAILED_PRECONDITION: events are not kept
+        (event_retention), some of the source's are older than those kept, or it is removed already. ABORTED: another etag.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseSource(
+        self,
+        request: _ingest_service_pb2.ReleaseSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_service_pb2.ReleaseSourceResponse, _abc.Awaitable[_ingest_service_pb2.ReleaseSourceResponse]]:
+        """Counts the events of a removed source again that come from now on. Once for each request_id.
+        NOT_FOUND: no such experiment. FAILED_PRECONDITION: it is not removed. ABORTED: another etag.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

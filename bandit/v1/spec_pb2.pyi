@@ -477,6 +477,7 @@ class ExperimentSpec(_message.Message):
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     experiment: _builtins.str
     """Name of the experiment: lower-case letters, digits and hyphens, a letter first, at most 63 characters."""
     hypothesis: _builtins.str
@@ -522,6 +523,12 @@ class ExperimentSpec(_message.Message):
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
         """What the choice depends on; for linear allocators only. At most 31, and 32 columns with the intercept."""
 
+    @_builtins.property
+    def event_retention(self) -> _duration_pb2.Duration:
+        """How long events are kept after they were counted, 1 minute to 90 days, so that those of one source can be taken back
+        exactly. Unset: not beyond ten minutes.
+        """
+
     def __init__(
         self,
         *,
@@ -542,10 +549,11 @@ class ExperimentSpec(_message.Message):
         constraints: _abc.Iterable[Global___Constraint] | None = ...,
         budget: Global___Budget | None = ...,
         features: _abc.Iterable[Global___Feature] | None = ...,
+        event_retention: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "decay", b"decay", "unit", b"unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "decay", b"decay", "event_retention", b"event_retention", "unit", b"unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "constraints", b"constraints", "decay", b"decay", "experiment", b"experiment", "features", b"features", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "constraints", b"constraints", "decay", b"decay", "event_retention", b"event_retention", "experiment", b"experiment", "features", b"features", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -624,12 +632,34 @@ class Arm(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DelayEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Delay: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Delay | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     CONTROL_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     BOUNDS_FIELD_NUMBER: _builtins.int
     PRIOR_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     control: _builtins.bool
     digest: _builtins.str
@@ -642,6 +672,10 @@ class Arm(_message.Message):
     def prior(self) -> _containers.MessageMap[_builtins.str, Global___Prior]:
         """Belief about this arm before any reward, by metric. Unset: the metric's own prior."""
 
+    @_builtins.property
+    def delay(self) -> _containers.MessageMap[_builtins.str, Global___Delay]:
+        """How late this arm's rewards come, by metric. Unset: the metric's own delay."""
+
     def __init__(
         self,
         *,
@@ -651,10 +685,11 @@ class Arm(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         bounds: Global___ArmBounds | None = ...,
         prior: _abc.Mapping[_builtins.str, Global___Prior] | None = ...,
+        delay: _abc.Mapping[_builtins.str, Global___Delay] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "control", b"control", "digest", b"digest", "metadata", b"metadata", "name", b"name", "prior", b"prior"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "control", b"control", "delay", b"delay", "digest", b"digest", "metadata", b"metadata", "name", b"name", "prior", b"prior"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -800,6 +835,44 @@ class Prior(_message.Message):
 Global___Prior: _TypeAlias = Prior  # noqa: Y015
 
 @_typing.final
+class Delay(_message.Message):
+    """Delays from decision to reward, over the rewards that come within the attribution window: a belief that data correct."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIAN_FIELD_NUMBER: _builtins.int
+    P90_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    strength: _builtins.float
+    """How many rewards the belief weighs. Unset: 100."""
+    @_builtins.property
+    def median(self) -> _duration_pb2.Duration:
+        """Half of the rewards have come by then; above 0."""
+
+    @_builtins.property
+    def p90(self) -> _duration_pb2.Duration:
+        """Nine tenths of the rewards have come by then; after the median and before the end of the window. Unset: as where
+        those that are still to come come at a constant rate.
+        """
+
+    def __init__(
+        self,
+        *,
+        median: _duration_pb2.Duration | None = ...,
+        p90: _duration_pb2.Duration | None = ...,
+        strength: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "median", b"median", "p90", b"p90", "strength", b"strength"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "median", b"median", "p90", b"p90", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
+    _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+
+Global___Delay: _TypeAlias = Delay  # noqa: Y015
+
+@_typing.final
 class Metric(_message.Message):
     """A named stream of rewards or costs."""
 
@@ -821,6 +894,7 @@ class Metric(_message.Message):
     PENDING_FIELD_NUMBER: _builtins.int
     PLAUSIBLE_LIFT_FIELD_NUMBER: _builtins.int
     CORRECTIONS_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___MetricKind.ValueType
     direction: Global___Direction.ValueType
@@ -857,6 +931,10 @@ class Metric(_message.Message):
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Rating: what each level is worth. Unset: the levels."""
 
+    @_builtins.property
+    def delay(self) -> Global___Delay:
+        """How late the rewards come that come within the window, as far as that is known. Unset: not known."""
+
     def __init__(
         self,
         *,
@@ -876,10 +954,11 @@ class Metric(_message.Message):
         pending: Global___Pending.ValueType = ...,
         plausible_lift: _builtins.float | None = ...,
         corrections: _builtins.bool = ...,
+        delay: Global___Delay | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "attribution_window", b"attribution_window", "default_when_silent", b"default_when_silent", "denominator", b"denominator", "numerator", b"numerator", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "winsorize", b"winsorize"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "attribution_window", b"attribution_window", "default_when_silent", b"default_when_silent", "delay", b"delay", "denominator", b"denominator", "numerator", b"numerator", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "winsorize", b"winsorize"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "aggregate", b"aggregate", "attribution_window", b"attribution_window", "corrections", b"corrections", "default_when_silent", b"default_when_silent", "denominator", b"denominator", "direction", b"direction", "kind", b"kind", "levels", b"levels", "name", b"name", "numerator", b"numerator", "pending", b"pending", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "scores", b"scores", "winsorize", b"winsorize"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent", "_denominator", b"_denominator", "_numerator", b"_numerator", "_plausible_lift", b"_plausible_lift", "_winsorize", b"_winsorize", "aggregate", b"aggregate", "attribution_window", b"attribution_window", "corrections", b"corrections", "default_when_silent", b"default_when_silent", "delay", b"delay", "denominator", b"denominator", "direction", b"direction", "kind", b"kind", "levels", b"levels", "name", b"name", "numerator", b"numerator", "pending", b"pending", "plausible_lift", b"plausible_lift", "prior", b"prior", "range", b"range", "scores", b"scores", "winsorize", b"winsorize"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_when_silent: _TypeAlias = _typing.Literal["default_when_silent"]  # noqa: Y015
     _WhichOneofArgType__default_when_silent: _TypeAlias = _typing.Literal["_default_when_silent", b"_default_when_silent"]  # noqa: Y015

@@ -21,6 +21,12 @@ SOLID = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min
 POSITIVE = st.floats(1e-9, 1e6)
 
 
+DELAYS = st.sampled_from(
+    [{"median": "99ms"}, {"median": "1ms", "p90": "0.099s"}, {"median": "2ms", "strength": 7.5}]
+)
+"""Within the shortest window."""
+
+
 def spans(low_ms: int, high_ms: int) -> st.SearchStrategy[str]:
     """Durations as text, to the millisecond."""
     whole = st.integers(low_ms, high_ms)
@@ -76,6 +82,7 @@ def metrics(draw: st.DrawFn, name: str) -> dict[str, Any]:
     inside = 0.5 * low + 0.5 * high
     if low < inside < high and draw(st.booleans()):
         metric["prior"] = {"mean": inside, **draw(optional(strength=POSITIVE))}
+    metric |= draw(optional(delay=DELAYS))
     if high - low <= 1e12:
         metric |= draw(optional(plausible_lift=st.just(high - low)))
     return metric
@@ -193,12 +200,18 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
             alpha=st.floats(1e-300, 0.5),
             decay=st.fixed_dictionaries({"half_life": spans(1000, 3650 * 86_400_000)}),
             rewards_without_token=st.booleans(),
+            event_retention=st.just("0s") | spans(60_000, 90 * 86_400_000),
         )
     )
     found |= {"experiment": draw(NAMES), "arms": draw(arms()), "metrics": streams}
     for arm in found["arms"]:
         arm["prior"] = {
             stream["name"]: stream["prior"] for stream in streams if "prior" in stream and draw(st.booleans())
+        }
+        arm["delay"] = {
+            stream["name"]: draw(DELAYS)
+            for stream in streams
+            if stream["kind"] != "ratio" and draw(st.booleans())
         }
     found["bounds"] = {
         "floor": draw(shares(0, most)),

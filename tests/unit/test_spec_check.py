@@ -350,6 +350,15 @@ CASES: list[tuple[dict[tuple[str | int, ...], object], str]] = [
         "decay.half_life: 3651d is not within 1s to 10 years (3650d); write one that is",
     ),
     (
+        {("event_retention",): "30s"},
+        "event_retention: 30s is not within 1m to 90d; write one that is, for example 1d, or leave it out",
+    ),
+    (
+        {("event_retention",): "1d", ("partitions",): 2},
+        "event_retention: kept events with partitions: 2; events can be removed where they are counted in one ledger, "
+        "write partitions: 1, or leave event_retention out",
+    ),
+    (
         {("metrics", 0, "attribution_window"): "91d"},
         "metrics.0.attribution_window: 13w is not within 100ms to 90d; write one that is",
     ),
@@ -407,6 +416,7 @@ def test_one_broken_rule_has_one_finding(changes: dict[tuple[str | int, ...], ob
         {("bounds",): {"floor": 1 / 3, "control_floor": 1 / 3}},
         {("metrics", 0, "default_when_silent"): 1},
         {("decay",): {"half_life": "3650d"}},
+        {("event_retention",): "90d"},
         {("cohorts",): {"attribute": "plan", "values": ["free", "Other"]}},
         {("guardrails", 3): {"name": "ok-harm", "kind": "harm", "metric": "ok"}},
         {("metrics", 0, "range"): [0, 1]},

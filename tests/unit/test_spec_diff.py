@@ -219,6 +219,16 @@ CASES: list[tuple[str, str, tuple[str, object, object, str]]] = [
         "rewards_without_token: true",
         ("rewards_without_token", False, True, "rewards without a decision token are taken"),
     ),
+    (
+        "alpha: 0.05",
+        "event_retention: 36h",
+        (
+            "event_retention",
+            "0s",
+            "36h",
+            "counted events are kept for 36h, from now on those of a source can be removed",
+        ),
+    ),
 ]
 
 
@@ -339,3 +349,13 @@ def test_a_new_experiment_is_told_whole() -> None:
     }
     assert all(change.before is None for change in changes)
     assert not any("anew" in change.effect for change in changes)
+
+
+def test_where_events_are_kept_another_window_begins_a_new_epoch() -> None:
+    """They are judged anew when those of a source are removed, and must then be as late as they were."""
+    kept = GOOD.replace("alpha: 0.05", "event_retention: 1d")
+    longer = kept.replace("attribution_window: 10m", "attribution_window: 11m", 1)
+    before, after = parse_yaml(kept), parse_yaml(longer)
+    assert new_epoch(before, after)
+    assert [change.effect.endswith(EPOCH) for change in diff(before, after)] == [True]
+    assert not new_epoch(parse_yaml(GOOD), parse_yaml(longer.replace("event_retention: 1d", "alpha: 0.05")))
