@@ -7,34 +7,12 @@ reads what the store kept and goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
-from bandit.clusters import design_effects, repeats_of
-from bandit.compact import plan
 from bandit.counting import layout_of
 from bandit.errors import CorruptStored, Stale
-from bandit.facts import settle
-from bandit.guardrails.base import Folded
-from bandit.guardrails.judge import accumulate
-from bandit.inference.first_exposure import settle_units, unit_terms
-from bandit.inference.terms import settle as settle_terms
 from bandit.learn import Folding, fold, newest_allocation, open_periods
-from bandit.ledger import (
-    Clusters,
-    FloatArray,
-    Int64Array,
-    Ledger,
-    PeriodTable,
-    cluster_totals,
-    decay_weights,
-    fold_block,
-    split_table,
-    table,
-)
-from bandit.linear.sums import Totals, totals
+from bandit.ledger import FloatArray, Int64Array, Ledger, fold_block
 from bandit.log import (
     GRPC,
     MOST_SOURCES,
@@ -49,64 +27,110 @@ from bandit.log import (
     LogEntry,
 )
 from bandit.reward import CLOCK_SLACK_S
-from bandit.rollout.state import Experiment
+from bandit.rollout.state import Allocation
 from bandit.seen import BUCKET_MS, BucketKey, Page, PageKey, Seen, ValuePage
+from server.evidence import Evidence
 from server.store.base import FoldWrite, RewardCounts, Store, Stored, WriterState
 
 TRIM_SLACK_MS = 600_000
 HOUSEKEEPING_MS = 10_000
 
 
-class Writer:
-    """Holds the writer state of one experiment between folds. Not safe for several threads."""
+class Writer(Evidence):
+    """Holds the writer state of one ledger between folds; alone it is all of an experiment's evidence.
+
+    ``ledger``: its name (``bandit.ids.ledger_name``), the experiment's own when it is left out. ``beside``: writers of
+    other ledgers that open the same allocations; what one of them has not stored yet is kept. Not safe for several
+    threads.
+    """
 
     def __init__(self, store: Store, stored: Stored, state: WriterState, ledger: str = "") -> None:
         self._store = store
         self.ledger = ledger or stored.experiment.name
         self._dirty: set[int] = set()
+        self._gone: set[int] = set()
+        self._accumulated = False
         self._housekept_ms = 0
         self.stored = stored
         self.state = state
+        self.kept = self.newest
+        self.beside: Sequence[Writer] = ()
         self.sync(stored)
 
     @classmethod
-    def open(cls, store: Store, stored: Stored) -> Writer:
+    def open(cls, store: Store, stored: Stored, ledger: str = "") -> Writer:
         """Take up what the last writer left.
 
         Raises CorruptStored when the experiment had allocations but its ledger is gone: a fresh ledger would pass
         for "no evidence" and give a harmful arm its traffic back.
         """
         name = stored.experiment.name
-        state = store.load_writer(name)
+        state = store.load_writer(ledger or name)
         if state is None:
             kept = store.allocations(name, 0)
             if not kept or kept[0].number != 1:
                 raise CorruptStored(
-                    f"{name}: allocation {stored.allocation.number} is out but the ledger is gone; shares stay as they "
-                    "are; restore the store, or delete and create the experiment again",
+                    f"{ledger or name}: allocation {stored.allocation.number} is out but the ledger is gone; shares "
+                    "stay as they are; restore the store, or delete and create the experiment again",
                     reason="LEDGER_GONE",
                 )
             layout = layout_of(stored.experiment.spec)
             state = WriterState(0, START, Ledger(stored.experiment.epoch, layout), Seen(), RewardCounts())
-        return cls(store, stored, state)
+        return cls(store, stored, state, ledger)
 
     @property
-    def name(self) -> str:
-        """Name of the experiment; ``ledger`` is that of the ledger (``bandit.ids.ledger_name``)."""
-        return self.stored.experiment.name
+    def ledger_read(self) -> Ledger:
+        """See Evidence."""
+        return self.state.ledger
+
+    @property
+    def folded_state(self) -> WriterState:
+        """See Evidence."""
+        return self.state
+
+    @property
+    def counts(self) -> RewardCounts:
+        """See Evidence."""
+        return self.state.counts
+
+    @property
+    def exposures_lost(self) -> int:
+        """See Evidence."""
+        return self.state.exposures_lost
+
+    @property
+    def offsets(self) -> Mapping[str, str]:
+        """See Evidence."""
+        return {self.ledger: self.state.offset}
+
+    @property
+    def sequences(self) -> Mapping[str, int]:
+        """See Evidence."""
+        return {self.ledger: self.state.sequence}
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest allocation that has its period; ``kept``: of those that the store has."""
+        return max((period.last for period in self.state.ledger.periods.values()), default=0)
 
     def sync(self, stored: Stored) -> None:
-        """Learn of commits: each new allocation becomes a period (written with the next fold)."""
-        newest = max((period.last for period in self.state.ledger.periods.values()), default=0)
+        """See Evidence."""
+        newest = self.newest
         if stored.allocation.number > newest:
-            allocations = self._store.allocations(self.name, newest)
-            self._dirty |= open_periods(self.state.ledger, allocations, stored.experiment)
+            self.opened(self._store.allocations(self.name, newest), stored)
         self.stored = stored
 
+    def opened(self, allocations: Iterable[Allocation], stored: Stored) -> None:
+        """Give those allocations that have none their periods."""
+        self._dirty |= open_periods(self.state.ledger, allocations, stored.experiment)
+
     def knows(self, entries: Sequence[LogEntry]) -> bool:
-        """True when every allocation that the entries speak of has its period; else :meth:`sync` first."""
-        newest = max((period.last for period in self.state.ledger.periods.values()), default=0)
-        return newest_allocation(entries, self.stored.experiment.uid) <= newest
+        """See Evidence."""
+        return newest_allocation(entries, self.stored.experiment.uid) <= self.newest
+
+    def take(self, ledger: str, entries: Sequence[LogEntry]) -> Folding:
+        """See Evidence."""
+        return self.fold(entries)
 
     def fold(self, entries: Sequence[LogEntry]) -> Folding:
         """Fold the entries and write the result. Raises Stale when another writer was quicker."""
@@ -120,88 +144,43 @@ class Writer:
         return folding
 
     def flush(self) -> None:
-        """Write periods that were opened or closed, when no entry took them along."""
-        if self._dirty:
+        """See Evidence."""
+        if self._dirty or self._gone:
             self._write(Folding())
 
-    def compact(self, now_ms: int) -> int:
-        """Fold periods that can never change again into blocks. Returns how many were folded."""
-        ledger, experiment = self.state.ledger, self.stored.experiment
-        groups = plan(ledger, experiment, now_ms)
-        if not groups:
-            return 0
-        dropped: list[int] = []
-        for group in groups:
-            periods = [ledger.periods[number] for number in group]
-            facts = units = None
-            if periods[0].epoch == experiment.epoch:
-                self._accumulate(experiment, group)
-                facts = self._settle(experiment, group)
-                units = settle_units(experiment.spec, periods)
-            block = fold_block(periods, facts, units)
-            for number in group:
-                del ledger.periods[number]
-            ledger.periods[block.number] = block
-            self._dirty.add(block.number)
-            dropped.extend(number for number in group if number != block.number)
-        self._dirty -= set(dropped)
-        self._write(Folding(), drop_periods=tuple(dropped))
-        return len(dropped)
+    def changed(self, numbers: Iterable[int], gone: Iterable[int] = ()) -> None:
+        """Periods were changed or taken out of the ledger in memory; the next write has them."""
+        self._gone |= set(gone)
+        self._dirty = (self._dirty | set(numbers)) - self._gone
 
-    def tables(self) -> tuple[PeriodTable, PeriodTable]:
-        """The periods of the present epoch as arrays, cohorts added up and a row per cohort."""
-        periods, layout = self.state.ledger.current(), self.state.ledger.layout
-        whole = table(periods, layout)
-        if layout.cohorts > 1:
-            return whole, split_table(periods, layout)
-        return whole, replace(whole, cohort=np.zeros(len(whole.number), np.int64))
+    def fold_group(
+        self,
+        group: Sequence[int],
+        facts: FloatArray | None = None,
+        units: FloatArray | None = None,
+        *,
+        accumulated: bool = False,
+    ) -> None:
+        """Make one block of a group of periods in memory, see ``ledger.fold_block``; the next write has it.
 
-    def settled(self, now_ms: int) -> FloatArray:
-        """Terms of units that met one arm alone (``inference.first_exposure``); zeros where units keep none."""
-        return unit_terms(self.stored.experiment.spec, self.state.ledger.current(), now_ms)
+        ``accumulated``: and the accumulators too.
+        """
+        periods = self.state.ledger.periods
+        block = fold_block([periods.pop(number) for number in group], facts, units)
+        periods[block.number] = block
+        self.changed([block.number], [number for number in group if number != block.number])
+        self._accumulated = self._accumulated or accumulated
 
-    def clusters(self) -> Clusters | None:
-        """Sums of the present epoch by hash bucket of the unit, where units keep their arm."""
-        return cluster_totals(self.state.ledger.current(), self.state.ledger.layout)
+    def _fold_group(self, group: Sequence[int], facts: FloatArray | None, units: FloatArray | None) -> int:
+        self.fold_group(group, facts, units, accumulated=True)
+        return len(group)
 
-    def totals(self, now_ms: int) -> Totals | None:
-        """What linear models learn from, periods of the present epoch weighed by their age."""
-        periods = [each for each in self.state.ledger.current() if each.linear is not None]
-        if not periods:
-            return None
-        decay = self.stored.experiment.spec.decay
-        weights = np.ones(len(periods))
-        if decay is not None:
-            weights = decay_weights(table(periods, self.state.ledger.layout), decay.half_life, now_ms)
-        return totals(
-            (each.linear, float(weight))
-            for each, weight in zip(periods, weights, strict=True)
-            if each.linear is not None
-        )
+    def _write_blocks(self, now_ms: int) -> None:
+        self.flush()
 
-    def folded(self) -> Folded:
-        """Accumulators of the guardrails over blocks, for the present spec."""
-        return folded_of(self.state, self.stored.experiment)
-
-    def _accumulate(self, experiment: Experiment, group: list[int]) -> None:
-        ledger = self.state.ledger
-        rows = [period for number in group if not (period := ledger.periods[number]).is_block]
-        since = np.array([arm.since for arm in experiment.arms], np.int64)
-        periods, cohorts = table(rows, ledger.layout), split_table(rows, ledger.layout)
-        spec, clusters = experiment.spec, self.clusters()
-        effects = design_effects(spec, clusters, self.tables()[0])
-        folded = accumulate(spec, self.folded(), periods, since, cohorts, repeats_of(effects, clusters))
-        self.state.folded = (folded.sums, folded.since)
-
-    def _settle(self, experiment: Experiment, group: list[int]) -> FloatArray:
-        ledger = self.state.ledger
-        periods = [period for number in group if not (period := ledger.periods[number]).is_block]
-        rows = split_table(periods, ledger.layout)
-        spec, cohorts = experiment.spec, ledger.layout.cohorts
-        return np.concatenate([settle(spec, rows, cohorts), settle_terms(spec, rows, cohorts)], axis=1)
-
-    def _write(self, folding: Folding, *, log_ms: int = 0, drop_periods: tuple[int, ...] = ()) -> None:
+    def _write(self, folding: Folding, *, log_ms: int = 0) -> None:
         state = self.state
+        newest = self.newest
         dirty = (folding.periods | self._dirty) & state.ledger.periods.keys()
         drop_pages: list[PageKey] = []
         drop_foreign: list[BucketKey] = []
@@ -219,16 +198,16 @@ class Writer:
             counts=state.counts,
             exposures_lost=state.exposures_lost,
             set_periods={number: state.ledger.periods[number] for number in sorted(dirty)},
-            drop_periods=drop_periods,
+            drop_periods=tuple(sorted(self._gone)),
             set_pages=self._changed_pages(folding),
             drop_pages=drop_pages,
             add_foreign={key: ids for key, ids in folding.foreign.items() if key in state.seen.foreign},
             drop_foreign=drop_foreign,
             exposed={issuer: state.seen.exposed[issuer] for issuer in folding.issuers},
-            folded=state.folded if drop_periods else None,
+            folded=state.folded if self._accumulated else None,
             replies=folding.replies,
             trim_before_ms=max(trim, 0),
-            drop_allocations=max((period.last for period in state.ledger.periods.values()), default=0),
+            drop_allocations=min((newest, *(each.kept for each in self.beside))),
         )
         if not self._store.fold(self.ledger, write):
             raise Stale(
@@ -236,7 +215,10 @@ class Writer:
                 reason="NOT_THE_WRITER",
             )
         state.sequence += 1
+        self.kept = newest
         self._dirty.clear()
+        self._gone.clear()
+        self._accumulated = False
 
     def _changed_pages(self, folding: Folding) -> dict[PageKey, Page | ValuePage]:
         """Pages that the fold changed and that are still there."""
@@ -281,11 +263,3 @@ def _of_source(counts: RewardCounts, source: bytes) -> RewardCounts:
     if name not in counts.sources and len(counts.sources) >= MOST_SOURCES:
         name = OTHERS.decode()
     return counts.sources.setdefault(name, RewardCounts())
-
-
-def folded_of(state: WriterState, experiment: Experiment) -> Folded:
-    """The guardrails' accumulators of a writer state; empty ones when there are none or the spec changed shape."""
-    empty = Folded.empty_of(experiment.spec)
-    if state.folded is None or state.folded[0].shape != empty.sums.shape:
-        return empty
-    return Folded(*state.folded)

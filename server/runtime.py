@@ -15,6 +15,7 @@ from typing import Protocol
 import structlog
 
 from bandit.errors import BanditError, CorruptStored, NotAllowed, Stale, StoreUnavailable
+from bandit.ids import parse_ledger
 from bandit.log import LogEntry
 from bandit.look import Look, look
 from bandit.rollout.transitions import audit_record
@@ -24,7 +25,8 @@ from server.control.lease import Leases
 from server.control.pasts import Pasts
 from server.control.report import Units, report_message
 from server.control.status import status_of
-from server.learner import Writer
+from server.evidence import Evidence
+from server.partitioned import open_writer
 from server.pauses import Pauses
 from server.store.base import Commit, Fence, Store, Stored
 
@@ -91,7 +93,7 @@ class LearnerLoop:
         self._settings = settings
         self._telemetry = telemetry
         self._leases = Leases(store, clock, settings.owner, int(settings.lease_ttl_s * 1000))
-        self._writers: dict[str, Writer] = {}
+        self._writers: dict[str, Evidence] = {}
         self._parked: dict[str, tuple[float, str]] = {}
         self._ticked: dict[str, float] = {}
         self._reported: dict[str, float] = {}
@@ -101,7 +103,7 @@ class LearnerLoop:
         self._kept_s = float("-inf")
 
     @property
-    def writers(self) -> dict[str, Writer]:
+    def writers(self) -> dict[str, Evidence]:
         """Writers by experiment, for those who look on."""
         return self._writers
 
@@ -131,20 +133,25 @@ class LearnerLoop:
         if self._clock.monotonic_s() - self._kept_s >= self._settings.housekeeping_s:
             self._keep_house()
         self._take_commits()
-        offsets = {name: writer.state.offset for name, writer in self._writers.items()}
+        offsets = {
+            ledger: offset for writer in self._writers.values() for ledger, offset in writer.offsets.items()
+        }
         batches: dict[str, list[LogEntry]] = {}
         if offsets:
             batches = self._store.read(offsets, self._settings.read_count, int(self._settings.block_s * 1000))
         else:
             self._clock.sleep(self._settings.block_s)
-        for name, entries in batches.items():
-            self._guarded(name, partial(self._fold, name, entries))
+        full: dict[str, set[str]] = {}
+        for ledger, entries in batches.items():
+            name, _ = parse_ledger(ledger)
+            if len(entries) >= self._settings.read_count:
+                full.setdefault(name, set()).add(ledger)
+            self._guarded(name, partial(self._fold, name, ledger, entries))
         now = self._clock.monotonic_s()
         for name in list(self._writers):
             if now - self._ticked.get(name, float("-inf")) >= self._settings.tick_s:
                 self._ticked[name] = now
-                caught_up = len(batches.get(name, ())) < self._settings.read_count
-                self._guarded(name, partial(self._tick, name, caught_up=caught_up))
+                self._guarded(name, partial(self._tick, name, full.get(name, set())))
 
     def _keep_house(self) -> None:
         self._kept_s = self._clock.monotonic_s()
@@ -176,12 +183,15 @@ class LearnerLoop:
         if stored is None:
             self._leases.drop(name)
             return
-        writer = Writer.open(self._store, stored)
-        self._pasts.opened(name, stored, writer.state.sequence)
+        writer = open_writer(self._store, stored)
+        self._pasts.opened(name, stored, writer.sequences)
         writer.flush()
         self._writers[name] = writer
         log.info(
-            "experiment_opened", experiment=name, generation=stored.generation, offset=writer.state.offset
+            "experiment_opened",
+            experiment=name,
+            generation=stored.generation,
+            offset=" ".join(writer.offsets.values()),
         )
 
     def _put_back(self, name: str) -> None:
@@ -217,8 +227,10 @@ class LearnerLoop:
         elif stored.generation < writer.stored.generation:
             self._kept_s = float("-inf")  # the store lost commits: look after that first
 
-    def _fold(self, name: str, entries: list[LogEntry]) -> None:
-        writer = self._writers[name]
+    def _fold(self, name: str, ledger: str, entries: list[LogEntry]) -> None:
+        writer = self._writers.get(name)
+        if writer is None:
+            return  # another of its ledgers was written by somebody else just now
         if not writer.knows(entries):
             stored = self._store.load(name)
             if stored is None or stored.experiment.uid != writer.stored.experiment.uid:
@@ -227,22 +239,26 @@ class LearnerLoop:
             writer.sync(stored)
             self._pasts.saw(name, stored)
         began = self._clock.monotonic_s()
-        folding = writer.fold(entries)
-        self._pasts.folded(name, writer.state.sequence)
+        folding = writer.take(ledger, entries)
+        self._pasts.folded(name, writer.sequences)
         self._telemetry.folded(
             len(entries), int(folding.outcomes.sum()), folding.exposures, self._clock.monotonic_s() - began
         )
 
-    def _tick(self, name: str, *, caught_up: bool) -> None:
-        """Look, commit what follows, publish. Judged only up to the time that the log has been folded to."""
+    def _tick(self, name: str, full: set[str]) -> None:
+        """Look, commit what follows, publish. Judged only up to the time that every log has been folded to.
+
+        ``full``: logs of which as much was read as is read in one turn.
+        """
         writer = self._writers[name]
         fence = self._leases.fence(name)
         if fence is None:
             return
-        behind = 0 if caught_up else self._store.behind(name, writer.state.offset)
+        behind = {ledger: self._store.behind(ledger, writer.offsets[ledger]) for ledger in sorted(full)}
         now_ms = self._clock.now_ms()
-        if behind:
-            now_ms = min(now_ms, int(writer.state.offset.partition("-")[0]))
+        for ledger, entries in behind.items():
+            if entries:
+                now_ms = min(now_ms, int(writer.offsets[ledger].partition("-")[0]))
         stored = writer.stored
         table, rows = writer.tables()
         seen = look(
@@ -262,11 +278,11 @@ class LearnerLoop:
         status = status_of(
             writer.stored,
             seen,
-            writer.state.ledger,
-            writer.state.counts,
-            writer.state.exposures_lost,
-            behind,
-            self._pasts.warnings(name),
+            writer.ledger_read,
+            writer.counts,
+            writer.exposures_lost,
+            sum(behind.values()),
+            [*self._pasts.warnings(name), *writer.warnings()],
         )
         if not self._store.put_status(name, status.SerializeToString(), fence):
             raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
@@ -274,9 +290,9 @@ class LearnerLoop:
         outcomes: dict[str, int] = {}
         for verdict in seen.verdicts:
             outcomes[verdict.outcome] = outcomes.get(verdict.outcome, 0) + 1
-        self._telemetry.evaluated(name, behind, outcomes)
+        self._telemetry.evaluated(name, sum(behind.values()), outcomes)
 
-    def _report(self, writer: Writer, seen: Look, fence: Fence) -> None:
+    def _report(self, writer: Evidence, seen: Look, fence: Fence) -> None:
         """Publish what the data show, at a slower pace than the status."""
         now, name = self._clock.monotonic_s(), writer.name
         if now - self._reported.get(name, float("-inf")) < self._settings.report_s:
@@ -290,7 +306,7 @@ class LearnerLoop:
         if not self._store.put_report(name, report.SerializeToString(), fence):
             raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
 
-    def _commit(self, writer: Writer, seen: Look) -> None:
+    def _commit(self, writer: Evidence, seen: Look) -> None:
         """Commit a look's transition, with an audit record unless it only moved shares by evidence."""
         transition, stored, name = seen.transition, writer.stored, writer.name
         if transition is None:

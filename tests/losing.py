@@ -165,8 +165,8 @@ class World:
             writer = self.loop.writers.get(NAME)
             return (
                 writer is not None
-                and int(writer.state.ledger.totals().exposures.sum()) >= sum(self.decided.values())
-                and writer.state.counts.applied >= len(self.events) + self.acknowledged
+                and int(writer.ledger_read.totals().exposures.sum()) >= sum(self.decided.values())
+                and writer.counts.applied >= len(self.events) + self.acknowledged
             )
 
         until(counted, "everything is counted")

@@ -24,14 +24,14 @@ KEPT = (
 class Past:
     """The newest commits of one experiment as they were seen, oldest first.
 
-    ``sequence``: the writer's number of folds when last seen.
+    ``sequences``: the writers' numbers of folds when last seen, by ledger.
     """
 
     def __init__(self, store: ControlStore) -> None:
         self._store = store
         self._seen: deque[Stored] = deque(maxlen=KEPT)
         self._records: dict[int, AuditRecord] = {}
-        self.sequence = 0
+        self.sequences: dict[str, int] = {}
 
     @property
     def newest(self) -> Stored | None:
@@ -44,7 +44,7 @@ class Past:
         if newest is not None and newest.experiment.uid != stored.experiment.uid:
             self._seen.clear()
             self._records.clear()
-            self.sequence = 0
+            self.sequences = {}
             newest = None
         if newest is not None:
             if stored.generation <= newest.generation:

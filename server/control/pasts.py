@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -43,19 +43,22 @@ class Pasts:
         """A commit was seen, or made."""
         self._pasts.setdefault(name, Past(self._store)).saw(stored)
 
-    def folded(self, name: str, sequence: int) -> None:
-        """So many folds are written."""
+    def folded(self, name: str, sequences: Mapping[str, int]) -> None:
+        """So many folds are written to its ledgers."""
         if (past := self._pasts.get(name)) is not None:
-            past.sequence = sequence
+            past.sequences.update(sequences)
 
-    def opened(self, name: str, stored: Stored, sequence: int) -> None:
-        """A writer begins with so many folds: fewer than this learner wrote are folded again from the log."""
+    def opened(self, name: str, stored: Stored, sequences: Mapping[str, int]) -> None:
+        """A writer begins with so many folds: fewer than this learner wrote are folded again from the logs."""
         self.saw(name, stored)
         past = self._pasts[name]
-        if sequence < past.sequence:
-            text = f"the store lost {past.sequence - sequence} folds; what its log still has is folded again"
-            self._told(name, FOLDED_AGAIN, text, folds_before=past.sequence, folds_now=sequence)
-        past.sequence = sequence
+        known = {ledger: past.sequences.get(ledger, 0) for ledger in sequences}
+        lost = sum(max(known[ledger] - each, 0) for ledger, each in sequences.items())
+        if lost:
+            text = f"the store lost {lost} folds; what its log still has is folded again"
+            before, now = sum(known.values()), sum(sequences.values())
+            self._told(name, FOLDED_AGAIN, text, folds_before=before, folds_now=now)
+        past.sequences = dict(sequences)
 
     def lost_by(self, name: str, order: tuple[int, int] | None) -> int:
         """How many commits the store lacks that has the experiment in this order."""

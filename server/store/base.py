@@ -143,7 +143,9 @@ class Durability(IntEnum):
 
 
 class Shipment(NamedTuple):
-    """Exposures of one issuer for the log of an experiment: their numbers go from ``first`` to ``following`` - 1.
+    """Exposures of one issuer for a log: their numbers go from ``first`` to ``following`` - 1.
+
+    ``experiment``: name of the ledger.
 
     ``gap``: take them although the log lacks some before them, which nobody has any more; the fold counts those lost.
     """
@@ -210,6 +212,9 @@ class ControlStore(Protocol):
         The generation of an experiment that cannot be read is in the metadata of its CorruptStored, 0 when even
         that is lost; deleting with that number clears it away.
         """
+
+    def clear_partitions(self, name: str) -> None:
+        """Clears what partitions of the name have of experiments that are gone: a delete that died may have left it."""
 
     def outcome_of(self, name: str, request_id: str) -> Outcome | None:
         """What the write with this request id came to, or None."""
@@ -279,7 +284,16 @@ class ControlStore(Protocol):
 
 
 class LedgerStore(Protocol):
-    """The log and the ledger of each experiment."""
+    """The logs and ledgers of experiments: one each, or one for each of its partitions.
+
+    Names here are names of ledgers (``bandit.ids.ledger_name``); the first has its experiment's name.
+    """
+
+    def begin(self, ledger: str, uid: int) -> bool:
+        """Make ready the slot of a partition beyond the first: an empty log, no ledger. Nothing where it is so already.
+
+        ``uid`` is of the experiment that has the name now. False when a later one has the slot, which stays as it is.
+        """
 
     def append(self, entries: Sequence[Append]) -> list[str]:
         """Append entries in order; returns their ids, all durable as the store is configured.

@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from bandit.errors import CorruptStored, Overloaded
+from bandit.ids import ledger_name, parse_ledger
 from bandit.rollout.audit import AuditRecord
 from bandit.rollout.state import Allocation
+from bandit.spec.model import MAX_PARTITIONS
 from bandit.token import KeyRing
 from server.store import codec
 from server.store.base import Commit, Durability, Fence, Outcome, Stored, Subscription
@@ -47,12 +49,12 @@ class MemoryStore(MemoryFed):
     def names(self) -> list[str]:
         """See ControlStore."""
         with self._changed:
-            return sorted(self._kept)
+            return sorted(self._experiments())
 
     def orders(self) -> dict[str, tuple[int, int]]:
         """See ControlStore."""
         with self._changed:
-            return {name: (kept.uid, kept.generation) for name, kept in self._kept.items()}
+            return {name: (kept.uid, kept.generation) for name, kept in self._experiments().items()}
 
     def load(self, name: str) -> Stored | None:
         """See ControlStore."""
@@ -92,7 +94,11 @@ class MemoryStore(MemoryFed):
             kept = self._kept.get(experiment.name)
             if (refused := self._refused(commit, kept)) is not None:
                 raise refusal(commit, *refused)
-            kept = kept or self._kept.setdefault(experiment.name, Kept(experiment.uid))
+            if kept is None:
+                kept = self._kept[experiment.name] = Kept(experiment.uid)
+                self.clear_partitions(experiment.name)
+                for partition in range(1, experiment.spec.partitions):
+                    self.begin(ledger_name(experiment.name, partition), experiment.uid)
             kept.generation += 1
             kept.experiment, kept.allocation = documents
             if kept.allocation_number != allocation.number:
@@ -129,7 +135,17 @@ class MemoryStore(MemoryFed):
             if request_id:
                 self._deletions[name] = request_id, self._clock_ms() + REQUEST_TTL_MS
             self._kept.pop(name, None)
+            self.clear_partitions(name)
             self._announce(name)
+
+    def clear_partitions(self, name: str) -> None:
+        """See ControlStore."""
+        with self._changed:
+            owner = self._kept.get(name)
+            for partition in range(1, MAX_PARTITIONS):
+                kept = self._kept.get(ledger := ledger_name(name, partition))
+                if kept is not None and (owner is None or kept.uid != owner.uid):
+                    del self._kept[ledger]
 
     def outcome_of(self, name: str, request_id: str) -> Outcome | None:
         """See ControlStore."""
@@ -263,6 +279,10 @@ class MemoryStore(MemoryFed):
 
     def close(self) -> None:
         """See ControlStore. What is held stays, as it would on a server."""
+
+    def _experiments(self) -> dict[str, Kept]:
+        """Without the partitions beyond the first of each."""
+        return {name: kept for name, kept in self._kept.items() if not parse_ledger(name)[1]}
 
     def _refused(self, commit: Commit, kept: Kept | None) -> tuple[str, list[str]] | None:
         """Why a commit changes nothing, in the words of commit.lua; None when it may go on."""

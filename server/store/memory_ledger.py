@@ -60,7 +60,7 @@ class Book:
 
 @dataclass(slots=True)
 class Kept:
-    """One experiment and all it has."""
+    """One experiment and all it has, or one of its further partitions, which has no documents."""
 
     uid: int
     generation: int = 0
@@ -87,7 +87,7 @@ class MemoryLedger:
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
         self._clock_ms = clock_ms
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock may be taken again by who has it
         self._kept: dict[str, Kept] = {}
         self._last_id = (0, 0)
         self._keys = Keys()
@@ -156,6 +156,14 @@ class MemoryLedger:
         with self._changed:
             kept = self._kept.get(name)
             return sum(place > after for place, _ in kept.log) if kept else 0
+
+    def begin(self, ledger: str, uid: int) -> bool:
+        """See LedgerStore."""
+        with self._changed:
+            kept = self._kept.get(ledger)
+            if kept is None or kept.uid < uid:
+                self._kept[ledger] = Kept(uid)
+            return self._kept[ledger].uid == uid
 
     def load_writer(self, name: str) -> WriterState | None:
         """See LedgerStore."""

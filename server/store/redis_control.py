@@ -13,14 +13,16 @@ import secrets
 from collections.abc import Sequence
 
 from bandit.errors import BanditError, CorruptStored, Overloaded, StoreUnavailable
+from bandit.ids import ledger_name
 from bandit.rollout.audit import GENESIS, AuditRecord
-from bandit.rollout.state import Allocation
+from bandit.rollout.state import Allocation, Experiment
 from bandit.token import KeyRing
 from server.store import codec, scripts
 from server.store.base import Commit, Durability, Fence, Outcome, Stored, Subscription
 from server.store.keys import REQUEST_TTL_MS, SECURED_MS, ExperimentKeys, Keys
 from server.store.link import Link
 from server.store.packed import reading, whole
+from server.store.redis_partitions import begin, buckets_of, clear_strangers
 from server.store.refusals import (
     CHANGE_WITHIN_MS,
     HIGHEST_NUMBER,
@@ -126,8 +128,10 @@ class RedisControl:
             not_after_ms=begun_ms + CHANGE_WITHIN_MS,
             remember_ms=REQUEST_TTL_MS,
         )
-        leftovers = keys.all(self._buckets(keys))[6:] if creates else []
+        leftovers = keys.all(buckets_of(self._link, keys))[6:] if creates else []
         word, *values = scripts.commit(self._link, keys, call, leftovers)
+        if creates and word == b"ok":
+            self._plant(experiment)
         self._announce(member, experiment.name, changed=word == b"ok")
         if word == b"ok":
             return int(values[0])
@@ -150,7 +154,13 @@ class RedisControl:
         not_after_ms = scripts.prepare(self._link, self._keys, member, name, None) + CHANGE_WITHIN_MS
         for _ in range(_TRIES):
             word, *values = scripts.delete(
-                self._link, keys, expected_generation, not_after_ms, self._buckets(keys), record, request
+                self._link,
+                keys,
+                expected_generation,
+                not_after_ms,
+                buckets_of(self._link, keys),
+                record,
+                request,
             )
             if word != b"buckets":
                 break
@@ -158,6 +168,11 @@ class RedisControl:
         self._announce(member, name, changed=ok, gone_uid=values[0] if ok else b"")
         if not ok:
             raise deletion_refusal(name, expected_generation, int(values[0]) if values else None)
+        self.clear_partitions(name)
+
+    def clear_partitions(self, name: str) -> None:
+        """See ControlStore."""
+        clear_strangers(self._link, self._keys, name)
 
     def outcome_of(self, name: str, request_id: str) -> Outcome | None:
         """See ControlStore."""
@@ -288,14 +303,11 @@ class RedisControl:
             raise Overloaded(f"no {kind} numbers are left below {HIGHEST_NUMBER}; begin with an empty store")
         return first
 
-    def _buckets(self, keys: ExperimentKeys) -> list[str]:
-        """Names of the lists of foreign ids; none when their index is no index."""
-        try:
-            return [
-                name.decode("utf-8", "surrogateescape") for name in self._link.call("HKEYS", keys.foreign)
-            ]
-        except CorruptStored:
-            return []
+    def _plant(self, experiment: Experiment) -> None:
+        """Make the slots of its partitions ready before anybody is told of it; else the learner does when it comes."""
+        clear_strangers(self._link, self._keys, experiment.name)
+        for partition in range(1, experiment.spec.partitions):
+            begin(self._link, self._keys, ledger_name(experiment.name, partition), experiment.uid)
 
     def _announce(self, member: str, name: str, *, changed: bool, gone_uid: bytes = b"") -> None:
         try:

@@ -16,6 +16,7 @@ from server.store.keys import ExperimentKeys, Keys
 from server.store.link import WAIT_S, Argument, Link
 from server.store.packed import reading, whole
 from server.store.redis_fed import SOURCE_FIELD
+from server.store.redis_partitions import begin
 from server.store.writes import Parts, assemble, fold_call, sizes
 
 # Fields of a log entry behind its kind: who waits for its outcomes, and the experiment's uid. Not checked by a script:
@@ -140,6 +141,10 @@ class RedisLedger:
             if count < _COUNTED_A_CALL:
                 return total
         return max(total, int(self._link.call("XLEN", keys.log)))
+
+    def begin(self, ledger: str, uid: int) -> bool:
+        """See LedgerStore."""
+        return begin(self._link, self._keys, ledger, uid)
 
     def load_writer(self, name: str) -> WriterState | None:
         """See LedgerStore."""

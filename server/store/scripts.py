@@ -27,6 +27,7 @@ _BEHIND = Script("behind")
 _SHIP = Script("ship")
 _FEED = Script("feed")
 _UNBURY = Script("unbury")
+_PLANT = Script("plant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,16 @@ def delete(
         _DELETE, [*named, *rest], [generation, not_after_ms, record, request, *limits, *buckets]
     )
     return answer
+
+
+def plant(
+    link: Link, keys: ExperimentKeys, uid: int | str, buckets: Sequence[str], *, clear: bool = False
+) -> str:
+    """Word of the outcome; with ``clear`` nothing is left, and ``uid`` must be the one that the head has."""
+    named = [keys.head, keys.log, keys.foreign]
+    rest = [key for key in keys.all(buckets) if key not in named]
+    answer: bytes = link.run(_PLANT, [*named, *rest], ["clear" if clear else "plant", uid, *buckets])
+    return answer.decode()
 
 
 def acquire(link: Link, keys: ExperimentKeys, owner: str, ttl_ms: int) -> int | None:

@@ -233,7 +233,7 @@ def test_experiments_of_many_slots_are_learnt_from_side_by_side(shaken: Cluster,
 
     def folded() -> bool:
         loop.step()
-        return all(loop.writers[each.name].state.counts.applied >= 100 for each in gateways)
+        return all(loop.writers[each.name].counts.applied >= 100 for each in gateways)
 
     until(folded, "all is folded")
     for gateway in gateways:

@@ -233,7 +233,7 @@ def test_two_learners_never_both_write() -> None:
     second.step()
     world.loop.step()
     assert world.loop.writers.get("answers") is not stale or not world.loop.writers
-    assert second.writers["answers"].state.sequence > stale.state.sequence
+    assert second.writers["answers"].sequences["answers"] > stale.sequences["answers"]
     world.loop = second
     world.run(5)
     assert {arm.arm: arm.exposures for arm in world.status.arms} == world.gateway.decided
@@ -250,10 +250,10 @@ def test_a_writer_that_slept_changes_nothing_and_says_so() -> None:
     world.clock.advance(6)
     world.run(3)
     before = world.store.load_writer("answers")
-    offset = asleep.state.offset
+    offset = asleep.offsets["answers"]
     entries = world.store.read({"answers": offset}, 100, 0)["answers"]
     with pytest.raises(Stale, match="another writer"):
-        asleep.fold(entries)
+        asleep.take("answers", entries)
     after = world.store.load_writer("answers")
     assert before is not None
     assert after is not None

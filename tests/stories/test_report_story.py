@@ -75,7 +75,7 @@ def test_a_release_is_reported_as_it_was() -> None:
     world.run(90)
     world.clock.advance(1300)
     world.run(20, per_half_second=0)
-    periods = world.loop.writers["answers"].state.ledger.current()
+    periods = world.loop.writers["answers"].ledger_read.current()
     assert any(period.is_block for period in periods), "this story wants folded periods"
     report = world.report
     assert report.hypothesis == HYPOTHESIS

@@ -112,7 +112,7 @@ def test_cohorts_part_and_nothing_that_is_told_of_them_is_wrong() -> None:
     assert {arm.arm: arm.exposures for arm in told.arms} == world.gateway.decided
     world.clock.advance(1300)
     world.run(8, per_half_second=0)
-    periods = world.loop.writers["answers"].state.ledger.current()
+    periods = world.loop.writers["answers"].ledger_read.current()
     assert any(period.is_block and period.units is not None for period in periods)
     report = world.report
     assert [each.cohort for each in report.apart] == ["b", "d"]
