@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bandit.counting import Tables, tables_of
 from bandit.ledger import BUCKETS, COLUMNS, Layout, Ledger, Period
+from bandit.linear.weights import SHARE_BYTES, mark_bytes
 from bandit.log import (
     AMENDMENTS,
     OUTCOME_LATE,
@@ -47,6 +48,8 @@ AMENDMENT_TYPE = np.dtype(
 _SIZES = {REWARDS: RECORD_BYTES, AMENDMENTS: AMENDMENT_BYTES}
 _TYPES = {REWARDS: RECORD_TYPE, AMENDMENTS: AMENDMENT_TYPE}
 Q_LIMIT = 1 << 30
+MOST_BROUGHT = MOST_FEATURES + SHARE_BYTES
+"""Bytes of features and shares behind a reward."""
 
 Records = NDArray[np.void]
 Rows = NDArray[np.int64]
@@ -98,7 +101,7 @@ def pieces_of(entry: LogEntry) -> Pieces | None:
     """Records of a reward entry, with what amends them and their features where it has that; None for an entry that
     has none."""
     size, features = _SIZES.get(entry.kind[:1]), int.from_bytes(entry.kind[1:], "big")
-    if size is None or len(entry.kind) > 2 or features > MOST_FEATURES:
+    if size is None or len(entry.kind) > 2 or features > MOST_BROUGHT:
         return None
     if not entry.payload or len(entry.payload) % (size + features):
         return None
@@ -199,7 +202,8 @@ def judge(batch: Batch, experiment: Experiment) -> dict[int, Tables]:
         takes = (op == REPORT) | ((op > 0) & (op <= RETRACT) & (tables.join[metric] >= 0))
         takes &= (op == REPORT) | (records["issuer"][known] != 0)
         wanted = np.isin(metric, spec.learned) * len(spec.features)
-        takes &= batch.width[known] == wanted
+        marked = wanted + (mark_bytes(spec) + SHARE_BYTES if spec.weighs else 0)
+        takes &= (batch.width[known] == wanted) | (batch.width[known] == marked)
         judged[~takes | (tables.counted[metric] == 0)] = OUTCOME_REJECTED
         outcome[known] = judged
     outcome[records["q"] > Q_LIMIT] = OUTCOME_REJECTED

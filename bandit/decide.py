@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from bandit.features import Encoder, encoder_of
 from bandit.linear.rule import Chooser
+from bandit.linear.weights import marks_of
 from bandit.ranges import PPM, Ranges
 from bandit.rng import hash_unit, point_ppm
 from bandit.rollout.state import Allocation, Experiment, State
@@ -34,7 +35,8 @@ class Reason(StrEnum):
 
 class Decision(NamedTuple):
     """``arm`` index, the unit's ``cohort`` index, salted ``unit_hash``, exact ``propensity_ppm``, and what of the
-    request was looked at: a byte for each feature of the spec. ``rerouted``: the unit may have met another arm."""
+    request was looked at: a byte for each feature of the spec, then the marks of all arms' shares (``linear.weights``)
+    where arms are compared by them. ``rerouted``: the unit may have met another arm."""
 
     arm: int
     cohort: int
@@ -59,8 +61,9 @@ class Table:
     """All that a decision of one experiment needs. ``counted``: decisions enter the ledger. ``fresh``: every decision
     is drawn anew, so the key that is hashed must be another one each time (:func:`fresh_key`). ``by_session``: a unit
     is drawn anew in each of its sessions; its hash stays the unit's own, which is what its rewards are clustered by.
-    ``encoder``: reads the features of a request; ``chooser``: gives each request shares of its own by them. ``apart``:
-    the routes of cohorts that have their own, by index."""
+    ``encoder``: reads the features of a request; ``chooser``: gives each request shares of its own by them; ``marks``:
+    of the shares without it, empty where decisions bring none. ``apart``: the routes of cohorts that have their own, by
+    index."""
 
     name: str
     uid: int
@@ -79,6 +82,7 @@ class Table:
     by_session: bool = False
     encoder: Encoder | None = None
     chooser: Chooser | None = None
+    marks: bytes = b""
     moved: tuple[int, ...] = ()
     apart: Mapping[int, Route] = field(default_factory=dict)
 
@@ -96,7 +100,10 @@ class Table:
             if self.chooser is not None:
                 shares = self.chooser.shares_ppm(features)
                 arm = arm_of(shares, point_ppm(drawn))
+                if self.marks:
+                    features += self.chooser.marks(features)
                 return Decision(arm, cohort, unit_hash, shares[arm], features, rerouted=True)
+            features += self.marks
         else:
             features = b""
         point = point_ppm(drawn)
@@ -184,6 +191,7 @@ def compile_table(experiment: Experiment, allocation: Allocation) -> Table:
         by_session=experiment.spec.unit.mode == "session",
         encoder=encoder,
         chooser=None if rule is None or encoder is None else Chooser(rule, encoder),
+        marks=marks_of(shares) if experiment.spec.weighs else b"",
         moved=route.moved,
         apart={each.cohort: _route(each.ranges, sticky=sticky) for each in allocation.apart},
     )

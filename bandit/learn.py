@@ -27,9 +27,9 @@ from bandit.batch import (
 from bandit.counting import Tables, layout_of
 from bandit.kernels.fold import count_exposures, fold_rewards
 from bandit.kernels.values import fold_clusters, fold_derived
-from bandit.learn_linear import Changed, first_values, fold_linear
+from bandit.learn_linear import Changed, first_values, fold_linear, fold_weighed
 from bandit.ledger import Cells, Ledger, Period
-from bandit.linear.sums import zeros
+from bandit.linear import sums, weights
 from bandit.log import (
     EXPOSURE_HEADER,
     EXPOSURES,
@@ -114,7 +114,8 @@ def open_periods(ledger: Ledger, allocations: Iterable[Allocation], experiment: 
             centres=allocation.centres,
             cells=Cells.zeros(layout_of(spec)),
             apart_ppm=allocation.apart_ppm,
-            linear=zeros(spec),
+            linear=sums.zeros(spec),
+            weighed=weights.zeros(spec),
         )
         changed.add(allocation.number)
     ledger.epoch, ledger.layout = experiment.epoch, layout_of(experiment.spec)
@@ -164,7 +165,6 @@ def fold(entries: Sequence[LogEntry], experiment: Experiment, ledger: Ledger, se
     return folding
 
 
-def _is_foreign(entry: LogEntry, uid: int) -> bool:
 def _refuse(entry: LogEntry, folding: Folding) -> None:
     found = pieces_of(entry)
     count = len(found.records) if found else max(len(entry.payload) // RECORD_BYTES, 1)
@@ -173,6 +173,7 @@ def _refuse(entry: LogEntry, folding: Folding) -> None:
         folding.replies[entry.reply] = bytes([OUTCOME_REJECTED]) * count
 
 
+def _is_foreign(entry: LogEntry, uid: int) -> bool:
     return entry.uid not in (0, uid)
 
 
@@ -251,6 +252,7 @@ def _fold_rewards(
     if batch.width.any():
         replaced += [(epoch, first_values(counts, batch.q)) for epoch in epochs]
         folding.periods |= fold_linear(batch, experiment, replaced)
+        folding.periods |= fold_weighed(batch, experiment, replaced)
     _count(entries, batch.counts, outcome, folding)
     start = 0
     for entry, count in zip(entries, batch.counts, strict=True):

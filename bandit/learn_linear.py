@@ -1,4 +1,5 @@
-"""Rewards with features -> the linear sums of their periods; repeats, lateness and corrections are settled before."""
+"""Rewards with features and shares -> the linear and weighed sums of their periods; repeats, lateness and corrections
+are settled before."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from bandit.batch import Batch
 from bandit.features import Encoder
 from bandit.ledger import Int64Array, Period
+from bandit.linear import weights
 from bandit.linear.sums import add
 from bandit.rollout.state import Experiment
 from bandit.spec.model import ExperimentSpec
@@ -38,6 +40,50 @@ def fold_linear(batch: Batch, experiment: Experiment, replaced: Iterable[tuple[i
         spec = experiment.spec_of(epoch)
         if spec is not None and spec.learned:
             given |= _fold(batch, spec, epoch, changed)
+    return given
+
+
+def fold_weighed(batch: Batch, experiment: Experiment, replaced: Iterable[tuple[int, Changed]]) -> set[int]:
+    """Add changed values of decisions that brought their shares, each of an epoch, to the weighed sums of their
+    periods. Returns the numbers of changed periods."""
+    given: set[int] = set()
+    for epoch, changed in replaced:
+        spec = experiment.spec_of(epoch)
+        if spec is not None and spec.weighs:
+            given |= _fold_weighed(batch, spec, epoch, changed)
+    return given
+
+
+def _fold_weighed(batch: Batch, spec: ExperimentSpec, epoch: int, changed: Changed) -> set[int]:
+    row, metric = changed.row, batch.metric[changed.row]
+    start = np.isin(metric, spec.learned) * len(spec.features)
+    size = weights.mark_bytes(spec) + weights.SHARE_BYTES
+    own = (batch.records["epoch"][row] == epoch) & (batch.width[row] == start + size)
+    own &= changed.before != changed.after
+    numbers = batch.records["allocation"][row]
+    given: set[int] = set()
+    for allocation in np.unique(numbers[own]).tolist():
+        period = batch.places.period(allocation)
+        if period is None or period.weighed is None:
+            continue
+        at = np.flatnonzero(own & (numbers == allocation))
+        brought = batch.features[row[at, None], start[at, None] + np.arange(size)]
+        marks, share = np.split(brought, [len(spec.arms)], axis=1)
+        share_ppm = share.astype(np.int64) @ (1 << 8 * np.arange(weights.SHARE_BYTES))
+        arm = batch.records["arm"][row[at]].astype(np.int64)
+        for values, sign in ((changed.before[at], -1), (changed.after[at], 1)):
+            there = values >= 0
+            weights.add(
+                period.weighed,
+                marks[there],
+                share_ppm[there],
+                arm[there],
+                metric[at][there],
+                values[there],
+                np.full(int(there.sum()), sign, np.int64),
+                spec.control_index,
+            )
+        given.add(period.number)
     return given
 
 

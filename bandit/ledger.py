@@ -24,7 +24,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,8 @@ class Period:
     their sums do not tell any more (see ``bandit.facts``), per cohort; ``units`` [K - 1, M, 64, 2] likewise, by hash
     bucket (see ``inference.first_exposure``). ``apart_ppm``: shares of cohorts that had their own, by index.
     ``linear`` [K, M, W]: what linear models learn from, see ``bandit.linear.sums``; then ``shares_ppm`` are what was
-    expected of all requests together, and no test may use them.
+    expected of all requests together, and no test may use them; ``weighed`` [K, M, 2, 6]: what arms are compared by
+    then, see ``bandit.linear.weights``, None where decisions bring no shares.
     """
 
     number: int
@@ -138,6 +139,7 @@ class Period:
     units: FloatArray | None = None
     apart_ppm: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     linear: Int64Array | None = None
+    weighed: Int64Array | None = None
 
     def shares_of(self, cohort: int) -> tuple[int, ...]:
         """[K] in ppm: exact for the units of a cohort."""
@@ -183,6 +185,8 @@ class PeriodTable:
     period.
     ``block`` [E] marks folded periods, whose shares mean nothing; ``facts`` [E, L] are theirs, zeros for others.
     ``cohort`` [E]: index of the cohort that a row is about, EVERY when all are added up.
+    ``weighed`` int64[E, K, M, 2, 6] of the periods, see ``bandit.linear.weights``; None where there are none, and in
+    rows of single cohorts.
     """
 
     number: Int64Array
@@ -198,10 +202,13 @@ class PeriodTable:
     s2: FloatArray
     facts: FloatArray
     cohort: Int64Array
+    weighed: Int64Array | FloatArray | None = None
 
     def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> PeriodTable:
         """Only the chosen rows."""
-        return PeriodTable(*(getattr(self, name)[chosen] for name in self.__slots__))
+        columns = (getattr(self, name) for name in self.__slots__)
+        kept: list[Any] = [None if each is None else each[chosen] for each in columns]
+        return PeriodTable(*kept)
 
     def mature(self, window_s: float, now_ms: int) -> NDArray[np.bool_]:
         """[E] True where no reward in the attribution window can still arrive."""
@@ -213,7 +220,14 @@ def table(periods: Sequence[Period], layout: Layout) -> PeriodTable:
     """Stack periods of one epoch (and of ``layout``) into arrays, a row each, cohorts added up."""
     rows = [(period, period.cells.exposures.sum(axis=0), period.cells.sums.sum(axis=0)) for period in periods]
     facts = [None if period.facts is None else period.facts.sum(axis=0) for period in periods]
-    return _stack(rows, layout, facts, [EVERY] * len(rows))
+    found = _stack(rows, layout, facts, [EVERY] * len(rows))
+    weighed = [period.weighed for period in periods]
+    shape = next((each.shape for each in weighed if each is not None), None)
+    if shape is None:
+        return found
+    # Periods of before the sums were kept have none: nothing is compared in them.
+    none = np.zeros(shape, np.int64)
+    return replace(found, weighed=np.array([none if each is None else each for each in weighed]))
 
 
 def split_table(periods: Sequence[Period], layout: Layout) -> PeriodTable:
@@ -341,6 +355,7 @@ def fold_block(
     if units is not None:
         by_unit.append(units)
     linear = [period.linear for period in rows if period.linear is not None]
+    weighed = [period.weighed for period in rows if period.weighed is not None]
     newest = rows[-1]
     return Period(
         number=rows[0].number,
@@ -354,6 +369,7 @@ def fold_block(
         facts=np.sum(kept, axis=0) if kept else None,
         units=np.sum(by_unit, axis=0) if by_unit else None,
         linear=np.sum(linear, axis=0) if linear else None,
+        weighed=np.sum(weighed, axis=0) if weighed else None,
     )
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from bandit.errors import Rejected
 from bandit.ledger import below_resolution, bucket_of, quantise
+from bandit.linear.weights import SHARE_BYTES, mark_bytes
 from bandit.log import AMENDMENTS, REPORT, RETRACT, REWARDS, kind_of
 from bandit.rng import hash_unit
 from bandit.rollout.state import Experiment
@@ -132,14 +133,8 @@ def accept_with_token(
         claims.arm,
         metric,
         bucket_of(claims.unit_hash, rerouted=claims.rerouted),
-        claims.features if metric in spec.learned else b"",
+        _brought(spec, metric, claims),
     )
-    if metric in spec.learned and len(claims.features) != len(spec.features):
-        raise Rejected(
-            f"the token brings {len(claims.features)} features of its request, {len(spec.features)} are learned from; "
-            "its decision was made by a server of an older version",
-            reason="NO_FEATURES",
-        )
     if metric in spec.remembered:
         return _amended(experiment, spec.metrics[metric], event, record)
     if event.operation != REPORT:
@@ -149,6 +144,22 @@ def accept_with_token(
             reason="NOT_CORRECTABLE",
         )
     return record
+
+
+def _brought(spec: ExperimentSpec, metric: int, claims: Claims) -> bytes:
+    """What the log keeps of a decision's features beside a reward, and of the shares that it was drawn by."""
+    own, most = len(spec.features), len(claims.features)
+    marked = spec.weighs and most == own + mark_bytes(spec)
+    if metric in spec.learned and most != own and not marked:
+        raise Rejected(
+            f"the token brings {most} features of its request, {own} are learned from; "
+            "its decision was made by a server of another version",
+            reason="NO_FEATURES",
+        )
+    features = claims.features[:own] if metric in spec.learned else b""
+    if not marked:
+        return features
+    return features + claims.features[own:] + claims.propensity_ppm.to_bytes(SHARE_BYTES, "little")
 
 
 def _amended(

@@ -1,8 +1,9 @@
 """Decision tokens: a decision's own proof, signed by the server that decided, brought back by its rewards.
 
 65 bytes: 49 of fields (little endian) and the first 16 of HMAC-SHA256 over them (RFC 2104; truncation as
-RFC 2104 section 5). Where the choice depended on features, version 2: their bytes (``bandit.features``), 1 to 31, lie
-between the two, so a token has at most 96. No personal data: the unit is a salted hash. Comparison takes constant time.
+RFC 2104 section 5). Where the choice depended on features, version 2: their bytes (``bandit.features``) and the marks
+of the arms' shares (``linear.weights``), 1 to 31 in all, lie between the two, so a token has at most 96. No personal
+data: the unit is a salted hash. Comparison takes constant time.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ ratio_0 whatever theta is, and where not, as far as theta is the control's ratio
 
 ``method: asymptotic`` weighs unshrunk sums by normal mixtures (Waudby-Smith et al. 2024): at high rates a
 little quicker, and wrong early, so it is silent before 50 bad events and 355 skewness^2 outcomes on each side.
+
+Where each request has shares of its own, ``guardrails.by_features`` takes the place of all this.
 """
 
 from __future__ import annotations
@@ -81,6 +83,11 @@ class Harm:
             upward = metric.direction is Direction.MAXIMIZE
             return observed, reference / guardrail.margin if upward else reference * guardrail.margin
         return observed, in_unit(metric, guardrail.margin * badness_of(metric, reference))
+
+
+def is_of_mean(spec: ExperimentSpec, guardrail: Guardrail) -> bool:
+    """Does the margin multiply the mean itself?"""
+    return _of_mean(guardrail, metric_of(spec, guardrail.metric)[1])
 
 
 def _of_mean(guardrail: Guardrail, metric: Metric) -> bool:

@@ -30,8 +30,10 @@ from bandit.guardrails.base import (
     Verdict,
     slots,
 )
+from bandit.guardrails.by_features import Weighed
 from bandit.guardrails.evidence import Material
 from bandit.guardrails.foresight import rewards_more
+from bandit.guardrails.harm import is_of_mean
 from bandit.guardrails.levels import fail_level, thresholds
 from bandit.guardrails.wording import Seen, sentence
 from bandit.kernels import watch, weigh
@@ -233,6 +235,9 @@ class _Weighing:
         self._place = place
         self._folded = folded
         self._told = told
+        self._weighed: Weighed | None = None
+        if spec.is_linear and guardrail.kind == "harm":
+            self._weighed = Weighed(spec, guardrail, table, self._every, of_mean=is_of_mean(spec, guardrail))
         metric = spec.metric_index(guardrail.metric) if guardrail.metric else None
         # [K] so many outcomes of an arm, or decisions of all, are the evidence of one.
         self._effects = np.ones(len(spec.arms))
@@ -256,8 +261,11 @@ class _Weighing:
         """[COLUMNS] of all mature periods from ``since`` on, folded ones included."""
         every = self._every
         sums = self._folded.of(self._place, pair.arm, since).copy()
-        rows = self._rows(pair, (every.number >= since) & every.mature)
-        watch.add_rows(self._code, self._params, sums, rows)
+        chosen = (every.number >= since) & every.mature
+        if self._weighed is not None:
+            self._weighed.add(float(self._params[0]), sums, pair.arm, chosen)
+        else:
+            watch.add_rows(self._code, self._params, sums, self._rows(pair, chosen))
         return sums
 
     def __call__(self, pair: Pair, since: int, levels: Levels) -> Evidence:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bandit.features import Encoder
 from bandit.linear.best import best_of, shapes_of
 from bandit.linear.project import PPM, bounded_ppm
+from bandit.linear.weights import marks_of
 
 FloatArray = NDArray[np.float64]
 
@@ -147,11 +148,16 @@ class Chooser:
         self._live = np.flatnonzero(np.array(rule.high_ppm) > 0)
         self._shapes = shapes_of(np.maximum(np.array(rule.freedom)[self._live], 1.0))
         self.shares_ppm = lru_cache(KEPT)(self._shares)
+        self.marks = lru_cache(KEPT)(self._marks)
 
     def _shares(self, encoded: bytes) -> tuple[int, ...]:
         """[K] shares in ppm, sum exactly 1,000,000, 0 for arms that may have none."""
         p, _ = self.chances(self.encoder.row(encoded))
         return bounded_ppm(p.tolist(), self.rule.low_ppm, self.rule.high_ppm)
+
+    def _marks(self, encoded: bytes) -> bytes:
+        """[K] bytes that a token brings of these shares (``linear.weights``)."""
+        return marks_of(self.shares_ppm(encoded))
 
     def values(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(mean, sd) [K] of each arm's value at columns x [D]."""

@@ -10,6 +10,7 @@ from bandit.features import UNIT, Encoder
 from bandit.ledger import FloatArray, PeriodTable, decay_weights
 from bandit.linear.rule import Chooser
 from bandit.linear.sums import Totals
+from bandit.linear.weights import mean_sums
 from bandit.ranges import PPM
 from bandit.rollout.state import Allocation
 from bandit.simulate.plan import Plan
@@ -17,13 +18,16 @@ from bandit.simulate.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """G kinds of requests: their ``encoded`` features, ``rows`` [G, D] as a model has them."""
+    """G kinds of requests: their ``encoded`` features, ``rows`` [G, D] as a model has them; how many metrics are
+    ``measured`` with weights."""
 
     encoder: Encoder
     encoded: tuple[bytes, ...]
     rows: FloatArray
     metrics: tuple[int, ...]
     half_life_s: float | None
+    control: int
+    measured: int
 
     @classmethod
     def of(cls, plan: Plan) -> Requests | None:
@@ -38,7 +42,15 @@ class Requests:
         )
         rows = encoder.rows(np.frombuffer(b"".join(encoded), np.uint8).reshape(len(encoded), -1)) / UNIT
         half_life = spec.decay.half_life if spec.decay else None
-        return cls(encoder, encoded, rows, spec.learned, half_life)
+        return cls(
+            encoder,
+            encoded,
+            rows,
+            spec.learned,
+            half_life,
+            spec.control_index,
+            len(spec.metrics) * spec.weighs,
+        )
 
     def shares(self, allocation: Allocation) -> FloatArray | None:
         """[G, K] that each kind of request has, in [0, 1]; None where the allocation is the same for all."""
@@ -46,6 +58,15 @@ class Requests:
             return None
         chooser = Chooser(allocation.linear, self.encoder)
         return np.array([chooser.shares_ppm(each) for each in self.encoded]) / PPM
+
+    def weighed(
+        self, cells: tuple[FloatArray, FloatArray, FloatArray], shares: FloatArray
+    ) -> FloatArray | None:
+        """[E, K, M, 2, 6] what a ledger keeps of rewards that brought ``shares`` [E, G, K] (``linear.weights``)."""
+        if not self.measured:
+            return None
+        n, s1, s2 = (each[..., : self.measured] for each in cells)
+        return mean_sums(n, s1, s2, shares, self.control)
 
     def totals(
         self, table: PeriodTable, cells: tuple[FloatArray, FloatArray, FloatArray], now_ms: int

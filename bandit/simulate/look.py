@@ -170,6 +170,8 @@ def look(
     a linear allocator.
     """
     table, rows = book.tables()
+    if requests is not None:
+        table = replace(table, weighed=requests.weighed(book.cells(), book.share[: book.count]))
     fell: list[ArmDecision] = []
     while True:
         seen = bandit.look.look(

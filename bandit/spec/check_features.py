@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bandit.spec.choice import Allocator
-from bandit.spec.features import LINEAR, MAX_DIMENSION, Feature
+from bandit.spec.features import LINEAR, MAX_DIMENSION, MAX_FEATURES, Feature
 from bandit.spec.finding import ANY, Finding, Loc
-from bandit.spec.guardrail import AGAINST_LIMIT
+from bandit.spec.guardrail import AGAINST_LIMIT, Guardrail
 from bandit.spec.metric import MetricKind
 from bandit.spec.model import ExperimentSpec
 
@@ -217,10 +217,57 @@ def _guardrails(spec: ExperimentSpec) -> Iterator[Finding]:
     for index, guardrail in enumerate(spec.guardrails):
         if guardrail.kind in KEPT_GUARDRAILS:
             continue
+        if guardrail.kind == "harm":
+            yield from _harm(spec, index, guardrail)
+            continue
         yield Finding(
             ("guardrails", index, "kind"),
             f"{guardrail.kind} with kind {kind}: each arm serves other requests by their features, so arms differ and "
-            "their means move without any harm; compare with a fixed limit (rate_limit, quantile_limit, event_rate, "
-            "breaker), or write kind: thompson with cohorts, which can be compared with the control",
+            "their means move without any harm; compare with the control by kind: harm, with a fixed limit by "
+            "rate_limit, quantile_limit, event_rate or breaker, or write kind: thompson with cohorts",
             (_KIND, ("guardrails", index, "kind")),
         )
+
+
+def _harm(spec: ExperimentSpec, index: int, guardrail: Guardrail) -> Iterator[Finding]:
+    """What rewards weighed request by request cannot say."""
+    at: Loc = ("guardrails", index)
+    kind = spec.allocator.kind
+    place = spec.metric_index(guardrail.metric or "")
+    metric = None if place is None else spec.metrics[place]
+    if not spec.weighs:
+        yield Finding(
+            (*at, "kind"),
+            f"harm with {len(spec.features)} features and {len(spec.arms)} arms, of each of which a token brings a "
+            f"byte back; allowed: {MAX_FEATURES} together; declare fewer, or compare with a fixed limit",
+            (("features", ANY), ("arms", ANY), (*at, "kind")),
+        )
+    refused: list[tuple[str, bool, str]] = [
+        (
+            "method",
+            guardrail.method != "exact",
+            "asymptotic has no burn-in for weighed rewards; leave method out",
+        ),
+        (
+            "cohorts",
+            guardrail.cohorts != "all",
+            "weighed rewards are not kept by cohort; leave cohorts out: the cohort's attribute may be a feature",
+        ),
+        (
+            "metric",
+            metric is not None and metric.kind is MetricKind.RATIO,
+            "a ratio has no value of a single request to weigh; name one of its parts",
+        ),
+        (
+            "metric",
+            metric is not None and metric.default_when_silent is not None,
+            "a decision without a reward leaves nothing to weigh; report the value of default_when_silent instead",
+        ),
+    ]
+    for field, there, why in refused:
+        if there:
+            yield Finding(
+                (*at, field),
+                f"harm with kind {kind}, which weighs arms request by request: {why}",
+                (_KIND, (*at, field), ("metrics", ANY)),
+            )

@@ -255,6 +255,12 @@ class ExperimentSpec(Frozen):
         """Does each decision have its own weights, by the features of its request?"""
         return self.allocator.kind in LINEAR
 
+    @property
+    def weighs(self) -> bool:
+        """Do tokens bring the shares of all arms, so that arms can be compared request by request? As far as they have
+        room beside the features."""
+        return self.is_linear and len(self.features) + len(self.arms) <= MAX_FEATURES
+
     @cached_property
     def control_index(self) -> int:
         """Index of the control in ``arms``."""

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bandit.ids import experiment_resource
-from bandit.inference.by_features import without_comparisons
+from bandit.inference.by_features import by_features
 from bandit.inference.cohorts import CohortEffect
 from bandit.inference.effects import LEVEL, Method
 from bandit.inference.first_exposure import first_exposures
@@ -65,7 +65,7 @@ def report_message(stored: Stored, look: Look, units: Units | None = None) -> re
     visits = 1.0 if evidence.repeats is None else evidence.repeats.visits
     report = report_of(spec, evidence.rows, experiment.live(), look.now_ms, evidence.effects, visits)
     if spec.is_linear:
-        report = without_comparisons(report)
+        report = by_features(report, spec, look.table, look.now_ms, evidence.effects)
     stamp = Timestamp()
     stamp.FromMilliseconds(look.now_ms)
     message = report_pb2.Report(

@@ -70,7 +70,8 @@ def decide_many(
     if table.by_session:
         drawn = _hashes(table.salt, list(map(session_key, units, sessions)))
     if table.chooser is not None:
-        shares = np.array(table.chooser.shares_ppm(features), np.uint32)
+        own = features[: len(table.chooser.encoder.features)]
+        shares = np.array(table.chooser.shares_ppm(own), np.uint32)
         owners = np.searchsorted(np.cumsum(shares), points_ppm(drawn), side="right")
         return Columns(hashes, owners.astype(np.uint8), shares[owners], np.ones(len(units), np.bool_))
     route, points = table.route(cohort), points_ppm(drawn)

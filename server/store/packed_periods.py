@@ -20,12 +20,13 @@ from bandit.ledger import (
     N,
     Period,
 )
-from bandit.linear.sums import fault
+from bandit.linear import sums, weights
 from server.store.packed import Body, decimal, frame, layout_from, opened, reading, sizes_of
 
 _PERIOD = b"P"
 _PERIOD_HEAD = struct.Struct("<IIIQQHHHHHI")
 _PERIOD_TAIL, _COHORT, _LINEAR = struct.Struct("<BH"), struct.Struct("<H"), struct.Struct("<HH")
+_WEIGHED = struct.Struct("<H")
 _PPM = 1_000_000
 
 
@@ -61,6 +62,8 @@ def pack_period(period: Period) -> bytes:
         body += _COHORT.pack(cohort) + np.asarray(own, "<u4").tobytes()
     if period.linear is not None:
         body += _LINEAR.pack(*period.linear.shape[1:]) + period.linear.astype("<i8", copy=False).tobytes()
+        if period.weighed is not None:
+            body += _WEIGHED.pack(period.weighed.shape[1]) + period.weighed.astype("<i8", copy=False).tobytes()
     return frame(_PERIOD, body, decimal(period.number))
 
 
@@ -73,8 +76,7 @@ def unpack_period(key: str, field: bytes, raw: bytes) -> Period:
         shares = body.array("<u4", (k,))
         centres = body.array("<f8", (m,))
         exposures = body.array("<i8", (g, k)).astype(np.int64, copy=False)
-        sums = body.array("<i8", (g, k, c, COLUMNS)).astype(np.int64, copy=False)
-        cells = Cells(exposures, sums)
+        cells = Cells(exposures, body.array("<i8", (g, k, c, COLUMNS)).astype(np.int64, copy=False))
         if clustered:
             cells.clusters = body.array("<i8", (k, clustered, buckets, 2)).astype(np.int64, copy=False)
             cells.visits = body.array("<i8", (k, buckets)).astype(np.int64, copy=False)
@@ -87,9 +89,12 @@ def unpack_period(key: str, field: bytes, raw: bytes) -> Period:
         for _ in range(apart):
             (cohort,) = body.struct(_COHORT)
             apart_ppm[cohort] = tuple(body.array("<u4", (k,)).tolist())
-        linear = None
+        linear = weighed = None
         if body.left():
             linear = body.array("<i8", (k, *body.struct(_LINEAR))).astype(np.int64, copy=False)
+        if body.left():
+            shape = (k, *body.struct(_WEIGHED), 2, weights.SUMS)
+            weighed = body.array("<i8", shape).astype(np.int64, copy=False)
         body.end()
         period = Period(
             number,
@@ -104,6 +109,7 @@ def unpack_period(key: str, field: bytes, raw: bytes) -> Period:
             units,
             apart_ppm,
             linear,
+            weighed,
         )
         _check_period(period)
         if field != decimal(number):
@@ -117,7 +123,7 @@ def _check_period(period: Period) -> None:
     if cells.exposures.shape != (g, k) or len(period.shares_ppm) != k or len(period.centres) > c:
         raise ValueError(f"period {period.number}: shares, centres, exposures and sums differ in size")
     _check_units(period)
-    if why := fault(period):
+    if why := sums.fault(period) or weights.fault(period):
         raise ValueError(f"period {period.number}: {why}")
     for cohort, own in period.apart_ppm.items():
         if not 0 <= cohort < g or len(own) != k or sum(own) != _PPM or min(own) < 0:

@@ -204,7 +204,7 @@ def folded(made: ExperimentSpec, rows: PeriodTable, first: int) -> PeriodTable:
     )
     rest = rows.rows(np.arange(first, len(rows.number)))
     rest = replace(rest, facts=np.zeros((len(rest.number), facts.shape[1])))
-    names = rows.__slots__
+    names = [name for name in rows.__slots__ if name != "weighed"]
     return PeriodTable(*(np.concatenate([getattr(block, name), getattr(rest, name)]) for name in names))
 
 

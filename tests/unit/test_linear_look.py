@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from bandit.counting import layout_of
-from bandit.guardrails.base import Folded
+from bandit.guardrails.base import Folded, Outcome
 from bandit.learn import fold, open_periods
 from bandit.ledger import ONE, Ledger, split_table, table
 from bandit.linear.sums import totals
+from bandit.linear.weights import marks_of
 from bandit.log import EXPOSURE, EXPOSURES, LogEntry, exposure_entry
 from bandit.look import EVIDENCE, MOVED_ENOUGH, Look, look
 from bandit.ranges import PPM
@@ -20,6 +21,7 @@ from bandit.reward import RewardRecord
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import roll_back
 from bandit.seen import Seen
+from bandit.v1 import report_pb2
 from server.control.report import report_message
 from server.control.status import status_of
 from server.store.base import RewardCounts, Stored
@@ -48,7 +50,7 @@ class Desk:
         open_periods(self.ledger, [self.allocation], self.experiment)
         self.number = 0
 
-    def serve(self, count: int, *, bad: float = 0.0) -> None:
+    def serve(self, count: int, *, bad: float = 0.0, base: float = 0.0) -> None:
         """Decisions over all arms and plans with rewards at once: the small arm is best for pro plans, for free ones
         the control."""
         chance, exposures, good, others = random.Random(self.number), [], [], []
@@ -59,9 +61,11 @@ class Desk:
             at, period = NOW + 3000, self.allocation.number
             exposures.append(EXPOSURE.pack(period, 0, arm, 0))
             value = ONE if chance.random() < rate else 0
-            good.append(RewardRecord(5, 1, number, at, period, value, 0, arm, 0, 0, bytes([plan])))
-            harm = ONE if arm == 1 and chance.random() < bad else 0
-            others.append(RewardRecord(5, 1, number, at, period, harm, 0, arm, 1, 0))
+            # Drawn evenly, whatever the allocation says, and the tokens bring just that.
+            marks = marks_of((333_333,) * 3) + (333_333).to_bytes(3, "little")
+            good.append(RewardRecord(5, 1, number, at, period, value, 0, arm, 0, 0, bytes([plan]) + marks))
+            harm = ONE if chance.random() < (bad if arm == 1 else base) else 0
+            others.append(RewardRecord(5, 1, number, at, period, harm, 0, arm, 1, 0, marks))
         self.number += count
         payload = exposure_entry(5, 1, first, b"".join(exposures))
         entries = [LogEntry(f"{NOW + 4000}-{first}", EXPOSURES, payload)]
@@ -146,7 +150,7 @@ def stored(experiment: Experiment, allocation: Allocation) -> Stored:
     return Stored(experiment, allocation, 1, 0, "")
 
 
-def test_nobody_is_told_a_comparison_of_arms() -> None:
+def test_nobody_is_told_a_comparison_of_unlike_requests() -> None:
     desk = Desk()
     desk.serve(600)
     seen = desk.look()
@@ -159,7 +163,7 @@ def test_nobody_is_told_a_comparison_of_arms() -> None:
     assert "not checked" in told.sample_ratio.message
     assert told.notes[0].startswith("each arm serves other requests")
     for arm in told.arms:
-        assert not arm.HasField("objective")
+        assert not arm.objective.HasField("estimate")  # no window is closed yet
         assert not arm.HasField("mean_weight")
         assert not arm.HasField("least_propensity")
         assert [each.column for each in arm.coefficients] == [
@@ -171,7 +175,7 @@ def test_nobody_is_told_a_comparison_of_arms() -> None:
     for metric in told.metrics:
         assert not metric.cohorts
         for each in metric.arms:
-            assert not each.HasField("effect")
+            assert not each.effect.HasField("estimate")
             assert not each.HasField("mean")
             assert each.HasField("plain_mean_biased")
 
@@ -202,3 +206,43 @@ def test_a_rollback_by_hand_ends_the_rule_until_the_next_look() -> None:
     desk.experiment, desk.allocation = made.experiment, made.allocation
     assert desk.allocation.linear is None
     assert desk.look(0.1).transition is not None  # at once, though no interval has passed
+
+
+def test_effects_are_told_of_requests_that_both_may_serve() -> None:
+    desk = Desk()
+    desk.serve(3000, bad=0.2, base=0.2)
+    desk.take(desk.look())
+    told = report_message(stored(desk.experiment, desk.allocation), desk.look(2 * 3600.0))
+    good, bad = told.metrics
+    # Even shares: 0.8 and 0.3 for the small arm in two plans, 0.3 and 0.8 for the control.
+    effect = good.arms[1].effect
+    assert effect.estimate == pytest.approx(0.0, abs=0.08)
+    assert effect.low < 0.0 < effect.high < effect.low + 0.25
+    assert effect.n + effect.n_control == pytest.approx(2000, abs=100)
+    large = good.arms[2].effect
+    assert large.estimate == pytest.approx(-0.25, abs=0.08)
+    assert large.finding == report_pb2.Effect.FINDING_WORSE
+    assert bad.arms[2].effect.estimate == pytest.approx(0.0, abs=0.08)
+    assert not good.arms[0].HasField("effect")
+    assert told.arms[2].objective.finding == report_pb2.Effect.FINDING_WORSE
+    assert not told.arms[2].objective.HasField("aipw")
+
+
+def test_harm_rolls_back_an_arm_that_is_worse_than_the_control_on_its_own_requests() -> None:
+    desk = Desk(guardrails=[{"name": "harm", "kind": "harm", "metric": "bad"}])
+    desk.serve(1500, bad=0.25, base=0.25)
+    desk.take(desk.look())
+    calm = desk.look(2 * 3600.0)
+    assert [each.outcome for each in calm.verdicts] == [Outcome.INCONCLUSIVE] * 2
+    assert calm.verdicts[0].n_control == pytest.approx(500, abs=80)
+    desk.take(calm)
+    desk.serve(1500, bad=0.75, base=0.25)
+    young = desk.look(10.0)
+    assert young.decided is None  # windows are open
+    desk.take(young)
+    fallen = desk.look(2 * 3600.0)
+    assert fallen.actor == "guardrail/harm"
+    (failed,) = (each for each in fallen.verdicts if each.outcome is Outcome.FAIL)
+    assert failed.arm == 1
+    assert failed.observed == pytest.approx(0.5, abs=0.06)
+    assert failed.reference == pytest.approx(0.25, abs=0.06)

@@ -11,6 +11,7 @@ import pytest
 
 from bandit.client.connection import split_tokens
 from bandit.linear.rule import LinearRule
+from bandit.linear.weights import marks_of
 from bandit.rollout.transitions import pause, reallocate
 from bandit.token import verify
 from bandit.v1 import decision_service_pb2 as pb
@@ -90,25 +91,27 @@ def test_the_reply_and_the_token_have_the_share_of_this_request(ground: Ground) 
     weights = np.zeros(3)
     arms = ["control", "small", "large"]
     units = [f"u{n}" for n in range(1500)]
+    # The steps of 2 %, 96 % and 2 %: nothing of the token but these can say what the other arms had.
+    marks = marks_of((20_000, 960_000, 20_000))
     for unit in units:
         reply = ground.decide(unit, plan="pro", tokens="50")
         claims = verify(keys, reply.token)
         assert reply.counted
-        assert len(reply.token) == 67
-        assert claims.features == b"\x02\x00"
+        assert len(reply.token) == 70
+        assert claims.features == b"\x02\x00" + marks
         assert reply.propensity == claims.propensity_ppm / 1e6
         assert reply.arm == arms[claims.arm]
         weights[claims.arm] += 1.0 / reply.propensity
     # Mean importance weight of each arm: 1 within 3 sqrt((1 - p) / p / n) at p = 0.02; no luck, units hash alike.
     assert weights / 1500 == pytest.approx(np.ones(3), abs=0.54)
     many = ground.batch(units, plan="pro", tokens="50")
-    assert many.token_size == 67
+    assert many.token_size == 70
     assert [arms[index] for index in many.arm_indexes] == [
         ground.decide(unit, plan="pro", tokens="50").arm for unit in units
     ]
     for token, ppm in zip(split_tokens(many), many.propensities_ppm, strict=True):
         claims = verify(keys, token)
-        assert (claims.features, claims.propensity_ppm) == (b"\x02\x00", ppm)
+        assert (claims.features, claims.propensity_ppm) == (b"\x02\x00" + marks, ppm)
 
 
 def test_shares_differ_between_requests_and_not_between_calls(ground: Ground) -> None:

@@ -102,7 +102,27 @@ CASES: list[tuple[dict[Path, Any], str]] = [
     ({("budget",): {"metric": "ms", "per_day": 5}}, "budget: budget with kind lin_ts"),
     ({("rewards_without_token",): True}, "rewards_without_token: rewards_without_token with kind lin_ts"),
     ({("arms", 1, "prior"): {"good": {"mean": 0.5}}}, "arms.1.prior.good: a prior of one arm with kind lin_ts"),
-    ({("guardrails",): limit("harm")}, "guardrails.0.kind: harm with kind lin_ts"),
+    ({("guardrails",): limit("harm", method="asymptotic")}, "guardrails.0.method: harm with kind lin_ts"),
+    ({("guardrails",): limit("harm", metric="per")}, "guardrails.0.metric: harm with kind lin_ts"),
+    (
+        {("guardrails",): limit("harm", metric="ms"), ("metrics", 1, "default_when_silent"): 0},
+        "guardrails.0.metric: harm with kind lin_ts, which weighs arms request by request: a decision without a reward",
+    ),
+    (
+        {
+            ("guardrails",): limit("harm"),
+            ("arms",): [{"name": f"a{n}", "control": n == 0} for n in range(29)],
+            ("allocator", "kind"): "lin_ucb",
+        },
+        "guardrails.0.kind: harm with 3 features and 29 arms, of each of which a token brings a byte back",
+    ),
+    (
+        {
+            ("guardrails",): limit("harm", cohorts="each"),
+            ("cohorts",): {"attribute": "lang", "values": ["en"]},
+        },
+        "guardrails.0.cohorts: harm with kind lin_ts",
+    ),
     ({("guardrails",): limit("became_worse")}, "guardrails.0.kind: became_worse with kind lin_ts"),
     ({("guardrails",): limit("response_rate", action="flag")}, "guardrails.0.kind: response_rate with kind lin_ts"),
     ({("guardrails",): limit("drift", action="flag")}, "guardrails.0.kind: drift with kind lin_ts"),
@@ -134,6 +154,19 @@ def test_guardrails_against_a_limit_are_kept(kind: str) -> None:
         parse_mapping(made)
     else:
         assert broken({("guardrails",): limit(kind, **more[kind])}) == []
+
+
+@pytest.mark.parametrize("more", [{}, {"metric": "ms", "margin": 1.2}, {"margin_of": "mean", "margin": 1.1}])
+def test_harm_against_the_control_is_weighed_request_by_request(more: dict[str, Any]) -> None:
+    assert broken({("guardrails",): limit("harm", **more)}) == []
+
+
+def test_tokens_bring_shares_as_far_as_they_have_room() -> None:
+    arms = [{"name": f"a{n}", "control": n == 0} for n in range(28)]
+    assert parse_mapping(changed({("arms",): arms, ("bounds",): {"floor": 0}})).weighs
+    arms.append({"name": "one-more", "control": False})
+    assert not parse_mapping(changed({("arms",): arms, ("bounds",): {"floor": 0}})).weighs
+    assert not parse_mapping(changed({("features",): [], ("allocator", "kind"): "thompson"})).weighs
 
 
 def test_sums_of_a_period_have_a_limit() -> None:
