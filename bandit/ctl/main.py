@@ -21,6 +21,7 @@ from bandit.errors import BanditError
 COMMANDS = {
     "validate": "offline:validate",
     "rehearse": "rehearse:rehearse",
+    "evaluate": "evaluate:evaluate",
     "apply": "apply:apply",
     "start": "writes:start",
     "status": "reads:status",

@@ -11,8 +11,10 @@ sum_k t_k q_k over the log:
 
 ``clip`` cuts w at a limit: less variance, for a bias of at most the target's probability of what was cut. Every value
 comes with its standard error, with the effective sample size (sum w)^2 / sum w^2 (Kish 1965), and with sentences about
-what makes it doubtful. ``anytime`` is an interval that holds at every look, exact for rewards in [0, 1] whatever the
-weights (Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro 2024).
+what makes it doubtful. Where decisions of a unit are no new draws, errors are added up by unit before they are squared
+(Liang & Zeger 1986). ``anytime`` is an interval that holds at every look, exact for rewards in [0, 1] whatever the
+weights (Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro 2024); ``anytime_lift`` that of the difference from what
+the log's own policy brings.
 """
 
 from __future__ import annotations
@@ -44,19 +46,25 @@ class Log:
     """T logged decisions in the order in which they were made.
 
     ``arm`` [T] index of the arm given; ``propensity`` [T] in (0, 1], the probability it had then; ``reward`` [T];
-    ``target`` [T, K] probabilities of the other policy, or [K] the same for all. Raises InvalidArgument.
+    ``target`` [T, K] probabilities of the other policy, or [K] the same for all. ``unit`` [T]: which unit each is of,
+    where they depend on each other inside one; None: each is its own. Raises InvalidArgument.
     """
 
     arm: Int64Array
     propensity: FloatArray
     reward: FloatArray
     target: FloatArray
+    unit: Int64Array | None = None
 
     def __post_init__(self) -> None:
         size = len(self.arm)
         if not size or len(self.propensity) != size or len(self.reward) != size:
             raise InvalidArgument.at(
                 "log", "arm, propensity and reward must be as long as each other, at least 1"
+            )
+        if self.unit is not None and len(self.unit) != size:
+            raise InvalidArgument.at(
+                "unit", f"{len(self.unit)} units for {size} decisions; give one for each"
             )
         if not ((self.propensity > 0.0) & (self.propensity <= 1.0)).all():
             raise InvalidArgument.at(
@@ -108,35 +116,58 @@ def value(
 ) -> Value:
     """The value of the target. ``model`` [T, K], or [K]: expected rewards, fitted on other decisions; needed by dr and
     switch_dr. ``clip`` > 0: largest weight that is used; ``tau``: of switch_dr. Raises InvalidArgument."""
-    if not clip > 0.0 or not tau >= 0.0:
-        raise InvalidArgument.at("clip", f"clip {clip:g} and tau {tau:g} must be above 0")
     raw = log.weight
+    terms = influence(log, estimator, model=model, clip=clip, tau=tau)
     weight = np.minimum(raw, clip)
-    size = len(raw)
-    if estimator in ("ips", "snips"):
-        scores = weight * log.reward
-        if estimator == "snips":
-            total = float(weight.sum())
-            estimate = float(scores.sum()) / total if total > 0.0 else math.nan
-            # Delta method: the ratio moves by (w r - estimate w) / mean w.
-            scores = weight * (log.reward - estimate) / (total / size) + estimate if total > 0.0 else scores
-        else:
-            estimate = float(scores.mean())
-    else:
-        scores = _robust(log, estimator, weight, model, tau)
-        estimate = float(scores.mean())
-    se = float(scores.std(ddof=1)) / math.sqrt(size) if size > 1 else math.nan
     square = float((weight**2).sum())
     effective = float(weight.sum()) ** 2 / square if square > 0.0 else 0.0
     return Value(
-        estimate=estimate,
-        se=se,
+        estimate=float(terms.mean()),
+        se=standard_error(terms, log.unit),
         effective=effective,
         mean_weight=float(raw.mean()),
         least_propensity=float(log.propensity.min()),
         largest_weight=float(raw.max()),
         warnings=_warnings(log, raw, effective, clip),
     )
+
+
+def influence(
+    log: Log,
+    estimator: Estimator,
+    *,
+    model: FloatArray | None = None,
+    clip: float = math.inf,
+    tau: float = math.inf,
+) -> FloatArray:
+    """[T] terms whose mean is the estimate and whose spread is its error; arguments as for :func:`value`.
+
+    Of snips by the delta method: the ratio moves by (w r - estimate w) / mean w. NaN where no decision has weight.
+    """
+    if not clip > 0.0 or not tau >= 0.0:
+        raise InvalidArgument.at("clip", f"clip {clip:g} and tau {tau:g} must be above 0")
+    weight = np.minimum(log.weight, clip)
+    if estimator == "ips":
+        return weight * log.reward
+    if estimator == "snips":
+        total = float(weight.sum())
+        if not total > 0.0:
+            return np.full(len(weight), math.nan)
+        estimate = float((weight * log.reward).sum()) / total
+        return weight * (log.reward - estimate) / (total / len(weight)) + estimate
+    return _robust(log, estimator, weight, model, tau)
+
+
+def standard_error(terms: FloatArray, unit: Int64Array | None = None) -> float:
+    """Of the mean of ``terms`` [T]: what a unit's terms miss it by is added up first. NaN for one unit alone."""
+    missed = terms - terms.mean()
+    if unit is not None:
+        _, of = np.unique(unit, return_inverse=True)
+        missed = np.bincount(of.ravel(), missed)
+    units = len(missed)
+    if units < 2:
+        return math.nan
+    return math.sqrt(units / (units - 1) * float((missed**2).sum())) / len(terms)
 
 
 def _robust(
@@ -177,6 +208,22 @@ def anytime(log: Log, level: float = 0.95) -> tuple[float, float]:
         bound = overlap_bound(float((terms**2).sum()), threshold, RHOS, 1.0)
         ends.append((float(gains.sum()) - bound) / size)
     return max(ends[0], 0.0), min(1.0 - ends[1], 1.0)
+
+
+def anytime_lift(log: Log, level: float = 0.95) -> tuple[float, float]:
+    """(low, high) of what the target brings more than the policy of the log, as :func:`anytime`. For rewards in [0, 1].
+
+    (w - 1) r is at least -1 and has that difference as its mean; (w - 1) (1 - r) has its opposite.
+    """
+    if not ((log.reward >= 0.0) & (log.reward <= 1.0)).all():
+        raise InvalidArgument.at("reward", "a reward is outside [0, 1]; scale rewards by their range")
+    threshold = math.log(2.0 / (1.0 - level))
+    ends = []
+    for reward in (log.reward, 1.0 - log.reward):
+        terms = (log.weight - 1.0) * reward
+        bound = overlap_bound(float((terms**2).sum()), threshold, RHOS, 1.0)
+        ends.append((float(terms.sum()) - bound) / len(terms))
+    return max(ends[0], -1.0), min(-ends[1], 1.0)
 
 
 def _warnings(log: Log, weight: FloatArray, effective: float, clip: float) -> tuple[str, ...]:
