@@ -670,6 +670,7 @@ class ExperimentStatus(_message.Message):
     REQUESTS_MORE_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
     KEPT_SINCE_TIME_FIELD_NUMBER: _builtins.int
     REBUILD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -713,6 +714,10 @@ class ExperimentStatus(_message.Message):
         """Rewards by where they came from: grpc, http, or a configured source."""
 
     @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionStatus]:
+        """How each partition does; none where the experiment has one. All other numbers are of all together."""
+
+    @_builtins.property
     def kept_since_time(self) -> _timestamp_pb2.Timestamp:
         """Events that were counted from then on are kept and can be removed by source. Unset: none are."""
 
@@ -740,18 +745,50 @@ class ExperimentStatus(_message.Message):
         requests_more: _builtins.float | None = ...,
         budget: Global___BudgetStatus | None = ...,
         sources: _abc.Iterable[Global___SourceRewards] | None = ...,
+        partitions: _abc.Iterable[Global___PartitionStatus] | None = ...,
         kept_since_time: _timestamp_pb2.Timestamp | None = ...,
         rebuild: Global___Rebuild | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "budget", b"budget", "evaluation_time", b"evaluation_time", "kept_since_time", b"kept_since_time", "rebuild", b"rebuild", "requests_more", b"requests_more", "rewards", b"rewards"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "kept_since_time", b"kept_since_time", "log_entries_behind", b"log_entries_behind", "name", b"name", "periods", b"periods", "rebuild", b"rebuild", "requests_more", b"requests_more", "rewards", b"rewards", "sources", b"sources", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "kept_since_time", b"kept_since_time", "log_entries_behind", b"log_entries_behind", "name", b"name", "partitions", b"partitions", "periods", b"periods", "rebuild", b"rebuild", "requests_more", b"requests_more", "rewards", b"rewards", "sources", b"sources", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__requests_more: _TypeAlias = _typing.Literal["requests_more"]  # noqa: Y015
     _WhichOneofArgType__requests_more: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_more) -> _WhichOneofReturnType__requests_more | None: ...
 
 Global___ExperimentStatus: _TypeAlias = ExperimentStatus  # noqa: Y015
+
+@_typing.final
+class PartitionStatus(_message.Message):
+    """One partition of an experiment: a log and a ledger in a slot of their own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    EXPOSURES_FIELD_NUMBER: _builtins.int
+    REWARDS_APPLIED_FIELD_NUMBER: _builtins.int
+    LOG_ENTRIES_BEHIND_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    """From 0."""
+    exposures: _builtins.int
+    rewards_applied: _builtins.int
+    log_entries_behind: _builtins.int
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        exposures: _builtins.int = ...,
+        rewards_applied: _builtins.int = ...,
+        log_entries_behind: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exposures", b"exposures", "log_entries_behind", b"log_entries_behind", "partition", b"partition", "rewards_applied", b"rewards_applied"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartitionStatus: _TypeAlias = PartitionStatus  # noqa: Y015
 
 @_typing.final
 class Rebuild(_message.Message):

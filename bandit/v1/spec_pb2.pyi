@@ -477,6 +477,7 @@ class ExperimentSpec(_message.Message):
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
     EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     experiment: _builtins.str
     """Name of the experiment: lower-case letters, digits and hyphens, a letter first, at most 63 characters."""
@@ -487,6 +488,10 @@ class ExperimentSpec(_message.Message):
     rewards_without_token: _builtins.bool
     """True: rewards that name experiment, arm and unit without a decision token are taken too."""
     baseline: Global___Baseline.ValueType
+    partitions: _builtins.int
+    """How many logs and ledgers, each in a slot of its own, share the counting: 1 to 16, fixed for the experiment's life.
+    More than one pays on a cluster, for what is more than one of its servers can take. Unset: 1.
+    """
     @_builtins.property
     def unit(self) -> Global___Unit: ...
     @_builtins.property
@@ -549,15 +554,21 @@ class ExperimentSpec(_message.Message):
         constraints: _abc.Iterable[Global___Constraint] | None = ...,
         budget: Global___Budget | None = ...,
         features: _abc.Iterable[Global___Feature] | None = ...,
+        partitions: _builtins.int | None = ...,
         event_retention: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "decay", b"decay", "event_retention", b"event_retention", "unit", b"unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_partitions", b"_partitions", "allocator", b"allocator", "alpha", b"alpha", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "decay", b"decay", "event_retention", b"event_retention", "partitions", b"partitions", "unit", b"unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "constraints", b"constraints", "decay", b"decay", "event_retention", b"event_retention", "experiment", b"experiment", "features", b"features", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_partitions", b"_partitions", "allocator", b"allocator", "alpha", b"alpha", "arms", b"arms", "baseline", b"baseline", "bounds", b"bounds", "budget", b"budget", "cohorts", b"cohorts", "constraints", b"constraints", "decay", b"decay", "event_retention", b"event_retention", "experiment", b"experiment", "features", b"features", "guardrails", b"guardrails", "hypothesis", b"hypothesis", "metrics", b"metrics", "objective", b"objective", "partitions", b"partitions", "rewards_without_token", b"rewards_without_token", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__partitions: _TypeAlias = _typing.Literal["partitions"]  # noqa: Y015
+    _WhichOneofArgType__partitions: _TypeAlias = _typing.Literal["_partitions", b"_partitions"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partitions) -> _WhichOneofReturnType__partitions | None: ...
 
 Global___ExperimentSpec: _TypeAlias = ExperimentSpec  # noqa: Y015
 
