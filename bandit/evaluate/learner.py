@@ -9,7 +9,7 @@ by then, of decisions that were made before.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from bandit.batch import AMENDMENT_TYPE, RECORD_TYPE
 from bandit.counting import layout_of, tables_of
 from bandit.errors import InvalidArgument
 from bandit.evaluate.logged import EPOCH, ISSUER, SALT, UID, Logged
+from bandit.evaluate.outcome import Fall
 from bandit.evaluate.periods import Schedule
 from bandit.features import encoder_of
 from bandit.guardrails.base import Folded
@@ -42,6 +43,7 @@ from bandit.ledger import (
     cluster_totals,
     decay_weights,
 )
+from bandit.linear import weights
 from bandit.linear.rule import Chooser
 from bandit.linear.sums import Totals, totals, zeros
 from bandit.log import AMENDMENTS, EXPOSURES, REPORT, REWARDS, LogEntry, exposure_entry, kind_of
@@ -53,17 +55,6 @@ from bandit.spec.model import PPM, ExperimentSpec
 
 MOST_BYTES = 1 << 30
 """Of the ledger of an evaluation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fall:
-    """What a guardrail did to an arm at a look: ``action`` rolled_back or held, at ``time_ms``, and why in words."""
-
-    time_ms: int
-    arm: str
-    guardrail: str
-    action: str
-    message: str
 
 
 class Target(NamedTuple):
@@ -104,6 +95,11 @@ class Learner:
         # Nothing reads these period by period, so all periods add to the same ones.
         self._whole = Cells.zeros(layout._replace(cohorts=1, channels=1))
         self._linear = zeros(spec)
+        weighed = weights.zeros(spec)
+        self._weighed = None if weighed is None else np.zeros((periods, *weighed.shape), np.int64)
+        self._marks = np.zeros((log.size, k if spec.weighs else 0), np.uint8)
+        self._marked = np.zeros(log.size, np.bool_)
+        self._share_ppm = np.zeros(log.size, np.int64)
         self._ledger, self._seen = Ledger(EPOCH, layout), Seen()
         self._encoder = encoder_of(spec)
         self._taken = np.zeros(log.size, np.bool_)
@@ -145,10 +141,11 @@ class Learner:
             action = "rolled_back" if kind is Kind.ROLL_BACK else "held"
             falls.append(Fall(now_ms, self.spec.arms[arm].name, verdict.guardrail, action, verdict.message))
 
-    def take(self, at: int, chosen: Int64Array, *, own: bool) -> None:
-        """Count decisions of interval ``at``, of which ``chosen`` are indexes; all rewards of theirs will count.
+    def take(self, at: int, chosen: Int64Array, chance: FloatArray, *, own: bool) -> None:
+        """Count decisions of interval ``at``, of which ``chosen`` [N] are indexes; all rewards of theirs will count.
 
-        ``own``: they were drawn by the shares of the newest look, else by those of the log.
+        ``chance`` [N, K]: the probabilities that they were drawn by, below 0 where one is not known. ``own``: these are
+        the shares of the newest look, else those of the log.
         """
         here = np.flatnonzero(self.plan.interval == at)
         target = self._target()
@@ -161,6 +158,13 @@ class Learner:
             self._ledger.periods[place + 1] = self._period(place)
         self._taken[chosen] = True
         log = self.log
+        if self.spec.weighs:
+            cut = np.rint(chance * PPM).astype(np.int64)
+            self._marked[chosen] = (cut >= 0).all(axis=1)
+            self._marks[chosen] = (
+                np.searchsorted(np.array(weights.LADDER), np.maximum(cut, 0), side="right") - 1
+            )
+            self._share_ppm[chosen] = cut[np.arange(chosen.size), log.arm[chosen]]
         records = np.zeros(chosen.size, EXPOSURE_TYPE)
         records["allocation"], records["cohort"] = self.plan.period[chosen] + 1, log.cohort[chosen]
         records["arm"], records["bucket"] = log.arm[chosen], log.bucket[chosen]
@@ -183,6 +187,7 @@ class Learner:
             centres=self._allocation.centres,
             cells=cells,
             linear=zeros(self.spec) if self.spec.decay else self._linear,
+            weighed=None if self._weighed is None else self._weighed[place],
         )
 
     def _target(self) -> Target:
@@ -223,9 +228,11 @@ class Learner:
             each[decision] for each in (log.cohort, log.arm, log.bucket)
         )
         amended, learned = rewards.amended[rows], np.isin(rewards.metric[rows], self.spec.learned)
+        marked = self._marked[decision]
         # The time of an entry matters to delay curves alone: lateness was judged before.
         time_ms = rewards.arrival_ms[rows]
-        key = [amended, learned, time_ms] if tables_of(self.spec).early.any() else [amended, learned]
+        key = [amended, learned, marked, time_ms]
+        key = key if tables_of(self.spec).early.any() else key[:-1]
         starts = np.flatnonzero(
             np.any([np.diff(each.astype(np.int64), prepend=-1) != 0 for each in key], axis=0)
         )
@@ -236,12 +243,15 @@ class Learner:
                 own = np.zeros(stop - start, AMENDMENT_TYPE)
                 own["reward"], own["op"] = records[part], REPORT
                 own["order"], own["event"] = rewards.order[rows[part]], rewards.event[rows[part]]
-            width = log.features.shape[1] if learned[start] else 0
-            body = own.view(np.uint8).reshape(stop - start, -1)
-            if width:
-                body = np.concatenate([body, log.features[decision[part]]], axis=1)
+            body = [own.view(np.uint8).reshape(stop - start, -1)]
+            if learned[start]:
+                body.append(log.features[decision[part]])
+            if marked[start]:
+                share = self._share_ppm[decision[part]].astype("<u4").view(np.uint8).reshape(stop - start, -1)
+                body += [self._marks[decision[part]], share[:, : weights.SHARE_BYTES]]
+            width = sum(each.shape[1] for each in body[1:])
             kind = kind_of(AMENDMENTS if amended[start] else REWARDS, width)
-            yield LogEntry(f"{time_ms[start]}-{start}", kind, body.tobytes())
+            yield LogEntry(f"{time_ms[start]}-{start}", kind, np.concatenate(body, axis=1).tobytes())
 
     def _clusters(self) -> Clusters | None:
         periods = list(self._ledger.periods.values())[:1]
@@ -268,6 +278,8 @@ class Learner:
         whole = self._rows(
             place, self._common[:count], exposures.sum(axis=1), sums.sum(axis=1), np.full(count, EVERY)
         )
+        if self._weighed is not None:
+            whole = replace(whole, weighed=self._weighed[:count])
         if self.layout.cohorts == 1:
             return whole, replace(whole, cohort=np.zeros(count, np.int64))
         place, cohort = np.nonzero(exposures.any(axis=2) | sums[..., N].any(axis=(2, 3)))

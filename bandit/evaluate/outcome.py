@@ -6,13 +6,22 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from bandit.evaluate.learner import Fall
 from bandit.ledger import FloatArray, Int64Array
 
 LEVEL = 0.95
 Z = 1.959964
 """Of LEVEL, for one look at the whole log."""
 Mode = Literal["weights", "replay"]
+
+
+class Fall(NamedTuple):
+    """What a guardrail did to an arm at a look: ``action`` rolled_back or held, at ``time_ms``, and why in words."""
+
+    time_ms: int
+    arm: str
+    guardrail: str
+    action: str
+    message: str
 
 
 class Span(NamedTuple):

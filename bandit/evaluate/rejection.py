@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.errors import InvalidArgument
-from bandit.evaluate.learner import Fall, Learner
+from bandit.evaluate.learner import Learner
 from bandit.evaluate.logged import Logged
-from bandit.evaluate.outcome import Estimate, Evaluation, MetricValue, Span
+from bandit.evaluate.outcome import Estimate, Evaluation, Fall, MetricValue, Span
 from bandit.evaluate.parts import arms_of, by_look, clipped, counts_of, logged_of, unit_of, valued_of
 from bandit.evaluate.periods import TOLERANCE, Schedule, schedule
 from bandit.evaluate.support import answers, keeps_arms
@@ -61,7 +61,8 @@ def by_replay(
         arm = log.arm[chosen]
         u = np.array([hash_unit(salt, f"{each}") >> 11 for each in chosen.tolist()]) * 2.0**-53
         accepted[chosen] = u * chance[arm] < target[chosen, arm] * chance.min()
-        learner.take(at, chosen[accepted[chosen]], own=True)
+        taken = chosen[accepted[chosen]]
+        learner.take(at, taken, target[taken], own=True)
         advance(at + 1, len(plan.at_ms))
     return _evaluation(log, plan, found, valued, target, accepted, falls, float(chance.min()))
 

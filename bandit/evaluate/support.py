@@ -43,7 +43,8 @@ def judgeable(spec: ExperimentSpec, plan: Schedule) -> Unjudged:
     """Without guardrails that need exact shares, where the log does not have them. The others need as much evidence as
     they do beside them."""
     gone = tuple(each for each in spec.guardrails if each.kind not in NEED_NO_SHARES)
-    if plan.exact.all() or not gone:
+    told = (plan.chance >= 0.0).all() and spec.weighs if spec.is_linear else plan.exact.all()
+    if told or not gone:
         return Unjudged(spec, ())
     kept = tuple(each for each in spec.guardrails if each.kind in NEED_NO_SHARES)
     before, after = (

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bandit.evaluate.learner import Fall, Learner, Target
+from bandit.evaluate.learner import Learner, Target
 from bandit.evaluate.logged import Logged
-from bandit.evaluate.outcome import Estimate, Evaluation, MetricValue, Span, Trust
+from bandit.evaluate.outcome import Estimate, Evaluation, Fall, MetricValue, Span, Trust
 from bandit.evaluate.parts import arms_of, by_look, clipped, counts_of, logged_of, unit_of, valued_of
 from bandit.evaluate.periods import Schedule, schedule
 from bandit.evaluate.support import (
@@ -80,7 +80,7 @@ def by_weights(
         chosen = np.arange(plan.first[at], plan.first[at + 1])
         target[chosen] = seen.of(log.cohort[chosen], log.features[chosen])
         model[chosen] = _model(means, seen, log, chosen)
-        learner.take(at, chosen, own=False)
+        learner.take(at, chosen, plan.chance[plan.vector[chosen]], own=False)
         advance(at + 1, len(plan.at_ms))
     warnings = comparability(log, plan, judged.names)
     lacking = uncovered(log, plan, target)
