@@ -95,6 +95,16 @@ def ledger_name(experiment: str, partition: int = 0) -> str:
     return f"{experiment}/{partition}" if partition else experiment
 
 
+def trailing_name(experiment: str) -> str:
+    """Name of the ledger that an experiment keeps of the time before the events it keeps; no other name has a ``~``."""
+    return f"{experiment}~"
+
+
+def ledger_names(experiment: str, partitions: int) -> tuple[str, ...]:
+    """Names of the ledgers of all partitions."""
+    return tuple(ledger_name(experiment, partition) for partition in range(partitions))
+
+
 def parse_ledger(name: str) -> tuple[str, int]:
     """Experiment and partition of a ledger's name. Raises InvalidArgument."""
     experiment, slash, partition = name.partition("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,15 @@ from bandit.linear.sums import Totals, totals
 from bandit.log import LogEntry
 from bandit.rollout.state import Experiment
 from server.store.base import RewardCounts, Stored, WriterState
+
+
+class KeptEvents(NamedTuple):
+    """Events that the log took after ``since_ms`` are kept. ``read`` of ``left`` + ``read`` entries were folded anew to
+    remove a source; both None while nothing is removed."""
+
+    since_ms: int
+    read: int | None = None
+    left: int | None = None
 
 
 class Evidence:
@@ -94,6 +104,20 @@ class Evidence:
     def warnings(self) -> list[str]:
         """What an operator has to know of how the ledgers were taken up."""
         return []
+
+    @property
+    def stands(self) -> bool:
+        """True while the ledger is not what it will be in a moment: nothing is folded, and shares must not move."""
+        return False
+
+    def tend(self) -> bool:
+        """Do a bounded piece of what can wait, once for each turn; True when more of it is to be done at once."""
+        return False
+
+    @property
+    def events(self) -> KeptEvents | None:
+        """Which counted events are kept; None where none are."""
+        return None
 
     def compact(self, now_ms: int) -> int:
         """Fold periods that can never change again into blocks. Returns how many were folded."""

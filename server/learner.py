@@ -44,6 +44,11 @@ class Writer(Evidence):
     threads.
     """
 
+    leads = True
+    """Lets go of allocations that are periods everywhere."""
+    trims = True
+    """Trims the log behind what it folded."""
+
     def __init__(self, store: Store, stored: Stored, state: WriterState, ledger: str = "") -> None:
         self._store = store
         self.ledger = ledger or stored.experiment.name
@@ -206,8 +211,9 @@ class Writer(Evidence):
             exposed={issuer: state.seen.exposed[issuer] for issuer in folding.issuers},
             folded=state.folded if self._accumulated else None,
             replies=folding.replies,
-            trim_before_ms=max(trim, 0),
-            drop_allocations=min((newest, *(each.kept for each in self.beside))),
+            trim_before_ms=max(trim, 0) if self.trims else 0,
+            drop_allocations=min((newest, *(each.kept for each in self.beside))) if self.leads else 0,
+            removals=state.removals,
         )
         if not self._store.fold(self.ledger, write):
             raise Stale(

@@ -20,6 +20,7 @@ from bandit.ledger import FloatArray, Ledger, Period
 from bandit.log import LogEntry
 from bandit.partitions import covering, fit, merged, straddled
 from server.evidence import Evidence
+from server.keeping import open_keeping
 from server.learner import TRIM_SLACK_MS, Writer
 from server.store.base import RewardCounts, Store, Stored, WriterState
 
@@ -32,7 +33,7 @@ LATER_MS = TRIM_SLACK_MS
 def open_writer(store: Store, stored: Stored) -> Evidence:
     """The writer of an experiment, or those of its partitions. Raises CorruptStored as ``Writer.open``, and Stale."""
     if stored.experiment.spec.partitions == 1:
-        return Writer.open(store, stored)
+        return open_keeping(store, stored)
     return Partitioned.open(store, stored)
 
 

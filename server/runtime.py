@@ -26,6 +26,7 @@ from server.control.pasts import Pasts
 from server.control.report import Units, report_message
 from server.control.status import status_of
 from server.evidence import Evidence
+from server.keeping import keeps
 from server.partitioned import open_writer
 from server.pauses import Pauses
 from server.store.base import Commit, Fence, Store, Stored
@@ -152,6 +153,8 @@ class LearnerLoop:
             if now - self._ticked.get(name, float("-inf")) >= self._settings.tick_s:
                 self._ticked[name] = now
                 self._guarded(name, partial(self._tick, name, full.get(name, set())))
+        for name, writer in list(self._writers.items()):
+            self._guarded(name, writer.tend)
 
     def _keep_house(self) -> None:
         self._kept_s = self._clock.monotonic_s()
@@ -222,6 +225,10 @@ class LearnerLoop:
         if stored.experiment.uid != writer.stored.experiment.uid:
             del self._writers[name]  # deleted and created anew: its ledger is another one
         elif stored.generation > writer.stored.generation:
+            if keeps(stored) != keeps(writer.stored):
+                self._writers.pop(name)  # another kind of writer takes it up
+                self._guarded(name, partial(self._open, name))
+                return
             writer.sync(stored)
             self._pasts.saw(name, stored)
         elif stored.generation < writer.stored.generation:
@@ -271,7 +278,7 @@ class LearnerLoop:
             writer.clusters(),
             totals=writer.totals(now_ms),
         )
-        if seen.transition is not None:
+        if seen.transition is not None and not writer.stands:
             self._commit(writer, seen)
         writer.flush()
         writer.compact(now_ms)
@@ -283,6 +290,7 @@ class LearnerLoop:
             writer.exposures_lost,
             sum(behind.values()),
             [*self._pasts.warnings(name), *writer.warnings()],
+            writer.events,
         )
         if not self._store.put_status(name, status.SerializeToString(), fence):
             raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
@@ -358,7 +366,7 @@ class LearnerLoop:
             allocation=transition.allocation.number,
         )
 
-    def _guarded(self, name: str, act: Callable[[], None]) -> None:
+    def _guarded(self, name: str, act: Callable[[], object]) -> None:
         """Run a step of one experiment; its own faults must not reach the others."""
         try:
             act()

@@ -184,6 +184,7 @@ class Writing:
             BucketKey(int(random.integers(0, 600_000)), epoch, int(random.integers(0, 3)))
             for _ in range(int(random.integers(0, 3)))
         } | set(self.some(state.seen.foreign))
+        again = {bucket for bucket in state.seen.foreign if bucket not in buckets and random.random() < 0.3}
         drop_periods = [number for number in self.some(state.ledger.periods) if number not in numbers]
         return FoldWrite(
             uid=self.uid,
@@ -202,9 +203,11 @@ class Writing:
                 if key not in pages | values
             ],
             add_foreign={key: self._new_ids(key) for key in buckets},
-            drop_foreign=[key for key in self.some(state.seen.foreign) if key not in buckets],
+            replace_foreign={bucket: {5: 6} | self._new_ids(bucket) for bucket in again},
+            drop_foreign=[key for key in self.some(state.seen.foreign) if key not in buckets | again],
             exposed={int(issuer): int(random.integers(0, 1 << 60)) for issuer in random.integers(1, wide, 2)},
             folded=self._folded() if random.random() < 0.5 else None,
+            removals=int(random.integers(0, 3)),
         )
 
     def took(self, write: FoldWrite) -> None:
@@ -212,6 +215,7 @@ class Writing:
         state = self.state
         state.sequence += 1
         state.offset, state.counts, state.exposures_lost = write.offset, write.counts, write.exposures_lost
+        state.removals = write.removals
         state.ledger.epoch, state.ledger.layout = write.epoch, write.layout
         state.ledger.periods.update(write.set_periods)
         for key, given in write.set_pages.items():
@@ -220,6 +224,7 @@ class Writing:
             else:
                 state.seen.pages[key] = given
         state.seen.exposed.update(write.exposed)
+        state.seen.foreign.update({bucket: dict(ids) for bucket, ids in write.replace_foreign.items()})
         for bucket, ids in write.add_foreign.items():
             if ids:
                 state.seen.foreign.setdefault(bucket, {}).update(ids)
@@ -258,8 +263,8 @@ def same(a: WriterState | None, b: WriterState | None) -> bool:
     if a is None or b is None:
         return a is b
     return (
-        (a.sequence, a.offset, a.counts, a.exposures_lost)
-        == (b.sequence, b.offset, b.counts, b.exposures_lost)
+        (a.sequence, a.offset, a.counts, a.exposures_lost, a.removals)
+        == (b.sequence, b.offset, b.counts, b.exposures_lost, b.removals)
         and (a.ledger.epoch, a.ledger.layout) == (b.ledger.epoch, b.ledger.layout)
         and a.ledger.periods.keys() == b.ledger.periods.keys()
         and all(same_period(a.ledger.periods[n], b.ledger.periods[n]) for n in a.ledger.periods)

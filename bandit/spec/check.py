@@ -55,7 +55,7 @@ def findings(spec: ExperimentSpec) -> Iterator[Finding]:
     if spec.event_retention and spec.partitions > 1:
         yield Finding(
             ("event_retention",),
-            f"kept events with partitions: {spec.partitions}; events can be removed where they are counted in one ledger, "
+            f"kept events with partitions: {spec.partitions}; they can be removed where one ledger counts them all, "
             "write partitions: 1, or leave event_retention out",
             (("event_retention",), ("partitions",)),
         )

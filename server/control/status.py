@@ -16,6 +16,7 @@ from bandit.look import Look
 from bandit.rollout.state import Allocation, Experiment
 from bandit.spec.model import PPM, ExperimentSpec
 from bandit.v1 import experiment_pb2, spec_pb2
+from server.evidence import KeptEvents
 from server.messages import STATES, allocation_to_proto, arm_state_to_proto, timestamp
 from server.store.base import RewardCounts, Stored
 
@@ -33,6 +34,7 @@ def status_of(
     exposures_lost: int,
     behind: int,
     warnings: list[str],
+    events: KeptEvents | None = None,
 ) -> experiment_pb2.ExperimentStatus:
     """Everything an operator asks, after a look."""
     experiment, allocation = stored.experiment, stored.allocation
@@ -63,7 +65,15 @@ def status_of(
         etag=experiment.etag,
         requests_more=more if math.isfinite(more) else None,
         budget=budget_message(experiment.spec, look.proposal),
+        kept_since_time=None if events is None else timestamp(events.since_ms),
+        rebuild=None if events is None else _rebuild(events),
     )
+
+
+def _rebuild(events: KeptEvents) -> experiment_pb2.Rebuild | None:
+    if events.read is None:
+        return None
+    return experiment_pb2.Rebuild(entries_read=events.read, entries_left=events.left or 0)
 
 
 def requests_more(experiment: Experiment, proposal: Proposal) -> float:

@@ -92,6 +92,7 @@ class WriterState:
 
     ``sequence`` counts folds and is the fence: a fold is taken only when it is the store's. ``offset``: last log
     entry folded. ``folded``: accumulators of the guardrails over blocks (see ``bandit.guardrails``), opaque here.
+    ``removals``: how many changes of quarantines it is right for (``Experiment.removals``).
     """
 
     sequence: int
@@ -101,6 +102,7 @@ class WriterState:
     counts: RewardCounts
     exposures_lost: int = 0
     folded: tuple[NDArray[float64], NDArray[int64]] | None = None
+    removals: int = 0
 
 
 @dataclass(slots=True)
@@ -108,9 +110,10 @@ class FoldWrite:
     """What one fold changes, all or nothing: only when the stored sequence is ``expected_sequence``.
 
     Values are whole (period, page), never increments, so nothing can overflow or be half-added. ``add_foreign``
-    holds new ids only. ``replies``: reply name -> one outcome byte per reward of that entry. ``drop_allocations``:
-    kept allocations up to this number are written as periods and may go. ``uid`` is the experiment's: a writer that
-    slept through a delete and a new experiment of the same name changes nothing. ``layout`` is of ``epoch``.
+    holds new ids only, ``replace_foreign`` all that a bucket has from then on. ``replies``: reply name -> one outcome
+    byte per reward of that entry. ``drop_allocations``: kept allocations up to this number are written as periods and
+    may go. ``uid`` is the experiment's: a writer that slept through a delete and a new experiment of the same name
+    changes nothing. ``layout`` is of ``epoch``.
     ``folded`` None leaves what is stored. ``trim_before_ms``: folded log entries older than this go.
     """
 
@@ -126,12 +129,22 @@ class FoldWrite:
     set_pages: Mapping[PageKey, Page | ValuePage] = field(default_factory=dict)
     drop_pages: Sequence[PageKey] = ()
     add_foreign: Mapping[BucketKey, Mapping[int, int]] = field(default_factory=dict)
+    replace_foreign: Mapping[BucketKey, Mapping[int, int]] = field(default_factory=dict)
     drop_foreign: Sequence[BucketKey] = ()
     exposed: Mapping[int, int] = field(default_factory=dict)
     folded: tuple[NDArray[float64], NDArray[int64]] | None = None
     replies: Mapping[bytes, bytes] = field(default_factory=dict)
     trim_before_ms: int = 0
     drop_allocations: int = 0
+    removals: int = 0
+
+
+class Written(NamedTuple):
+    """The small numbers of a ledger: the last log entry it has, how rewards ended, and see ``WriterState.removals``."""
+
+    offset: str
+    counts: RewardCounts
+    removals: int
 
 
 class Durability(IntEnum):
@@ -286,7 +299,8 @@ class ControlStore(Protocol):
 class LedgerStore(Protocol):
     """The logs and ledgers of experiments: one each, or one for each of its partitions.
 
-    Names here are names of ledgers (``bandit.ids.ledger_name``); the first has its experiment's name.
+    Names here are names of ledgers (``bandit.ids.ledger_name``); the first has its experiment's name. A trailing one
+    (``bandit.ids.trailing_name``) has the log of its experiment; folds of one with an old ``uid`` are refused too.
     """
 
     def begin(self, ledger: str, uid: int) -> bool:
@@ -332,6 +346,12 @@ class LedgerStore(Protocol):
 
     def load_writer(self, name: str) -> WriterState | None:
         """What the last writer left, or None. Raises CorruptStored."""
+
+    def written(self, name: str) -> Written | None:
+        """The small numbers of a ledger, or None where nothing was folded yet. Raises CorruptStored."""
+
+    def forget(self, name: str, uid: int) -> None:
+        """Remove a trailing ledger (``bandit.ids.trailing_name``) of the experiment with this uid, all or nothing."""
 
     def fold(self, name: str, write: FoldWrite) -> bool:
         """All of the write, or nothing and False when the stored sequence (0: nothing folded yet) or uid is another.

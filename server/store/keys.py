@@ -20,6 +20,8 @@ letter, so the tags ``{_registry}`` and ``{_sources}`` of what belongs to all ex
     {name}:foreign      hash    bucket -> number of ids in its list                      dropped by folds
     {name}:foreign:B    list    chunks of ids of bucket B, packed                        dropped by folds
     {name}:folded       string  accumulators of the guardrails, packed                   lives with the experiment
+    {name}:base:...           writer, periods, pages, exposed, foreign with its lists, folded: the ledger of the time
+                              before the events that are kept; likewise
     {name}:fed          hash    positions and counts of sources of rewards               lives with the experiment
     {name}:secured      string  a write to wait for                                      a minute
     {name}:reply:R      list    one element: outcome bytes of the log entry R            a minute
@@ -42,7 +44,7 @@ letter, so the tags ``{_registry}`` and ``{_sources}`` of what belongs to all ex
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bandit.seen import BucketKey
 
@@ -51,6 +53,7 @@ REPLY_TTL_S = 60
 REQUEST_TTL_MS = 86_400_000
 PAST_TTL_MS = 90 * 86_400_000
 SECURED_MS = 60_000
+_PARTS = ("writer", "periods", "pages", "exposed", "foreign", "folded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class ExperimentKeys:
     folded: str
     fed: str
     shipped: str
+    fence: str = ""
+    """What the head's fields of the ledger begin with."""
 
     def bucket(self, name: str) -> str:
         """List of chunks of one bucket of foreign ids."""
@@ -99,8 +104,15 @@ class ExperimentKeys:
         """Where the outcomes of one log entry are put; any bytes make a safe key."""
         return f"{self.root}reply:{name.hex()}"
 
-    def all(self, buckets: Iterable[str] = ()) -> list[str]:
-        """Every key that lives as long as the experiment, the head first, then the lists of these buckets."""
+    def trailing(self) -> ExperimentKeys:
+        """Keys of the ledger of the time before the events that are kept: of its own where it has parts of its own."""
+        parts = {part: f"{self.root}base:{part}" for part in _PARTS}
+        return replace(self, **parts, fence="base_")
+
+    def all(self, buckets: Iterable[str] = (), trailing: Iterable[str] = ()) -> list[str]:
+        """Every key that lives as long as the experiment, the head first, then the lists of these buckets of the ledger
+        and of the trailing one."""
+        base = self.trailing()
         fixed = [
             self.head,
             self.allocations,
@@ -119,8 +131,9 @@ class ExperimentKeys:
             self.report,
             self.fed,
             self.shipped,
+            *(getattr(base, part) for part in _PARTS),
         ]
-        return fixed + [self.bucket(each) for each in buckets]
+        return fixed + [self.bucket(each) for each in buckets] + [base.bucket(each) for each in trailing]
 
 
 class Keys:
@@ -144,7 +157,9 @@ class Keys:
         self.sources = f"{namespace}:{{_sources}}:states"
 
     def of(self, name: str) -> ExperimentKeys:
-        """Keys of the experiment of that (checked) name."""
+        """Keys of the experiment of that (checked) name, or of a ledger of it (``bandit.ids``)."""
+        if name.endswith("~"):
+            return self.of(name[:-1]).trailing()
         root = f"{self.namespace}:{{{name}}}:"
         parts = (
             "head allocations audit requests requested lease status report log writer periods pages exposed "

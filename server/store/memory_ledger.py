@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from bandit.log import EXPOSURES, Append, LogEntry
 from bandit.rollout.audit import GENESIS
-from server.store.base import Durability, Fence, FoldWrite, Outcome, Shipment, WriterState
+from server.store.base import Durability, Fence, FoldWrite, Outcome, Shipment, WriterState, Written
 from server.store.keys import REPLY_TTL_S, Keys
 from server.store.packed import split_offset
-from server.store.writes import FoldCall, Parts, assemble, fold_call
+from server.store.writes import FoldCall, Parts, assemble, fold_call, written_of
 
 
 @dataclass(slots=True)
@@ -41,12 +41,12 @@ class Book:
         for key in call.drop_pages:
             self.pages.pop(key, None)
         self.exposed.update((b"%d" % issuer, b"%d" % following) for issuer, following in call.exposed)
-        for bucket, chunk, count in call.chunks:
-            self.foreign.setdefault(bucket, []).append(chunk)
-            self.totals[bucket] = self.totals.get(bucket, 0) + count
         for bucket in call.drop_buckets:
             self.foreign.pop(bucket, None)
             self.totals.pop(bucket, None)
+        for bucket, chunk, count in call.chunks:
+            self.foreign.setdefault(bucket, []).append(chunk)
+            self.totals[bucket] = self.totals.get(bucket, 0) + count
         if call.folded:
             self.folded = call.folded
 
@@ -77,6 +77,7 @@ class Kept:
     report: bytes | None = None
     log: list[tuple[tuple[int, int], LogEntry]] = field(default_factory=list)
     book: Book = field(default_factory=Book)
+    base: Book = field(default_factory=Book)
     replies: dict[bytes, tuple[int, deque[bytes]]] = field(default_factory=dict)
     fed: dict[str, str] = field(default_factory=dict)
     shipped: dict[int, int] = field(default_factory=dict)
@@ -141,7 +142,7 @@ class MemoryLedger:
             while True:
                 found: dict[str, list[LogEntry]] = {}
                 for name, offset in after.items():
-                    kept = self._kept.get(name)
+                    kept = self._kept.get(name.removesuffix("~"))
                     entries = [entry for place, entry in kept.log if place > offset] if kept else []
                     if entries:
                         found[name] = entries[:count]
@@ -154,7 +155,7 @@ class MemoryLedger:
         """See LedgerStore."""
         after = split_offset(offset)
         with self._changed:
-            kept = self._kept.get(name)
+            kept = self._kept.get(name.removesuffix("~"))
             return sum(place > after for place, _ in kept.log) if kept else 0
 
     def begin(self, ledger: str, uid: int) -> bool:
@@ -168,19 +169,30 @@ class MemoryLedger:
     def load_writer(self, name: str) -> WriterState | None:
         """See LedgerStore."""
         with self._changed:
-            kept = self._kept.get(name)
-            if kept is None or not kept.book.sequence:
-                return None
-            return assemble(self._keys.of(name), kept.book.parts())
+            _, book = self._book(name)
+            return assemble(self._keys.of(name), book.parts()) if book.sequence else None
+
+    def written(self, name: str) -> Written | None:
+        """See LedgerStore."""
+        with self._changed:
+            _, book = self._book(name)
+            return written_of(self._keys.of(name), book.writer) if book.sequence else None
+
+    def forget(self, name: str, uid: int) -> None:
+        """See LedgerStore."""
+        with self._changed:
+            kept, _ = self._book(name)
+            if kept is not None and kept.uid == uid and name.endswith("~"):
+                kept.base = Book()
 
     def fold(self, name: str, write: FoldWrite) -> bool:
         """See LedgerStore."""
         call = fold_call(write)
         with self._changed:
-            kept = self._kept.get(name)
-            if kept is None or kept.uid != write.uid or kept.book.sequence != write.expected_sequence:
+            kept, book = self._book(name)
+            if kept is None or kept.uid != write.uid or book.sequence != write.expected_sequence:
                 return False
-            kept.book.take(call)
+            book.take(call)
             for number in [each for each in kept.allocations if each <= call.drop_allocations]:
                 del kept.allocations[number]
             if call.keep_from:
@@ -211,6 +223,11 @@ class MemoryLedger:
                 if left_s <= 0:
                     return None
                 self._changed.wait(left_s)
+
+    def _book(self, name: str) -> tuple[Kept | None, Book]:
+        """Whose ledger it is, and the ledger; an empty one that nobody has where there is none."""
+        kept = self._kept.get(name.removesuffix("~"))
+        return kept, (Book() if kept is None else kept.base if name.endswith("~") else kept.book)
 
     def _ship(self, sent: Shipment) -> int | None:
         kept = self._kept.get(sent.experiment)

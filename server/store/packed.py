@@ -49,6 +49,7 @@ class WriterHead(NamedTuple):
     offset: str
     counts: RewardCounts
     exposures_lost: int
+    removals: int = 0
 
 
 @contextmanager
@@ -157,6 +158,8 @@ def pack_writer(head: WriterHead) -> bytes:
     for source, each in counts.sources.items():
         name = source.encode()
         body += bytes([len(name)]) + name + _SOURCE_COUNTS.pack(*_six(each))
+    if head.removals:  # versions before it know the rest
+        body += _COUNT.pack(head.removals)
     return frame(_WRITER, body)
 
 
@@ -170,9 +173,10 @@ def unpack_writer(key: str, raw: bytes) -> WriterHead:
             (size,) = body.struct(_SIZE)
             name = body.array("u1", (size,)).tobytes().decode()
             counts.sources[name] = RewardCounts(*body.struct(_SOURCE_COUNTS))
+        removals = body.struct(_COUNT)[0] if body.left() else 0
         body.end()
         layout = layout_from(g, k, c, clustered)
-        return WriterHead(sequence, epoch, layout, f"{ms}-{count}", counts, lost)
+        return WriterHead(sequence, epoch, layout, f"{ms}-{count}", counts, lost, removals)
 
 
 def _six(counts: RewardCounts) -> tuple[int, ...]:

@@ -128,7 +128,7 @@ class RedisControl:
             not_after_ms=begun_ms + CHANGE_WITHIN_MS,
             remember_ms=REQUEST_TTL_MS,
         )
-        leftovers = keys.all(buckets_of(self._link, keys))[6:] if creates else []
+        leftovers = keys.all(*self._buckets(keys))[6:] if creates else []
         word, *values = scripts.commit(self._link, keys, call, leftovers)
         if creates and word == b"ok":
             self._plant(experiment)
@@ -158,7 +158,7 @@ class RedisControl:
                 keys,
                 expected_generation,
                 not_after_ms,
-                buckets_of(self._link, keys),
+                self._buckets(keys),
                 record,
                 request,
             )
@@ -308,6 +308,10 @@ class RedisControl:
         clear_strangers(self._link, self._keys, experiment.name)
         for partition in range(1, experiment.spec.partitions):
             begin(self._link, self._keys, ledger_name(experiment.name, partition), experiment.uid)
+
+    def _buckets(self, keys: ExperimentKeys) -> tuple[list[str], list[str]]:
+        """Of the ledger and of the trailing one."""
+        return buckets_of(self._link, keys), buckets_of(self._link, keys.trailing())
 
     def _announce(self, member: str, name: str, *, changed: bool, gone_uid: bytes = b"") -> None:
         try:

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from bandit.errors import BanditError, CorruptStored, StoreUnavailable
 from bandit.log import Append, LogEntry
 from server.store import packed, scripts
-from server.store.base import Durability, FoldWrite, Shipment, WriterState
+from server.store.base import Durability, FoldWrite, Shipment, WriterState, Written
 from server.store.keys import ExperimentKeys, Keys
 from server.store.link import WAIT_S, Argument, Link
 from server.store.packed import reading, whole
 from server.store.redis_fed import SOURCE_FIELD
-from server.store.redis_partitions import begin
-from server.store.writes import Parts, assemble, fold_call, sizes
+from server.store.redis_partitions import begin, buckets_of
+from server.store.writes import Parts, assemble, fold_call, sizes, written_of
 
 # Fields of a log entry behind its kind: who waits for its outcomes, and the experiment's uid. Not checked by a script:
 # in a cluster an append then needs one key alone, which can be written while the slot of all keys is half moved.
@@ -149,19 +149,33 @@ class RedisLedger:
     def load_writer(self, name: str) -> WriterState | None:
         """See LedgerStore."""
         keys = self._keys.of(name)
+        fields = (f"{keys.fence}sequence", f"{keys.fence}sizes", "uid")
         for _ in range(_TRIES):
-            before = self._link.call("HMGET", keys.head, "sequence", "sizes", "uid")
+            before = self._link.call("HMGET", keys.head, *fields)
             state = self._read_writer(keys, before)
             if isinstance(state, WriterState):
-                if self._link.call("HMGET", keys.head, "sequence", "sizes", "uid") == before:
+                if self._link.call("HMGET", keys.head, *fields) == before:
                     return state
-            elif self._link.call("HMGET", keys.head, "sequence", "sizes", "uid") == before:
+            elif self._link.call("HMGET", keys.head, *fields) == before:
                 if state is None:
                     return None
                 raise state
         raise StoreUnavailable(
             f"{name}: another writer kept folding while its ledger was read; try again", name=name
         )
+
+    def written(self, name: str) -> Written | None:
+        """See LedgerStore."""
+        keys = self._keys.of(name)
+        raw = self._link.call("GET", keys.writer)
+        return None if raw is None else written_of(keys, raw)
+
+    def forget(self, name: str, uid: int) -> None:
+        """See LedgerStore."""
+        keys = self._keys.of(name)
+        for _ in range(_TRIES):
+            if scripts.forget(self._link, keys, uid, buckets_of(self._link, keys)) != "buckets":
+                return
 
     def fold(self, name: str, write: FoldWrite) -> bool:
         """See LedgerStore."""

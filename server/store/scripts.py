@@ -28,6 +28,7 @@ _SHIP = Script("ship")
 _FEED = Script("feed")
 _UNBURY = Script("unbury")
 _PLANT = Script("plant")
+_FORGET = Script("forget")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +114,17 @@ def delete(
     keys: ExperimentKeys,
     generation: int,
     not_after_ms: int,
-    buckets: Sequence[str],
+    buckets: tuple[Sequence[str], Sequence[str]],
     record: bytes,
     request: bytes,
 ) -> list[bytes]:
-    """Word and value of the outcome."""
-    named = [keys.head, keys.foreign, keys.past, keys.deletion, keys.audit]
-    rest = [key for key in keys.all(buckets) if key not in named]
+    """Word and value of the outcome; ``buckets``: the ledger's and the trailing one's."""
+    named = [keys.head, keys.foreign, keys.past, keys.deletion, keys.audit, keys.trailing().foreign]
+    rest = [key for key in keys.all(*buckets) if key not in named]
     limits = [PAST_TTL_MS, REQUEST_TTL_MS]
+    names: list[Argument] = [len(buckets[0]), *buckets[0], *buckets[1]]
     answer: list[bytes] = link.run(
-        _DELETE, [*named, *rest], [generation, not_after_ms, record, request, *limits, *buckets]
+        _DELETE, [*named, *rest], [generation, not_after_ms, record, request, *limits, *names]
     )
     return answer
 
@@ -134,6 +136,14 @@ def plant(
     named = [keys.head, keys.log, keys.foreign]
     rest = [key for key in keys.all(buckets) if key not in named]
     answer: bytes = link.run(_PLANT, [*named, *rest], ["clear" if clear else "plant", uid, *buckets])
+    return answer.decode()
+
+
+def forget(link: Link, keys: ExperimentKeys, uid: int, buckets: Sequence[str]) -> str:
+    """Word of the outcome."""
+    named = [keys.head, keys.foreign, keys.writer, keys.periods, keys.pages, keys.exposed, keys.folded]
+    named += [keys.bucket(bucket) for bucket in buckets]
+    answer: bytes = link.run(_FORGET, named, [uid, keys.fence, *buckets])
     return answer.decode()
 
 
@@ -190,6 +200,7 @@ def fold(link: Link, keys: ExperimentKeys, call: FoldCall) -> str:
         call.keep_from,
         call.drop_allocations,
         call.reply_ttl_s,
+        keys.fence,
         *map(len, parts),
     ]
     arguments += [each for pair in call.set_periods for each in pair]

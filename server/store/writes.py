@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bandit.ledger import Ledger
 from bandit.seen import Seen, ValuePage
 from server.store import packed, packed_periods, packed_values
-from server.store.base import FoldWrite, WriterState
+from server.store.base import FoldWrite, WriterState, Written
 from server.store.keys import REPLY_TTL_S, ExperimentKeys, bucket_name
 from server.store.packed import WriterHead, whole
 from server.store.packed_values import pack_values, unpack_values
@@ -74,8 +74,15 @@ def assemble(keys: ExperimentKeys, parts: Parts) -> WriterState:
         ),
         counts=head.counts,
         exposures_lost=head.exposures_lost,
+        removals=head.removals,
         folded=None if parts.folded is None else packed.unpack_folded(keys.folded, parts.folded),
     )
+
+
+def written_of(keys: ExperimentKeys, writer: bytes) -> Written:
+    """The small numbers alone. Raises CorruptStored."""
+    head = packed.unpack_writer(keys.writer, writer)
+    return Written(head.offset, head.counts, head.removals)
 
 
 def _values(page: tuple[bytes, bytes]) -> bool:
@@ -93,8 +100,10 @@ def fold_call(write: FoldWrite) -> FoldCall:
         write.offset,
         write.counts,
         write.exposures_lost,
+        write.removals,
     )
-    chunks = [(bucket_name(key), ids) for key, ids in write.add_foreign.items() if ids]
+    new_ids = (*write.add_foreign.items(), *write.replace_foreign.items())
+    chunks = [(bucket_name(key), ids) for key, ids in new_ids if ids]
     return FoldCall(
         uid=write.uid,
         expected_sequence=write.expected_sequence,
@@ -117,7 +126,7 @@ def fold_call(write: FoldWrite) -> FoldCall:
         drop_pages=[packed.page_field(key) for key in write.drop_pages],
         exposed=[(int(issuer), int(following)) for issuer, following in write.exposed.items()],
         chunks=[(name, packed.pack_chunk(name, ids), len(ids)) for name, ids in chunks],
-        drop_buckets=[bucket_name(key) for key in write.drop_foreign],
+        drop_buckets=[bucket_name(key) for key in (*write.drop_foreign, *write.replace_foreign)],
         replies=list(write.replies.items()),
     )
 
@@ -128,6 +137,7 @@ def check_write(write: FoldWrite) -> None:
         (write.set_periods.keys() & set(write.drop_periods))
         or (write.set_pages.keys() & set(write.drop_pages))
         or (write.add_foreign.keys() & set(write.drop_foreign))
+        or (write.replace_foreign.keys() & {*write.add_foreign, *write.drop_foreign})
     )
     if both:
         raise ValueError(f"a fold cannot set and drop the same: {min(both)}")

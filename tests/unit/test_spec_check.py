@@ -355,8 +355,10 @@ CASES: list[tuple[dict[tuple[str | int, ...], object], str]] = [
     ),
     (
         {("event_retention",): "1d", ("partitions",): 2},
-        "event_retention: kept events with partitions: 2; events can be removed where they are counted in one ledger, "
-        "write partitions: 1, or leave event_retention out",
+        (
+            "event_retention: kept events with partitions: 2; they can be removed where one ledger counts them all, "
+            "write partitions: 1, or leave event_retention out"
+        ),
     ),
     (
         {("metrics", 0, "attribution_window"): "91d"},

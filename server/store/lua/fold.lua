@@ -1,7 +1,7 @@
 -- What one fold of an experiment's log changes, all or nothing. Values are whole; nothing is added to here, so nothing
 -- can overflow, and a fold that was taken but whose reply was lost is refused when it comes again.
 --
--- KEYS[1]  hash   head; read: uid, sequence, sizes; written: sequence, sizes; no TTL
+-- KEYS[1]  hash   head; read: uid, sequence, sizes; written: sequence, sizes (the trailing ledger has its own); no TTL
 -- KEYS[2]  stream log; trimmed; no TTL
 -- KEYS[3]  zset   allocations that are no periods yet, by number; no TTL
 -- KEYS[4]  string writer: small numbers, packed; no TTL
@@ -20,9 +20,10 @@
 -- ARGV[6]  id of the first log entry to keep, or "" to trim nothing
 -- ARGV[7]  number up to which allocations are dropped
 -- ARGV[8]  TTL of a reply, s
--- ARGV[9..16] how many: periods to set, to drop; pages to set, to drop; issuers; chunks; dropped buckets; replies
--- ARGV[17..] those, in this order: number, period | number | key, page | key | issuer, next | bucket, chunk,
---            number of its ids | bucket | outcome bytes
+-- ARGV[9]  what the head's fields of this ledger begin with: "", or "base_" for the trailing one
+-- ARGV[10..17] how many: periods to set, to drop; pages to set, to drop; issuers; chunks; dropped buckets; replies
+-- ARGV[18..] those, in this order: number, period | number | key, page | key | issuer, next | bucket, chunk,
+--            number of its ids | bucket | outcome bytes. A bucket that is dropped and has a chunk is replaced by that.
 -- Returns "ok", or why nothing changed: "gone" (no such experiment), "uid", "sequence", "torn" (a part is missing).
 local fixed = {'hash', 'stream', 'zset', 'string', 'hash', 'hash', 'hash', 'hash', 'string'}
 for index, key in ipairs(KEYS) do
@@ -32,7 +33,8 @@ for index, key in ipairs(KEYS) do
         return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. kind)
     end
 end
-local head = redis.call('HMGET', KEYS[1], 'uid', 'sequence', 'sizes')
+local sequence_field, sizes_field = ARGV[9] .. 'sequence', ARGV[9] .. 'sizes'
+local head = redis.call('HMGET', KEYS[1], 'uid', sequence_field, sizes_field)
 if not head[1] then
     return 'gone'
 end
@@ -53,14 +55,19 @@ if (head[3] or '0 0 0 0 0 0') ~= sizes() then
     return 'torn'
 end
 local count = {}
-for index = 9, 16 do
-    count[index - 8] = tonumber(ARGV[index])
+for index = 10, 17 do
+    count[index - 9] = tonumber(ARGV[index])
 end
-local chunks_at = 17 + 2 * count[1] + count[2] + 2 * count[3] + count[4] + 2 * count[5]
+local chunks_at = 18 + 2 * count[1] + count[2] + 2 * count[3] + count[4] + 2 * count[5]
+local dropped_at = chunks_at + 3 * count[6]
+local dropped = {}
+for index = 0, count[7] - 1 do
+    dropped[ARGV[dropped_at + index]] = true
+end
 local totals = {}
 for index = 0, count[6] - 1 do
     local bucket = ARGV[chunks_at + 3 * index]
-    local stored = redis.call('HGET', KEYS[8], bucket) or '0'
+    local stored = not dropped[bucket] and redis.call('HGET', KEYS[8], bucket) or '0'
     if not string.find(stored, '^%d+$') then
         return redis.error_reply('WRONGTYPE ' .. KEYS[8] .. ' has no number for bucket ' .. bucket)
     end
@@ -73,7 +80,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', ARGV[7])
 if ARGV[6] ~= '' then
     redis.call('XTRIM', KEYS[2], 'MINID', ARGV[6])
 end
-local at = 17
+local at = 18
 for _ = 1, count[1] do
     redis.call('HSET', KEYS[5], ARGV[at], ARGV[at + 1])
     at = at + 2
@@ -95,21 +102,21 @@ for _ = 1, count[5] do
     at = at + 2
 end
 local list = 10
+for index = 0, count[7] - 1 do
+    redis.call('HDEL', KEYS[8], ARGV[dropped_at + index])
+    redis.call('DEL', KEYS[list + count[6] + index])
+end
 for _ = 1, count[6] do
     redis.call('HSET', KEYS[8], ARGV[at], totals[ARGV[at]])
     redis.call('RPUSH', KEYS[list], ARGV[at + 1])
     at, list = at + 3, list + 1
 end
-for _ = 1, count[7] do
-    redis.call('HDEL', KEYS[8], ARGV[at])
-    redis.call('DEL', KEYS[list])
-    at, list = at + 1, list + 1
-end
+at, list = at + count[7], list + count[7]
 if ARGV[5] ~= '' then
     redis.call('SET', KEYS[9], ARGV[5])
 end
 redis.call('SET', KEYS[4], ARGV[4])
-redis.call('HSET', KEYS[1], 'sequence', ARGV[3], 'sizes', sizes())
+redis.call('HSET', KEYS[1], sequence_field, ARGV[3], sizes_field, sizes())
 for _ = 1, count[8] do
     redis.call('RPUSH', KEYS[list], ARGV[at])
     redis.call('EXPIRE', KEYS[list], ARGV[8])
