@@ -9,6 +9,10 @@ A period of age a shows only delays up to a. Two readings of the same counts are
   than 2 u (Lynden-Bell 1971; Kalbfleisch and Lawless 1991), which asks nothing of the law. It begins at the
   catalogue's ratio as if BELIEVED rewards had shown that, so that a law of any other form is right in the end.
 
+A delay that the spec declares is a belief about those laws, as if ``strength`` rewards had come by it, beside the law
+of :mod:`bandit.declared` itself; with chance DOUBTED it says nothing, so that a wrong one is overruled by few rewards.
+Only beliefs read these curves: verdicts wait until windows have closed, whatever is declared.
+
 Each arm has a curve of its own: arms that differ in delay alone must not look different.
 """
 
@@ -20,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit.declared import CELLS, Declared, declared, share_by
 from bandit.ledger import FloatArray, PeriodTable
 from bandit.spec.channels import EARLY_PARTS, Channel, ChannelKind
 from bandit.spec.metric import Metric
@@ -31,6 +36,8 @@ SHARED_DELAYS = 2.0
 """An arm's laws are weighed as if so many more of its rewards had been those of all arms together."""
 BELIEVED = 20.0
 SHAPES = (0.7, 1.0, 1.4, 2.0, 3.0)
+DOUBTED = 0.1
+"""Chance that a declared delay is wrong."""
 DOUBT = 0.5
 """What is still to come by the end of the window, as the catalogue has it, may be wrong by this part."""
 LONGEST, MIDDLE, WIDE, STEP = 2.0, -2.5, 2.0, 0.5
@@ -54,12 +61,14 @@ class DelayCurve(NamedTuple):
 
 
 class Laws(NamedTuple):
-    """L laws at A ages (parts of the window): ``share`` [L, A] and its integral from 0, ``log_prior`` [L]."""
+    """L laws at A ages (parts of the window): ``share`` [L, A] and its integral from 0, ``log_prior`` [L], or [K, L]
+    where arms are believed to differ; ``told`` [K, L]: the part of that which is owed to what was declared."""
 
     age: FloatArray
     share: FloatArray
     integral: FloatArray
     log_prior: FloatArray
+    told: FloatArray
 
 
 class _Young(NamedTuple):
@@ -82,48 +91,57 @@ def delay_curves(table: PeriodTable, spec: ExperimentSpec, now_ms: int) -> dict[
             spec.columns[Channel(ChannelKind.EARLY, index, place=each)] for each in range(len(EARLY_PARTS))
         ]
         early = table.s1[:, :, columns]
-        if early[:, :, -1].sum() >= LEAST_DELAYS:
-            curves[index] = _curve(table, metric, early, now_ms)
+        known = tuple(declared(each, metric.attribution_window) for each in spec.delays(index))
+        if early[:, :, -1].sum() >= LEAST_DELAYS or None not in known:
+            curves[index] = _curve(table, metric, early, known, now_ms)
     return curves
 
 
-def _curve(table: PeriodTable, metric: Metric, early: FloatArray, now_ms: int) -> DelayCurve:
-    """From counts [E, K, P] of delays up to each part."""
+def _curve(
+    table: PeriodTable, metric: Metric, early: FloatArray, known: tuple[Declared | None, ...], now_ms: int
+) -> DelayCurve:
+    """From counts [E, K, P] of delays up to each part, and what is declared of each arm."""
     mature = table.mature(metric.attribution_window, now_ms)
     settled = early[mature].sum(axis=0)
     young = _young(table, metric, early, mature, now_ms)
-    laws = catalogue()
-    likely, mean, spread = _likely(laws, young, settled)
+    laws = believed_laws(known)
+    likely, mean, spread, trust = _likely(laws, young, settled)
+    worth = BELIEVED + trust * np.array([0.0 if each is None else each.strength for each in known])
     believed = (likely / mean) @ _at(laws, PARTS)[0]
     shorter = np.concatenate([np.zeros_like(believed[:, :1]), believed[:, :-1]], axis=1)
     up_to, below = _known(young, settled)
-    ratio = (below + BELIEVED * shorter / np.maximum(believed, LEAST)) / (up_to + BELIEVED)
+    ratio = (below + worth[:, None] * shorter / np.maximum(believed, LEAST)) / (up_to + worth[:, None])
     part = np.ones((early.shape[1], 1 + len(PARTS)))
     part[:, 0] = 0.0
     for at in range(len(PARTS) - 2, -1, -1):
         part[:, 1 + at] = part[:, 2 + at] * ratio[:, at + 1]
     horizon = young.oldest.max(initial=0.0, keepdims=True)
     rest = 1.0 - ((likely / mean) @ _at(laws, horizon)[0])[:, 0]
-    return DelayCurve(part, np.hypot(spread, DOUBT * rest) * BELIEVED / (up_to[:, -1] + BELIEVED))
+    unknown = np.hypot(spread, DOUBT * rest * (1.0 - trust))
+    return DelayCurve(part, unknown * worth / (up_to[:, -1] + worth))
 
 
-def _likely(laws: Laws, young: _Young, settled: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """How likely each law is over the exposures it lets be seen [K, L], the sum of that [K, 1], and its relative
-    standard deviation [K]: an arm's rate is its rewards over those exposures, so laws count by their inverse."""
+def _likely(
+    laws: Laws, young: _Young, settled: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """How likely each law is over the exposures it lets be seen [K, L], the sum of that [K, 1], its relative standard
+    deviation [K], and how far what was declared is believed [K]: an arm's rate is its rewards over those exposures, so
+    laws count by their inverse."""
     seen = _seen(laws, young)
     every = seen[:, :, -1]
     within = np.diff(seen, axis=2, prepend=0.0) / np.maximum(every, LEAST)[:, :, None]
     whole = np.diff(_at(laws, PARTS)[0], axis=1, prepend=0.0)
     evidence = np.einsum("ckp,lcp->kl", young.delays, np.log(np.maximum(within, LEAST)))
     evidence += np.diff(settled, axis=1, prepend=0.0) @ np.log(np.maximum(whole, LEAST)).T
-    delays = young.delays.sum() + settled[:, -1].sum()
+    delays = max(young.delays.sum() + settled[:, -1].sum(), 1.0)
     evidence += SHARED_DELAYS * evidence.sum(axis=0) / delays + laws.log_prior
     weight = np.exp(evidence - evidence.max(axis=1, keepdims=True))
     weight /= weight.sum(axis=1, keepdims=True)
     inverse = 1.0 / np.maximum(np.einsum("ck,lc->kl", young.assigned, every), LEAST_EXPOSURES)
     mean = (weight * inverse).sum(axis=1)
     square = (weight * inverse * inverse).sum(axis=1) / (mean * mean)
-    return weight * inverse, mean[:, None], np.sqrt(np.maximum(square - 1.0, 0.0))
+    trust = (weight * laws.told).sum(axis=1)
+    return weight * inverse, mean[:, None], np.sqrt(np.maximum(square - 1.0, 0.0)), trust
 
 
 def _young(
@@ -166,9 +184,42 @@ def catalogue() -> Laws:
     exponent, shape = (each.ravel()[:, None] for each in np.meshgrid(octaves, np.array(SHAPES)))
     age = np.concatenate([[0.0], 2.0 ** (np.arange(-8 * (len(PARTS) + 1), 1) / 8.0)])
     share = -np.expm1(-((age / 2.0**exponent) ** shape)) / -np.expm1(-((1.0 / 2.0**exponent) ** shape))
+    prior = _normal(-0.5 * ((exponent[:, 0] - MIDDLE) / WIDE) ** 2)
+    return Laws(age, share, _integral(age, share), prior, np.zeros((1, len(share))))
+
+
+@lru_cache(maxsize=64)
+def believed_laws(known: tuple[Declared | None, ...]) -> Laws:
+    """The catalogue and the declared laws, as each arm is believed to have them before any reward."""
+    laws = catalogue()
+    found = tuple(dict.fromkeys(each for each in known if each is not None))
+    if not found:
+        return laws
+    share = np.concatenate([laws.share, [share_by(each, laws.age) for each in found]])
+    wide = laws._replace(share=share, integral=_integral(laws.age, share))
+    vague = np.concatenate([laws.log_prior, np.full(len(found), -np.inf)])
+    prior, told = np.tile(vague, (len(known), 1)), np.zeros((len(known), len(share)))
+    for arm, each in enumerate(known):
+        if each is not None:
+            by = _at(wide, np.array([each.middle, each.late]))[0]
+            cells = np.diff(np.concatenate([by, np.ones((len(by), 1))], axis=1), axis=1, prepend=0.0)
+            # Where the declared law is one of the laws: -strength times the divergence of a law from it.
+            log = _normal(each.strength * (np.log(np.maximum(cells, LEAST)) @ np.array(CELLS)))
+            log += np.log1p(-DOUBTED)
+            prior[arm] = np.logaddexp(log, vague + np.log(DOUBTED))
+            told[arm] = np.exp(log - prior[arm])
+    return wide._replace(log_prior=prior, told=told)
+
+
+def _normal(log: FloatArray) -> FloatArray:
+    """Logarithms of weights that sum to 1."""
+    high = log.max()
+    return np.asarray(log - (high + np.log(np.exp(log - high).sum())))
+
+
+def _integral(age: FloatArray, share: FloatArray) -> FloatArray:
     steps = 0.5 * (share[:, 1:] + share[:, :-1]) * np.diff(age)
-    integral = np.concatenate([np.zeros((len(share), 1)), np.cumsum(steps, axis=1)], axis=1)
-    return Laws(age, share, integral, -0.5 * ((exponent[:, 0] - MIDDLE) / WIDE) ** 2)
+    return np.concatenate([np.zeros((len(share), 1)), np.cumsum(steps, axis=1)], axis=1)
 
 
 def _at(laws: Laws, age: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from scipy import stats
 
+from bandit.declared import Declared, age_at, declared
 from bandit.ledger import FloatArray
-from bandit.spec.model import Metric, MetricKind
+from bandit.spec.model import Delay, Metric, MetricKind
 from bandit.spec.quantity import format_duration
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ class Given(Protocol):
 @dataclass(frozen=True, slots=True)
 class Law:
     """One value: ``mean``, ``sd`` in the metric's unit before the range is applied; ``buyers`` of revenue; ``levels``
-    shares of a rating. The mean moves as ``shape``, ``by``, ``at_s`` say. ``delay_s``: mean of an exponential;
-    ``answered``: share of decisions that get a reward."""
+    shares of a rating. The mean moves as ``shape``, ``by``, ``at_s`` say. ``delay_s``: mean of an exponential; else
+    ``late``: as the spec declares, then all rewards come within the window; else they come at once. ``answered``: share
+    of decisions that get a reward."""
 
     mean: float
     sd: float = 0.0
@@ -70,7 +72,13 @@ class Law:
     by: float = 0.0
     at_s: float = 0.0
     delay_s: float = 0.0
+    late: Declared | None = None
     answered: float = 1.0
+
+    @property
+    def comes_late(self) -> bool:
+        """Do rewards take time?"""
+        return self.delay_s > 0.0 or self.late is not None
 
     def factor(self, at_s: float, horizon_s: float) -> float:
         """By how much the mean is multiplied at a time."""
@@ -111,6 +119,7 @@ def law_of(metric: Metric, given: Given | None, before: Law | None) -> Law:
         buyers=given.buyers if given.buyers is not None else law.buyers,
         levels=given.levels or law.levels,
         delay_s=given.delay if given.delay is not None else law.delay_s,
+        late=None if given.delay is not None else law.late,
         answered=given.answered if given.answered is not None else law.answered,
     )
     if given.drift is not None:
@@ -118,7 +127,25 @@ def law_of(metric: Metric, given: Given | None, before: Law | None) -> Law:
     return law
 
 
+def declared_of(metric: Metric, law: Law, delay: Delay | None) -> Law:
+    """The law with the delay that the spec declares of one arm; as it is where that declares none."""
+    late = declared(delay, metric.attribution_window)
+    return law if late is None else replace(law, delay_s=0.0, late=late)
+
+
+def draw_delays(law: Law, window_s: float, count: int, rng: Generator) -> FloatArray:
+    """[count] s from decision to reward of a law that comes late."""
+    if law.late is None:
+        return rng.exponential(law.delay_s, count)
+    return window_s * age_at(law.late, rng.random(count))
+
+
 def assumed(metric: Metric) -> Law:
+    """As :func:`_assumed`, with the delay that the metric declares."""
+    return declared_of(metric, _assumed(metric), metric.delay)
+
+
+def _assumed(metric: Metric) -> Law:
     """What is taken of the control where nothing is said: the mean of the metric's prior, else a tenth of a
     bernoulli or fraction, a quarter of the scale of anything else; the sd is an eighth of the scale (of a lognormal
     and of revenue: the mean itself; a tenth buys); ratings are even."""

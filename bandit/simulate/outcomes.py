@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.ledger import FloatArray
-from bandit.simulate.laws import Law, draw
+from bandit.simulate.laws import Law, draw, draw_delays
 from bandit.simulate.plan import Plan
 from bandit.spec.channels import EARLY_PARTS, Channel, ChannelKind, channels_of, log_scale
 from bandit.spec.model import Metric, MetricKind
@@ -61,7 +61,7 @@ class Outcomes:
         late = [
             metric.attribution_window
             for metric, runs in zip(self._plan.spec.metrics, self._runs, strict=True)
-            if any(run.law.delay_s for run in runs)
+            if any(run.law.comes_late for run in runs)
         ]
         return min(self._plan.periods, math.floor(max(late) / self._plan.period_s) + 2) if late else 1
 
@@ -106,16 +106,16 @@ class Outcomes:
             first, end = np.searchsorted(cell, (start, stop))
             rows = slice(int(first), int(end))
             x[rows] = draw(metric, law, means[cell[rows]], rng)
-            if law.delay_s:
-                self._delay(metric, law.delay_s, delay[rows], lag[rows], rng)
+            if law.comes_late:
+                self._delay(metric, law, delay[rows], lag[rows], rng)
             if law.answered < 1.0:
                 lag[rows] = np.where(rng.random(rows.stop - rows.start) < law.answered, lag[rows], -1)
         return _Values(x, delay, lag)
 
     def _delay(
-        self, metric: Metric, mean_s: float, delay: FloatArray, lag: NDArray[np.int64], rng: Generator
+        self, metric: Metric, law: Law, delay: FloatArray, lag: NDArray[np.int64], rng: Generator
     ) -> None:
-        seconds = rng.exponential(mean_s, delay.size)
+        seconds = draw_delays(law, metric.attribution_window, delay.size, rng)
         decided = rng.random(delay.size) * self._plan.period_s
         delay[:] = seconds / metric.attribution_window
         late = np.minimum((decided + seconds) // self._plan.period_s, self.lags).astype(np.int64)
@@ -165,7 +165,7 @@ def _runs(metric: int, plan: Plan) -> list[_Run]:
         spread = law.sd
         if kind in (MetricKind.LOGNORMAL, MetricKind.REVENUE):
             spread = round(law.sd / law.mean, 12)
-        key = (spread, law.buyers, law.levels, law.delay_s, law.answered)
+        key = (spread, law.buyers, law.levels, law.delay_s, law.late, law.answered)
         if key == last:
             found[-1] = found[-1]._replace(stop=cell + 1)
         else:

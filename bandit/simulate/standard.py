@@ -3,7 +3,7 @@ where cohorts may have shares of their own, an arm that is better in every secon
 where features are read, one that is better for half of the requests, by their features, and worse for the others.
 
 What is assumed of the control is ``laws.assumed``, but for what guardrails watch: of what a limit allows it has about
-half. Every reward comes at once.
+half. Rewards come as late as the spec declares, else at once.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from bandit.simulate.laws import Law, fault, law_of
+from bandit.simulate.laws import Law, declared_of, fault, law_of
 from bandit.spec.finding import Loc, unknown
 from bandit.spec.frozen import Frozen, MetricKey, Name
 from bandit.spec.model import MAX_ARMS, MAX_COHORTS, MAX_METRICS, ExperimentSpec, MetricKind
@@ -54,7 +54,8 @@ class MetricLaw(Frozen):
         None, description="how the mean moves; left out: as the control's, which stays"
     )
     delay: Duration | None = Field(
-        None, description="mean time from decision to reward, exponential; left out: at once"
+        None,
+        description="mean time from decision to reward, exponential; left out: as the spec declares, else at once",
     )
     answered: Share | None = Field(
         None, description="share of the decisions that ever get a reward; left out: all"
@@ -253,8 +254,12 @@ def resolved(world: WorldFile, spec: ExperimentSpec, cohort: int, arm: str, metr
     found = spec.metrics[spec.metric_index(metric) or 0]
     base = _given(world.arms, control, metric)
     law = law_of(found, base, None)
+    own = base
     if arm != control:
-        law = law_of(found, _given(world.arms, arm, metric), law)
+        own = _given(world.arms, arm, metric)
+        law = law_of(found, own, law)
+    if own is None or own.delay is None:
+        law = declared_of(found, law, spec.arms[spec.arm_index(arm) or 0].delay.get(metric))
     names = group_names(world, spec)
     for each in world.groups:
         if each.name == names[cohort]:

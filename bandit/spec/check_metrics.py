@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from bandit.spec.delay import delay_fault
 from bandit.spec.finding import ANY, Finding, Loc, unknown
 from bandit.spec.metric import RANGED, Metric, MetricKind, named, prior_fault
 from bandit.spec.model import Arm
@@ -17,6 +18,7 @@ def metric_findings(metrics: Sequence[Metric], arms: Sequence[Arm]) -> Iterator[
         yield from _ratio(index, metric, metrics)
     for index, arm in enumerate(arms):
         yield from _priors(index, arm, metrics)
+        yield from _delays(index, arm, metrics)
 
 
 def _range(index: int, metric: Metric) -> Iterator[Finding]:
@@ -98,3 +100,24 @@ def _priors(index: int, arm: Arm, metrics: Sequence[Metric]) -> Iterator[Finding
         low, high = metric.scale if not metric.scores else (min(metric.scores), max(metric.scores))
         if fault := prior_fault(metric.kind, low, high, prior.mean):
             yield Finding((*loc, "mean"), fault, (loc, ("metrics", place)))
+
+
+def _delays(index: int, arm: Arm, metrics: Sequence[Metric]) -> Iterator[Finding]:
+    for name, delay in arm.delay.items():
+        loc: Loc = ("arms", index, "delay", name)
+        place = next((place for place, each in enumerate(metrics) if each.name == name), None)
+        if place is None:
+            known = [each.name for each in metrics]
+            yield Finding(loc, unknown(name, known, "a metric"), (loc, ("metrics", ANY, "name")))
+            continue
+        metric = metrics[place]
+        if metric.kind is MetricKind.RATIO:
+            yield Finding(
+                loc,
+                f"{name} is a ratio, which has no rewards of its own; write the delays of its two metrics",
+                (loc, ("metrics", place, "kind")),
+            )
+            continue
+        field, fault = delay_fault(delay, metric.attribution_window)
+        if fault:
+            yield Finding((*loc, field), fault, (loc, ("metrics", place, "attribution_window")))

@@ -118,6 +118,20 @@ def _pending(edit: _Edit) -> str:
     return "a decision counts when its window has closed"
 
 
+def _delay(edit: _Edit) -> str:
+    of_arm = edit.loc[0] == "arms"
+    place = edit.new.metric_index(str(edit.loc[3 if of_arm else 1]))
+    assert place is not None
+    metric = edit.new.metrics[place]
+    if not metric.weighs_pending:
+        return "is rehearsed; nothing else changes, no decision of the metric is weighed by its age"
+    arm = edit.new.arm_index(str(edit.loc[1])) if of_arm else None
+    known = metric.delay if arm is None else edit.new.delays(place)[arm]
+    if known is None:
+        return "how late rewards come is learned from them alone, weights may shift at once"
+    return f"pending decisions are weighed by {known.spelled}, until data tell it better; weights may shift at once"
+
+
 def _lift(edit: _Edit) -> str:
     if edit.after is None:
         return "arms are believed to differ by as much as their rewards show"
@@ -199,20 +213,6 @@ def _decay(edit: _Edit) -> str:
     return f"what was learnt weighs half after {half_life}"
 
 
-def _whole_metric(edit: _Edit) -> str:
-    return f"its rewards are {'refused' if edit.after is None else 'taken'}; {EPOCH}"
-
-
-def _always(words: str) -> Callable[[_Edit], str]:
-    return lambda edit: words
-
-
-_AGGREGATES = {
-    "first": "the first counts",
-    "last": "the last counts",
-    "sum": "the sum counts",
-    "max": "the largest counts",
-}
 def _partitions(edit: _Edit) -> str:
     if edit.old is not None:
         return "refused: an experiment keeps the partitions that it was created with"
@@ -231,6 +231,20 @@ def _window(edit: _Edit) -> str:
     return f"{words}; {EPOCH}" if kept else words
 
 
+def _whole_metric(edit: _Edit) -> str:
+    return f"its rewards are {'refused' if edit.after is None else 'taken'}; {EPOCH}"
+
+
+def _always(words: str) -> Callable[[_Edit], str]:
+    return lambda edit: words
+
+
+_AGGREGATES = {
+    "first": "the first counts",
+    "last": "the last counts",
+    "sum": "the sum counts",
+    "max": "the largest counts",
+}
 _BASELINES = {
     "contrast": "arms are compared within periods",
     "stratified": "arms are compared within periods, and their differences may change",
@@ -257,6 +271,7 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
     ("arms", ANY, "metadata"): _always("callers are told so, shares do not change"),
     ("arms", ANY, "bounds"): _own_bound,
     ("arms", ANY, "prior"): _always("another belief about it before any reward, weights may shift at once"),
+    ("arms", ANY, "delay"): _delay,
     ("metrics",): _always(f"the metrics have other positions; {EPOCH}"),
     ("metrics", ANY): _whole_metric,
     ("metrics", ANY, "kind"): _always(f"its rewards mean something else; {EPOCH}"),
@@ -274,6 +289,7 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
         f"its rewards can be corrected and retracted{'' if edit.after else ' only where they are remembered anyway'}"
     ),
     ("metrics", ANY, "pending"): _pending,
+    ("metrics", ANY, "delay"): _delay,
     ("metrics", ANY, "plausible_lift"): _lift,
     ("metrics", ANY, "attribution_window"): _window,
     ("metrics", ANY, "default_when_silent"): _silent,
@@ -306,9 +322,9 @@ _EFFECTS: dict[Loc, Callable[[_Edit], str]] = {
     ("guardrails",): _always(f"another order of the guardrails; {RESTART}"),
     ("guardrails", ANY): _guardrail,
     ("decay",): _decay,
+    ("partitions",): _partitions,
+    ("event_retention",): _retention,
     ("rewards_without_token",): lambda edit: (
         f"rewards without a decision token are {'taken' if edit.after else 'refused'}"
     ),
 }
-    ("partitions",): _partitions,
-    ("event_retention",): _retention,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo, field_validator
 
+from bandit.spec.delay import Delay, delay_fault
 from bandit.spec.frozen import Frozen, MetricKey
 from bandit.spec.quantity import Duration, Number, Value, format_duration, increasing, number
 
@@ -104,6 +105,11 @@ class Metric(Frozen):
         None,
         description="decisions whose window is open, where silence has a value: wait until it closes, or weigh each "
         "by the share of rewards that would have come by its age; left out: weigh for bernoulli, else wait",
+    )
+    delay: Delay | None = Field(
+        None,
+        description="how late the rewards come that come within the window, as far as that is known: what pending "
+        "decisions are weighed by until data tell it better, and what is rehearsed; left out: not known",
     )
     prior: Prior | None = Field(None, description="belief before any reward; left out: weak")
     plausible_lift: Annotated[float, Field(gt=0, le=1e12), BeforeValidator(number)] | None = Field(
@@ -285,6 +291,18 @@ class Metric(Frozen):
                 f"{value} where a silent decision is missing, so that nothing is pending; "
                 "leave pending out, or write default_when_silent"
             )
+        return value
+
+    @field_validator("delay")
+    @classmethod
+    def _check_delay(cls, value: Delay | None, seen: ValidationInfo) -> Delay | None:
+        if value is not None and seen.data.get("kind") is MetricKind.RATIO:
+            raise ValueError(f"a delay {_OF_A_RATIO}")
+        window = seen.data.get("attribution_window")
+        if value is not None and window is not None:
+            field, fault = delay_fault(value, window)
+            if fault:
+                raise ValueError(f"{field} {fault}")
         return value
 
     @field_validator("prior")

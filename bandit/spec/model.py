@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictInt, field_valida
 
 from bandit.spec.channels import Channel, channels_of, remembers
 from bandit.spec.choice import Allocator, Budget, Constraint, Term
+from bandit.spec.delay import Delay
 from bandit.spec.features import LINEAR, MAX_FEATURES, Feature
 from bandit.spec.frozen import Frozen, MetricKey, Name
 from bandit.spec.guardrail import Guardrail
@@ -32,8 +33,8 @@ __all__ = [
     "MAX_COHORTS",
     "MAX_GUARDRAILS",
     "MAX_METRICS",
-    "PPM",
     "MAX_PARTITIONS",
+    "PPM",
     "Allocator",
     "Apart",
     "Arm",
@@ -43,6 +44,7 @@ __all__ = [
     "Cohorts",
     "Constraint",
     "Decay",
+    "Delay",
     "Direction",
     "ExperimentSpec",
     "Feature",
@@ -64,10 +66,10 @@ MAX_ARMS = 64
 MAX_METRICS = 64
 MAX_COHORTS = 50
 MAX_GUARDRAILS = 64
-
-MetadataKey = Annotated[str, Field(min_length=1, max_length=128)]
 MAX_PARTITIONS = 16
 LEAST_RETENTION_S, MOST_RETENTION_S = 60.0, 90 * 86400.0
+
+MetadataKey = Annotated[str, Field(min_length=1, max_length=128)]
 MetadataText = Annotated[str, Field(max_length=2048)]
 CohortValue = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -113,6 +115,10 @@ class Arm(Frozen):
     prior: Annotated[dict[MetricKey, Prior], Field(max_length=MAX_METRICS)] = Field(
         default_factory=dict,
         description="belief about this arm before any reward, by metric; left out: the metric's own prior",
+    )
+    delay: Annotated[dict[MetricKey, Delay], Field(max_length=MAX_METRICS)] = Field(
+        default_factory=dict,
+        description="how late this arm's rewards come, by metric; left out: the metric's own delay",
     )
 
 
@@ -212,12 +218,6 @@ class ExperimentSpec(Frozen):
         False,
         description="true: rewards that name experiment, arm and unit without a decision token are taken too",
     )
-
-    @cached_property
-    def columns(self) -> dict[Channel, int]:
-        """Column of each channel in the ledger, in order; see ``spec.channels``."""
-        return {channel: index for index, channel in enumerate(channels_of(self))}
-
     partitions: Annotated[StrictInt, Field(ge=1, le=MAX_PARTITIONS)] = Field(
         1,
         description="how many logs and ledgers, each in a slot of its own, share the counting; fixed for its life. More "
@@ -226,8 +226,8 @@ class ExperimentSpec(Frozen):
     )
     event_retention: Duration = Field(
         0.0,
-        description="how long events are kept after they were counted, from 1m to 90d, so that those of one source can be "
-        "taken back exactly (banditctl ingest remove); 0s: not beyond ten minutes",
+        description="how long events are kept after they were counted, from 1m to 90d, so that those of one source can "
+        "be taken back exactly (banditctl ingest remove); 0s: not beyond ten minutes",
     )
 
     @field_validator("event_retention")
@@ -238,6 +238,12 @@ class ExperimentSpec(Frozen):
                 f"{format_duration(value)} is not within 1m to 90d; write one that is, for example 1d, or leave it out"
             )
         return value
+
+    @cached_property
+    def columns(self) -> dict[Channel, int]:
+        """Column of each channel in the ledger, in order; see ``spec.channels``."""
+        return {channel: index for index, channel in enumerate(channels_of(self))}
+
     @cached_property
     def remembered(self) -> frozenset[int]:
         """Indexes of the metrics whose values are kept per decision; see ``spec.channels``."""
@@ -291,6 +297,11 @@ class ExperimentSpec(Frozen):
         """Belief about each arm before any reward of one metric: the arm's own, else the metric's, else None."""
         found = self.metrics[metric]
         return tuple(arm.prior.get(found.name, found.prior) for arm in self.arms)
+
+    def delays(self, metric: int) -> tuple[Delay | None, ...]:
+        """What is declared of each arm's delays in one metric: the arm's own, else the metric's, else None."""
+        found = self.metrics[metric]
+        return tuple(arm.delay.get(found.name, found.delay) for arm in self.arms)
 
     def bounds_ppm(self, index: int) -> tuple[int, int, int]:
         """(floor, cap, ramp per minute) of an arm in ppm, its own fields before the experiment's."""

@@ -58,6 +58,8 @@ def _short_value(value: object, plain: Any) -> Any:
         return _short(value, plain)
     if isinstance(value, tuple):
         return [_short_value(item, inner) for item, inner in zip(value, plain, strict=True)]
+    if isinstance(value, dict):
+        return {key: _short_value(item, plain[key]) for key, item in value.items()}
     return plain
 
 

@@ -90,68 +90,102 @@ def alarms(made: Plan, runs: list[Run]) -> dict[str, float]:
 
 def moving(runs: int) -> Iterator[Setup]:
     """Baselines that move: 3 arms, lifts 1, 1.08, 1.03, Thompson, floor 5 %, 96 batches of 1,000."""
-    worlds: dict[str, Any] = {
+    methods: dict[str, dict[str, Any]] = {
+        "stationary": {"baseline": "stationary"},
+        "stratified": {"baseline": "stratified"},
+        "contrast": {"baseline": "contrast"},
+        # tau of 24 batches of an hour
+        "decayed": {
+            "baseline": "stationary",
+            "decay": {"half_life": f"{round(24 * 3600 * math.log(2.0))}s"},
+        },
+        "uniform": {
+            "allocator": {
+                "kind": "fixed",
+                "weights": {f"arm{k}": 0.333333 + 1e-6 * (k == 0) for k in range(3)},
+            }
+        },
+    }
+    # A sine of one day in the file; 96 batches are four days here.
+    worlds: dict[str, tuple[dict[str, Any], tuple[tuple[float, float, float], ...]]] = {
         "flat": (
             {"mean": 0.1},
-            {"stationary": (146.5, 4.1), "stratified": (182.9, 3.7), "contrast": (155.1, 4.5)},
+            ((146.5, 4.1, 0.993), (182.9, 3.7, 0.99), (155.1, 4.5, 0.977), (194.2, 3.0, 0.937), (416.2, 0.1, 0)),
         ),
         "daily": (
-            # A sine of one day in the file; 96 batches are four days here.
             {"mean": 0.1, "drift": {"shape": "daily", "by": 0.5}},
-            {"stationary": (190.4, 5.4), "stratified": (186.5, 3.7), "contrast": (160.0, 4.4)},
+            ((190.4, 5.4, 0.953), (186.5, 3.7, 0.997), (160.0, 4.4, 0.977), (270.0, 4.8, 0.783), (415.9, 0.1, 0)),
         ),
         "rising": (
             {"mean": 0.05, "drift": {"shape": "rising", "by": 3.0}},
-            {"stationary": (255.4, 14.4), "stratified": (206.0, 4.2), "contrast": (184.6, 6.5)},
+            ((255.4, 14.4, 0.727), (206.0, 4.2, 0.997), (184.6, 6.5, 0.973), (375.9, 11.4, 0.353), (520.0, 0.1, 0)),
         ),
         "falling": (
             {"mean": 0.2, "drift": {"shape": "falling", "by": 0.75}},
-            {"stationary": (258.0, 5.7), "stratified": (207.4, 4.3), "contrast": (172.4, 4.3)},
+            ((258.0, 5.7, 0.933), (207.4, 4.3, 0.983), (172.4, 4.3, 0.99), (252.9, 4.2, 0.99), (520.1, 0.1, 0)),
         ),
-    }
+    }  # fmt: skip
     for name, (law, published) in worlds.items():
-        for baseline, figure in published.items():
+        for (method, parts), (lost, se, top) in zip(methods.items(), published, strict=True):
             yield Setup(
                 "moving",
-                f"{name}, {baseline}",
-                spec_of(3, baseline=baseline, bounds={"floor": 0.05, "control_floor": 0.05}),
+                f"{name}, {method}",
+                spec_of(3, bounds={"floor": 0.05, "control_floor": 0.05}, **parts),
                 laws(law, {"times": 1.08}, {"times": 1.03}),
                 1000,
                 96,
-                runs,
+                # Equal shares vary little.
+                runs if method != "uniform" else max(runs // 10, 2),
                 regret,
-                {"regret": figure},
+                {"regret": (lost, se), "best_is_top": (top, math.sqrt(top * (1 - top) / 300))},
             )
 
 
 def delay(runs: int) -> Iterator[Setup]:
-    """Delays of 1 and 10 batches on average within a window of 30: 200 batches of 500, floor 2 %."""
+    """Delays of 1 and 10 batches on average within a window of 30: 200 batches of 500, floor 2 %.
+
+    "declared": the spec says of both arms what is true; "wrong": what is true of the other one.
+    """
     late = 0.11 / -math.expm1(-3.0)
-    for pending, figure in (("weigh", (72.4, 4.1)), ("wait", (147.3, 5.4))):
+    window_s, means_s = 108_000.0, (3600.0, 36_000.0)
+    known = [
+        {"median": _seconds(0.5, mean, window_s), "p90": _seconds(0.9, mean, window_s)} for mean in means_s
+    ]
+    lines: dict[str, tuple[str, list[dict[str, str]], dict[str, tuple[float, float]]]] = {
+        "weigh, declared": ("weigh", known, {"regret": (72.4, 4.1)}),
+        "weigh, declared wrong": ("weigh", known[::-1], {}),
+        "weigh": ("weigh", [], {}),
+        "wait": ("wait", [], {"regret": (147.3, 5.4)}),
+    }
+    for name, (pending, told, published) in lines.items():
         for baseline in ("stationary", "contrast"):
+            metric = {
+                **METRIC,
+                "attribution_window": f"{window_s:.0f}s",
+                "default_when_silent": 0,
+                "pending": pending,
+            }
+            spec = spec_of(
+                2, baseline=baseline, bounds={"floor": 0.02, "control_floor": 0.02}, metrics=[metric]
+            )
+            for arm, each in zip(spec["arms"], told, strict=False):
+                arm["delay"] = {"x": each}
             yield Setup(
                 "delay",
-                f"{pending}, {baseline}",
-                spec_of(
-                    2,
-                    baseline=baseline,
-                    bounds={"floor": 0.02, "control_floor": 0.02},
-                    metrics=[
-                        {
-                            **METRIC,
-                            "attribution_window": "108000s",
-                            "default_when_silent": 0,
-                            "pending": pending,
-                        }
-                    ],
-                ),
+                f"{name}, {baseline}",
+                spec,
                 laws({"mean": 0.10, "delay": "3600s"}, {"mean": late, "delay": "36000s"}),
                 500,
                 200,
                 runs,
                 regret,
-                {"regret": figure} if baseline == "stationary" else {},
+                published if baseline == "stationary" else {},
             )
+
+
+def _seconds(part: float, mean_s: float, window_s: float) -> str:
+    """Time by which this part has come of what comes within the window, delays being exponential."""
+    return f"{-mean_s * math.log1p(part * math.expm1(-window_s / mean_s)):.0f}s"
 
 
 def ramp(runs: int) -> Iterator[Setup]:

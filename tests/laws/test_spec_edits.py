@@ -83,6 +83,8 @@ READ_ANEW = {
         "objective": [{"metric": "liked", "weight": 0.6}, {"metric": "stars", "weight": 0.4, "scale": [0, 9]}]
     },
     "prior": with_metric("liked", prior={"mean": 0.3, "strength": 50}),
+    "delay": with_metric("liked", delay={"median": "5m", "p90": "30m"}),
+    "delay of an arm": {"arms": [*ARMS[:2], ARMS[2] | {"delay": {"latency": {"median": "1s"}}}]},
     "plausible lift": with_metric("latency", plausible_lift=30.0),
     "worth of levels": with_metric("stars", scores=[1, 1, 3]),
     "allocator": {"allocator": {"kind": "top_two"}},

@@ -86,6 +86,7 @@ def test_the_mapping_leaves_out_nothing() -> None:
         "attribution_window": "1d",
         "default_when_silent": None,
         "pending": None,
+        "delay": None,
         "prior": None,
         "plausible_lift": None,
     }
