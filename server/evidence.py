@@ -101,6 +101,10 @@ class Evidence:
         """Write periods that were opened or closed, when no entry took them along."""
         raise NotImplementedError
 
+    def told(self) -> Mapping[str, tuple[int, int]]:
+        """Exposures of the present epoch and rewards applied, by ledger where there are several partitions."""
+        return {}
+
     def warnings(self) -> list[str]:
         """What an operator has to know of how the ledgers were taken up."""
         return []

@@ -142,6 +142,16 @@ class Partitioned(Evidence):
         for part in self.parts:
             part.flush()
 
+    def told(self) -> Mapping[str, tuple[int, int]]:
+        """See Evidence."""
+        return {
+            part.ledger: (
+                sum(int(period.cells.exposures.sum()) for period in part.state.ledger.current()),
+                part.state.counts.applied,
+            )
+            for part in self.parts
+        }
+
     def warnings(self) -> list[str]:
         """See Evidence."""
         return self._warnings

@@ -24,7 +24,7 @@ from server.control.fitness import Fitness
 from server.control.lease import Leases
 from server.control.pasts import Pasts
 from server.control.report import Units, report_message
-from server.control.status import status_of
+from server.control.status import partition_messages, status_of
 from server.evidence import Evidence
 from server.keeping import keeps
 from server.partitioned import open_writer
@@ -292,6 +292,7 @@ class LearnerLoop:
             [*self._pasts.warnings(name), *writer.warnings()],
             writer.events,
         )
+        status.partitions.extend(partition_messages(writer.told(), behind))
         if not self._store.put_status(name, status.SerializeToString(), fence):
             raise Stale(f"{name}: the lease is lost", reason="LEASE_LOST")
         self._report(writer, seen, fence)

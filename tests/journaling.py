@@ -41,7 +41,7 @@ class Known:
     def __init__(self, names: Mapping[int, str]) -> None:
         self.names = dict(names)
 
-    def name_of(self, uid: int, since_s: float) -> str | None:
+    def ledger_of(self, uid: int, issuer: int, since_s: float) -> str | None:
         return self.names.get(uid, "")
 
 

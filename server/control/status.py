@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from bandit.allocate import Proposal
 from bandit.allocators.needed import needed
 from bandit.features import encoder_of
 from bandit.guardrails.base import Verdict
-from bandit.ids import experiment_resource
+from bandit.ids import experiment_resource, parse_ledger
 from bandit.ledger import ONE, S1, Ledger, N
 from bandit.look import Look
 from bandit.rollout.state import Allocation, Experiment
@@ -74,6 +75,19 @@ def _rebuild(events: KeptEvents) -> experiment_pb2.Rebuild | None:
     if events.read is None:
         return None
     return experiment_pb2.Rebuild(entries_read=events.read, entries_left=events.left or 0)
+
+
+def partition_messages(
+    told: Mapping[str, tuple[int, int]], behind: Mapping[str, int]
+) -> Iterator[experiment_pb2.PartitionStatus]:
+    """Exposures and rewards applied of each ledger, and how far behind its log it is."""
+    for ledger, (exposures, applied) in told.items():
+        yield experiment_pb2.PartitionStatus(
+            partition=parse_ledger(ledger)[1],
+            exposures=exposures,
+            rewards_applied=applied,
+            log_entries_behind=behind.get(ledger, 0),
+        )
 
 
 def requests_more(experiment: Experiment, proposal: Proposal) -> float:

@@ -173,7 +173,7 @@ class Pipeline:
             event = self._sorted_one(snapshot, received, now_ms)
             slot = LETTERS
             if event.entry is not None and event.fate is not Fate.DEAD:
-                slot = (event.entry.table.name, event.entry.experiment.uid)
+                slot = event.slot
             pending.setdefault(slot, []).append(Item(received, event))
         return pending
 
@@ -256,4 +256,4 @@ class Pipeline:
     def _experiments(self) -> list[Slot]:
         snapshot = self._keeper.snapshot
         entries = snapshot.entries.values() if snapshot else ()
-        return [(entry.table.name, entry.experiment.uid) for entry in entries]
+        return [(ledger, entry.experiment.uid) for entry in entries for ledger in entry.ledgers]

@@ -1,7 +1,7 @@
 """Delivers sorted events of one source to the slots they belong to, each exactly once as far as the source has order.
 
-A slot is an experiment, or that of the dead letters. What this process knows of how far each slot was taken is only a
-guess that spares a look: the store compares it, and refuses with what is true.
+A slot is a ledger of an experiment, or that of the dead letters. What this process knows of how far each slot was
+taken is only a guess that spares a look: the store compares it, and refuses with what is true.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from bandit.errors import CorruptStored, Rejected
+from bandit.ids import parse_ledger
 from server.ingest.base import Received
 from server.intake.sort import Sorted, counts_of, entries_of, letter_of
 from server.store.fed import LOST, Burial, Fed, Feed, FeedStore, Letter, Move, Position, SlotCounts
@@ -22,7 +23,7 @@ log = structlog.get_logger(__name__)
 MOST_TRIES = 100
 _NOTHING = SlotCounts({}, {})
 LETTERS = ("", 0)
-"""The slot of the dead letters, where an experiment has its name and uid."""
+"""The slot of the dead letters, where a ledger has its name and the uid of its experiment."""
 
 Slot = tuple[str, int]
 
@@ -39,7 +40,7 @@ class LostWrites(Exception):
 
 
 class Names(Protocol):
-    """Which experiments there are, by name and uid."""
+    """Which ledgers there are, by name and uid of the experiment."""
 
     def __call__(self) -> Iterable[Slot]:
         """All of them now."""
@@ -92,7 +93,9 @@ class Slots:
             told = self._write(slot, fresh, moves)
             if told.gone:
                 self._stands.pop(slot, None)
-                gone = Rejected(f"experiments/{slot[0]} was deleted", reason="UNKNOWN_EXPERIMENT")
+                gone = Rejected(
+                    f"experiments/{parse_ledger(slot[0])[0]} was deleted", reason="UNKNOWN_EXPERIMENT"
+                )
                 return _died(items, gone)
             if told.taken:
                 self.skipped += len(items) - len(fresh)

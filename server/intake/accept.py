@@ -6,7 +6,14 @@ import hmac
 
 from bandit.errors import InvalidArgument, Rejected, StoreUnavailable
 from bandit.ids import MAX_UNIT_BYTES, parse_experiment
-from bandit.reward import Amendment, RewardEvent, RewardRecord, accept_with_token, accept_without_token
+from bandit.reward import (
+    Amendment,
+    RewardEvent,
+    RewardRecord,
+    accept_with_token,
+    accept_without_token,
+    identity_of,
+)
 from bandit.rollout.state import Experiment
 from bandit.token import Claims, verify
 from server.snapshot import Entry, Snapshot, SnapshotKeeper
@@ -56,6 +63,15 @@ def judge(entry: Entry, claims: Claims | None, event: RewardEvent, now_ms: int) 
     if claims is None:
         return accept_without_token(entry.experiment, foreign_key(entry.experiment), event, now_ms)
     return accept_with_token(entry.experiment, claims, event, now_ms)
+
+
+def ledger_of(entry: Entry, claims: Claims | None, event: RewardEvent) -> str:
+    """Name of the ledger that counts a reward, also one that is refused."""
+    if entry.experiment.spec.partitions == 1:
+        return entry.table.name
+    if claims is not None:
+        return entry.ledger(claims.issuer, claims.number)
+    return entry.ledger(0, identity_of(entry.experiment, foreign_key(entry.experiment), event))
 
 
 def foreign_key(experiment: Experiment) -> bytes:

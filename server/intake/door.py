@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bandit.errors import CorruptStored, Rejected
+from bandit.ids import parse_ledger
 from server.clock import Clock
 from server.intake.codec import Arrived, Poison
 from server.intake.sort import Fate, Sorted, counts_of, entries_of, fresh_enough, refused, sort_arrived
@@ -54,8 +55,7 @@ class Door:
         slots: dict[Slot, list[int]] = {}
         for place, event in enumerate(events):
             if event.entry is not None and event.fate is not Fate.DEAD:
-                name, uid = event.entry.table.name, event.entry.experiment.uid
-                slots.setdefault((name, uid), []).append(place)
+                slots.setdefault(event.slot, []).append(place)
         safe: list[Durability] = []
         for slot, places in slots.items():
             for place, error in self._feed(slot, [events[place] for place in places], places, safe):
@@ -81,7 +81,9 @@ class Door:
                 if fed.safe is not None:
                     safe.append(fed.safe)
                 return []
-            error = Rejected(f"experiments/{slot[0]} was deleted", reason="UNKNOWN_EXPERIMENT")
+            error = Rejected(
+                f"experiments/{parse_ledger(slot[0])[0]} was deleted", reason="UNKNOWN_EXPERIMENT"
+            )
         except CorruptStored as broken:
             error = Rejected(str(broken), reason=broken.reason)
         return [(place, error) for place in places]

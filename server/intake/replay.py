@@ -54,7 +54,7 @@ def replay(store: FeedStore, keeper: SnapshotKeeper, clock: Clock, letters: Sequ
         if event.entry is None or event.fate is Fate.DEAD:
             told.reasons[event.reason] += 1
             continue
-        slot = (event.entry.table.name, event.entry.experiment.uid, letter.source)
+        slot = (*event.slot, letter.source)
         groups.setdefault(slot, []).append((letter, event))
     for (name, uid, source), pairs in groups.items():
         events = [event for _, event in pairs]

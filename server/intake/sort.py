@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from bandit.errors import Rejected, StoreUnavailable
-from server.intake.accept import join, judge
+from server.intake.accept import join, judge, ledger_of
 from server.intake.codec import MOST_BODY_BYTES, Arrived, Poison, decode
 from server.snapshot import Entry, Snapshot, SnapshotKeeper
 from server.store.fed import DEAD, LATE, RECEIVED, REJECTED, Letter
@@ -42,7 +42,10 @@ class Fate(StrEnum):
 
 
 class Sorted(NamedTuple):
-    """One event. ``entry``: its experiment, unless it is dead; ``kind`` and ``record``: for its log, when accepted."""
+    """One event. ``entry``: its experiment, unless it is dead; ``kind`` and ``record``: for its log, when accepted.
+
+    ``ledger``: name of the ledger that counts it, the same whenever the event comes and whatever becomes of it.
+    """
 
     fate: Fate
     entry: Entry | None
@@ -50,6 +53,13 @@ class Sorted(NamedTuple):
     record: bytes = b""
     reason: str = ""
     message: str = ""
+    ledger: str = ""
+
+    @property
+    def slot(self) -> tuple[str, int]:
+        """Where it is counted: name of the ledger and uid of the experiment, which must be known."""
+        assert self.entry is not None
+        return self.ledger, self.entry.experiment.uid
 
     def died(self, error: Rejected) -> Sorted:
         """The same event as a dead letter after all."""
@@ -73,14 +83,15 @@ def sort_arrived(keeper: SnapshotKeeper, snapshot: Snapshot, arrived: Arrived, n
         entry, claims = join(keeper, snapshot, *arrived)
     except Rejected as error:
         return _dead(error)
+    ledger = ledger_of(entry, claims, arrived.event)
     try:
         record = judge(entry, claims, arrived.event, now_ms)
     except Rejected as error:
         if error.reason in UNJOINED:
             return _dead(error)
         fate = Fate.LATE if error.reason == "LATE" else Fate.REJECTED
-        return Sorted(fate, entry, reason=error.reason, message=str(error)[:MESSAGE_CHARS])
-    return Sorted(Fate.ACCEPTED, entry, record.kind, record.pack())
+        return Sorted(fate, entry, reason=error.reason, message=str(error)[:MESSAGE_CHARS], ledger=ledger)
+    return Sorted(Fate.ACCEPTED, entry, record.kind, record.pack(), ledger=ledger)
 
 
 def fresh_enough(keeper: SnapshotKeeper) -> Snapshot:

@@ -41,10 +41,10 @@ Places = Callable[[], list[tuple[Segment, int]]]
 
 
 class Names(Protocol):
-    """Which experiment has a number; see ``server.snapshot``."""
+    """Which ledger counts an issuer's decisions of an experiment; see ``server.snapshot``."""
 
-    def name_of(self, uid: int, since_s: float) -> str | None:
-        """The experiment's name; "" when it is gone; None while nothing read after ``since_s`` can tell."""
+    def ledger_of(self, uid: int, issuer: int, since_s: float) -> str | None:
+        """The ledger's name; "" when the experiment is gone; None while nothing read after ``since_s`` can tell."""
 
 
 @dataclass(slots=True)
@@ -196,7 +196,7 @@ class Shipper:
         """Has the log still what a dead process shipped last? Its folder is the only place that has it too."""
         newest = places[-CHECKED_SEGMENTS:]
         for (issuer, uid), end in ends_of(newest).items():
-            name = self._names.name_of(uid, float("-inf"))
+            name = self._names.ledger_of(uid, issuer, float("-inf"))
             at = self._store.shipped([name], issuer)[name] if name else end
             if name and at < end:
                 lost = entries_from(newest, issuer, uid, at)
@@ -206,7 +206,7 @@ class Shipper:
         """Ship a segment's frames up to ``written``. None: nothing shipped, an experiment is not known yet."""
         with memoryview(segment.map)[:written] as view:
             frames, torn = scan(view, segment.shipped)
-        named = self._named(frames)
+        named = self._named(frames, segment.issuer)
         if named is None:
             return None
         shipped = self._append(list(payloads(frames, segment.issuer)), named, places)
@@ -214,11 +214,11 @@ class Shipper:
         self.counts.torn += torn
         return shipped
 
-    def _named(self, frames: Iterable[Frame]) -> dict[int, str] | None:
+    def _named(self, frames: Iterable[Frame], issuer: int) -> dict[int, str] | None:
         named: dict[int, str] = {}
         for uid in {frame.uid for frame in frames}:
             since = self._asked.setdefault(uid, self._clock.monotonic_s())
-            name = self._names.name_of(uid, since)
+            name = self._names.ledger_of(uid, issuer, since)
             if name is None:
                 return None
             del self._asked[uid]

@@ -90,11 +90,18 @@ class Ingestion(ingest_service_pb2_grpc.IngestServiceServicer):
             next_page_token=following,
         )
 
+    def _ledgers(self, name: str) -> tuple[str, ...]:
+        """As this server knows the experiment: one that it has not read yet has brought nothing here."""
+        snapshot = self._keeper.snapshot
+        entry = snapshot.entries.get(name) if snapshot else None
+        return (name,) if entry is None else entry.ledgers
+
     def _add_experiment(self, name: str, source: Any) -> None:
         """Counts of one experiment; one that cannot be read is left out, as its status says so."""
         try:
-            for each, slot in self._store.fed(name).items():
-                _add_edge(source(each), slot.counts)
+            for ledger in self._ledgers(name):
+                for each, slot in self._store.fed(ledger).items():
+                    _add_edge(source(each), slot.counts)
             status = experiment_pb2.ExperimentStatus.FromString(self._store.status(name) or b"")
         except (CorruptStored, DecodeError):
             return

@@ -17,6 +17,7 @@ from typing import cast
 import grpc
 
 from bandit.errors import InvalidArgument, Rejected, StoreUnavailable
+from bandit.ids import parse_ledger
 from bandit.log import (
     OUTCOME_APPLIED,
     OUTCOME_CONFLICT,
@@ -80,7 +81,7 @@ _OUTCOMES = {
 
 @dataclass(slots=True)
 class _Batch:
-    """Records of one experiment and kind out of one call, and the places of their events; ``uid``: the experiment's."""
+    """Records of one ledger and kind out of one call, and the places of their events; ``uid``: the experiment's."""
 
     uid: int
     records: list[bytes] = field(default_factory=list)
@@ -165,7 +166,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
     def _sort(
         self, snapshot: Snapshot, request: pb.ReportRewardsRequest, results: list[pb.RewardResult]
     ) -> Batches:
-        """Accepted records by experiment and kind of entry; the rest are answered in ``results``."""
+        """Accepted records by ledger and kind of entry; the rest are answered in ``results``."""
         batches: Batches = {}
         now_ms = self._clock.now_ms()
         for place, event in enumerate(request.events):
@@ -174,7 +175,8 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             except Rejected as error:
                 results[place] = _refused(error)
                 continue
-            key = (entry.table.name, record.kind)
+            reward = record.reward if isinstance(record, Amendment) else record
+            key = (entry.ledger(reward.issuer, reward.number), record.kind)
             batch = batches.get(key)
             if batch is None:
                 reply = secrets.token_bytes(REPLY_BYTES) if request.wait else b""
@@ -213,7 +215,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
                     f"the store lost experiments/{name}, which may be restored; send all again later",
                     reason="STORE_SET_BACK",
                 )
-            error = Rejected(f"experiments/{name} was deleted", reason="UNKNOWN_EXPERIMENT")
+            error = Rejected(f"experiments/{parse_ledger(name)[0]} was deleted", reason="UNKNOWN_EXPERIMENT")
             for index in batch.places:
                 results[index] = _refused(error)
             del batches[name, kind]

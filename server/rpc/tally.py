@@ -23,7 +23,10 @@ NOWHERE = ("", 0)
 
 
 class Tally:
-    """Counts by slot (name and uid of the experiment) and word of ``server.store.fed``. Safe for several threads."""
+    """Counts by slot (name of the ledger, uid of the experiment) and word of ``server.store.fed``.
+
+    Safe for several threads.
+    """
 
     def __init__(self, store: FeedStore, source: str = GRPC.decode()) -> None:
         self._store = store

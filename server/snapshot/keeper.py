@@ -133,14 +133,17 @@ class SnapshotKeeper:
 
     def name_of(self, uid: int, since_s: float) -> str | None:
         """Name of the experiment with this uid; "" when it is gone; None while nothing read after ``since_s`` tells."""
-        snapshot = self.snapshot
-        if snapshot is None:
+        if (snapshot := self.snapshot) is None:
             return None
-        entry = snapshot.by_uid.get(uid)
-        if entry is not None:
+        if (entry := snapshot.by_uid.get(uid)) is not None:
             return entry.table.name
         told = snapshot.read_s > since_s and not snapshot.unreadable and not snapshot.restored
         return "" if uid in self._gone or told else None
+
+    def ledger_of(self, uid: int, issuer: int, since_s: float) -> str | None:
+        """Name of the ledger that counts an issuer's decisions of the experiment; else as :meth:`name_of`."""
+        entry = self.snapshot.by_uid.get(uid) if self.snapshot else None
+        return self.name_of(uid, since_s) if entry is None else entry.ledger(issuer)
 
     def poll(self) -> None:
         """Read what changed, and swap. Raises StoreUnavailable; then the snapshot stays as it is."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bandit.decide import Reason, Table, compile_table, fallback_table
+from bandit.ids import ledger_name, ledger_names
+from bandit.log import partition_of
 from bandit.rollout.audit import GENESIS
 from bandit.rollout.state import Allocation, Experiment
 from bandit.token import KeyRing
@@ -49,6 +51,17 @@ class Entry:
     def order(self) -> tuple[int, int]:
         """(uid, generation): grows with every change, also over a delete and a new experiment of the name."""
         return self.experiment.uid, self.generation
+
+    @property
+    def ledgers(self) -> tuple[str, ...]:
+        """Names of its ledgers, one for each partition."""
+        return ledger_names(self.table.name, self.experiment.spec.partitions)
+
+    def ledger(self, issuer: int, number: int = 0) -> str:
+        """Name of the ledger that counts a decision; see ``bandit.log.partition_of``."""
+        partitions = self.experiment.spec.partitions
+        name = self.table.name
+        return name if partitions == 1 else ledger_name(name, partition_of(issuer, number, partitions))
 
 
 def entry_of(stored: Stored) -> Entry:

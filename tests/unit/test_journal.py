@@ -336,7 +336,7 @@ def test_decisions_of_deleted_experiments_are_dropped_and_counted(journal: Journ
 
 def test_an_experiment_not_known_yet_is_waited_for(journal: Journal, store: Faulty) -> None:
     class Unsure(Known):
-        def name_of(self, uid: int, since_s: float) -> str | None:
+        def ledger_of(self, uid: int, issuer: int, since_s: float) -> str | None:
             return self.names.get(uid)
 
     names = Unsure({1: "answers"})
