@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
@@ -84,7 +85,7 @@ def record(
     )
 
 
-def entry(rows: list[RewardRecord | Amendment], at: int = 0) -> LogEntry:
+def entry(rows: Sequence[RewardRecord | Amendment], at: int = 0) -> LogEntry:
     return LogEntry(f"{NOW + 2000}-{at}", rows[0].kind, b"".join(row.pack() for row in rows))
 
 

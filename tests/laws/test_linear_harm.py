@@ -1,0 +1,245 @@
+"""Arms whose requests differ by features: what is compared holds at every look, pooled means beside it fail; seeded.
+
+Releases are drawn many at once: requests of two kinds, the level of bad outcomes differing between the kinds and rising
+for all arms together, shares of each kind moving by what the arms seemed to be worth for it so far. Sums, scores and
+evidence are the shipped ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.random import Generator
+
+from bandit.guardrails.base import ArmStanding, Folded, Outcome
+from bandit.guardrails.by_features import Weighed
+from bandit.guardrails.evidence import outcomes
+from bandit.guardrails.harm import Harm
+from bandit.guardrails.judge import judge
+from bandit.guardrails.levels import thresholds
+from bandit.inference.by_features import by_features
+from bandit.inference.effects import Interval
+from bandit.inference.report import report_of
+from bandit.kernels import watch, weigh
+from bandit.ledger import FloatArray, PeriodTable
+from bandit.linear.weights import mean_sums
+from bandit.ranges import PPM
+from bandit.spec.model import ExperimentSpec
+from tests.builders import spec
+from tests.evidence import periods
+
+LATE = 10**9
+PERIODS, SERVED = 40, 300
+GOOD = np.array([[0.5, 0.3], [0.3, 0.5]])
+"""[G, K]: the second kind of requests is better served by the challenger."""
+LEVELS = np.array([0.05, 0.2])
+"""Bad outcomes of each kind, at first."""
+
+
+def made(kind: str = "lin_ts", **changes: object) -> ExperimentSpec:
+    features = [{"name": "plan", "kind": "categorical", "values": ["free", "pro"]}]
+    values: dict[str, object] = {
+        "arms": [{"name": "control", "control": True}, {"name": "small"}],
+        "metrics": [
+            {"name": "bad", "kind": "bernoulli", "direction": "minimize", "attribution_window": "1s"},
+            {"name": "good", "kind": "bernoulli", "direction": "maximize", "attribution_window": "1s"},
+        ],
+        "objective": [{"metric": "good"}],
+        "allocator": {"kind": kind},
+        "baseline": "stationary",
+        "features": features if kind == "lin_ts" else [],
+        "guardrails": [{"name": "harm", "kind": "harm", "metric": "bad"}],
+        "alpha": 0.05,
+    }
+    return spec(**(values | changes))
+
+
+class Releases(NamedTuple):
+    """R releases of E periods, G kinds and K arms: shares [E, R, G, K]; n, bad and good [E, R, G, K]; centre [E, R] the
+    control's bad share so far."""
+
+    shares: FloatArray
+    n: FloatArray
+    bad: FloatArray
+    good: FloatArray
+    centre: FloatArray
+
+    def table(self, made: ExperimentSpec, run: int, *, weighed: bool = True) -> PeriodTable:
+        """The ledger of one release, kinds added up."""
+        n, bad, good = (each[:, run].sum(axis=1) for each in (self.n, self.bad, self.good))
+        found = periods(made, np.stack([n, n], axis=2), np.stack([bad, good], axis=2))
+        centre = found.centre.copy()
+        centre[:, 0] = self.centre[:, run]
+        sums = self.sums(run) if weighed else None
+        return replace(found, centre=centre, weighed=sums)
+
+    def first(self, runs: int) -> Releases:
+        """Only so many of them."""
+        return Releases(*(each[:, :runs] for each in self))
+
+    def sums(self, run: int) -> FloatArray:
+        s = np.stack([self.bad[:, run], self.good[:, run]], axis=3)
+        n = np.repeat(self.n[:, run][..., None], 2, axis=3)
+        return mean_sums(n, s, s, self.shares[:, run], 0)
+
+
+def releases(
+    runs: int, worse: FloatArray, seed: int, *, add: float = 0.0, rise: float = 2.0, good: FloatArray = GOOD
+) -> Releases:
+    """The challenger has ``worse`` [G] times the control's bad outcomes and ``add`` more; levels rise ``rise``-fold."""
+    chance = np.random.default_rng(seed)
+    shape = (PERIODS, runs, 2, 2)
+    one, two, three, four = (np.zeros(shape) for _ in range(4))
+    found = Releases(one, two, three, four, np.zeros((PERIODS, runs)))
+    tried, won = np.ones((runs, 2, 2)) * 4.0, np.ones((runs, 2, 2)) * 2.0
+    before, failed = np.full(runs, 2.0), np.full(runs, 0.2)
+    for period in range(PERIODS):
+        mean = won / tried
+        gap = (mean[..., 1] - mean[..., 0]) / np.sqrt((mean * (1.0 - mean) / tried).sum(axis=2))
+        share = np.clip(1.0 / (1.0 + np.exp(-1.7 * gap)), 0.02, 0.95)
+        share = np.rint(share * PPM) / PPM
+        shares = np.stack([1.0 - share, share], axis=2)
+        rate = LEVELS * (1.0 + (rise - 1.0) * period / PERIODS)
+        rates = np.stack([rate, worse * rate + add], axis=1)
+        found.centre[period] = failed / before
+        n, bad, well = _drawn(chance, shares, rates, good)
+        for kept, drawn in zip(
+            (found.shares, found.n, found.bad, found.good), (shares, n, bad, well), strict=True
+        ):
+            kept[period] = drawn
+        tried, won = tried + n, won + well
+        before, failed = before + n[:, :, 0].sum(axis=1), failed + bad[:, :, 0].sum(axis=1)
+    return found
+
+
+def _drawn(
+    chance: Generator, shares: FloatArray, rates: FloatArray, good: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    n = chance.multinomial(SERVED // 2, shares)
+    return n.astype(float), chance.binomial(n, rates).astype(float), chance.binomial(n, good).astype(float)
+
+
+class Watched(NamedTuple):
+    """[R]: period after which the guardrail failed, PERIODS when never; whether it passed in the end."""
+
+    failed: FloatArray
+    passed: FloatArray
+
+
+def watched(found: Releases, spec_: ExperimentSpec) -> Watched:
+    """The harm guardrail at every look of every release."""
+    guardrail = spec_.guardrails[0]
+    test, levels = Harm(), thresholds(spec_, guardrail, 1)
+    params, runs = test.params(spec_, guardrail), found.n.shape[1]
+    failed, passed = np.full(runs, float(PERIODS)), np.zeros(runs)
+    none = np.zeros((0, watch.EDGES))
+    for run in range(runs):
+        table = found.table(spec_, run)
+        every = outcomes(spec_, guardrail.metric, table, LATE)
+        weighed = Weighed(spec_, guardrail, table, every, of_mean=False)
+        sums, answers = np.zeros(watch.COLUMNS), np.zeros(weigh.ANSWERS)
+        for period in range(PERIODS):
+            weighed.add(float(params[0]), sums, 1, np.arange(PERIODS) == period)
+            weigh.weigh(watch.HARM, params, sums, none, answers)
+            if answers[weigh.LOG_E] >= levels.fail:
+                failed[run] = period
+                break
+        passed[run] = answers[weigh.LOG_E_SAFE] >= levels.safe
+    return Watched(failed, passed)
+
+
+def ended(found: Releases, spec_: ExperimentSpec, *, weighed: bool) -> list[Outcome]:
+    """Verdicts of the whole judge at the end of every release."""
+    arms = [ArmStanding(1, 1, live=True)] * 2
+    verdicts = [
+        judge(spec_, found.table(spec_, run, weighed=weighed), Folded.empty_of(spec_), arms, LATE, told=False)
+        for run in range(found.n.shape[1])
+    ]
+    return [each.outcome for (each,) in verdicts]
+
+
+@cache
+def alike(runs: int) -> Releases:
+    """Arms with equal bad outcomes for every request, and routed."""
+    return releases(runs, np.ones(2), 11)
+
+
+def test_equal_arms_are_rolled_back_in_fewer_releases_than_alpha() -> None:
+    """Measured: 4 of 1,000 at alpha 5 %; the challenger serves the kind that fails four times as often."""
+    spec_, found = made(), alike(800)
+    served = found.n.sum(axis=(0, 1))
+    assert served[1, 1] > 0.8 * served[1].sum()
+    assert served[0, 1] < 0.2 * served[0].sum()
+    assert (watched(found, spec_).failed < PERIODS).mean() <= spec_.alpha
+
+
+def test_pooled_counts_of_the_same_releases_roll_equal_arms_back() -> None:
+    """Why counts will not do: measured, all 60 of 60 releases."""
+    pooled = ended(alike(800).first(60), made("thompson"), weighed=False)
+    assert pooled.count(Outcome.FAIL) >= 54
+    assert ended(alike(800).first(60), made(), weighed=True).count(Outcome.FAIL) == 0
+
+
+@pytest.mark.parametrize(("worse", "least", "within"), [(2.0, 0.98, 12), (1.5, 0.9, 30)])
+def test_harm_is_found_on_the_requests_that_the_arm_serves(worse: float, least: float, within: int) -> None:
+    """Measured medians of 730 requests of the arm for twice, 2,600 for half as many bad outcomes more."""
+    found = watched(releases(200, np.full(2, worse), 13), made())
+    assert (found.failed < PERIODS).mean() >= least
+    assert np.median(found.failed) <= within
+
+
+def test_an_arm_that_is_kept_from_those_it_would_harm_stays() -> None:
+    """Twice the bad outcomes for the kind that it hardly serves, 0.8 times them for its own: no harm is done."""
+    found = watched(releases(200, np.array([2.0, 0.8]), 17), made())
+    assert (found.failed < PERIODS).mean() <= 0.05
+
+
+def test_safety_is_shown_where_the_arm_is_far_within_its_margin() -> None:
+    safe = made(guardrails=[{"name": "harm", "kind": "harm", "metric": "bad", "margin": 2.0}])
+    found = watched(releases(200, np.full(2, 0.7), 19), safe)
+    assert found.passed.mean() >= 0.9
+    wrong = watched(releases(250, np.full(2, 2.0), 23), safe)
+    assert wrong.passed.mean() <= 0.05
+
+
+def effects(found: Releases, spec_: ExperimentSpec, run: int, ends: list[int]) -> list[Interval]:
+    """The report's interval of the metric ``bad`` at some looks."""
+    table, intervals = found.table(spec_, run), []
+    for end in ends:
+        rows = table.rows(np.arange(end))
+        report = by_features(report_of(spec_, rows, [True] * 2, LATE), spec_, rows, LATE)
+        effect = report.metrics[0].arms[1].effect
+        assert effect is not None
+        intervals.append(effect.interval)
+    return intervals
+
+
+def test_intervals_of_the_report_cover_at_every_look_and_plain_means_do_not() -> None:
+    """An effect of 0.04 on all requests alike. Measured: misses at some look in 0 of 150, plain means in all."""
+    spec_, found, ends = made(), releases(150, np.ones(2), 29, add=0.04), [2, 4, 8, 16, 28, PERIODS]
+    missed = plain = 0
+    last = []
+    for run in range(150):
+        shown = effects(found, spec_, run, ends)
+        missed += any(not each.low <= 0.04 <= each.high for each in shown)
+        last.append(shown[-1])
+        n, bad = (each[:, run].sum(axis=(0, 1)) for each in (found.n, found.bad))
+        rate = bad / n
+        half = 1.96 * np.sqrt((rate * (1.0 - rate) / n).sum())
+        plain += abs(rate[1] - rate[0] - 0.04) > half
+    assert missed <= 0.05 * 150
+    assert plain >= 0.95 * 150
+    error = np.array([each.estimate - 0.04 for each in last])
+    assert abs(error.mean()) <= 4.0 * error.std() / np.sqrt(150)
+    assert np.median([each.high - each.low for each in last]) <= 0.18
+
+
+def test_one_pair_of_a_judge_is_what_was_watched() -> None:
+    """The judge adds the same periods at once that are added one by one above."""
+    spec_, found = made(), releases(5, np.full(2, 2.0), 31)
+    for run, outcome in enumerate(ended(found, spec_, weighed=True)):
+        assert (outcome is Outcome.FAIL) == (watched(found, spec_).failed[run] < PERIODS)
