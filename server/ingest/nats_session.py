@@ -176,6 +176,7 @@ class Session:
         import ssl
 
         found = ssl.create_default_context(cafile=self._settings.ca or None)
+        found.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the machine's OpenSSL allows
         if self._settings.certificate:
             found.load_cert_chain(self._settings.certificate, self._settings.key)
         return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -31,6 +32,7 @@ WRITE = (
 SENTINEL_PORT, SERVER_PORT = 26379, 6379
 _RESERVED = {"protocol", "retry", "retry_on_error", "retry_on_timeout", "socket_timeout", "decode_responses"}
 _SENTINELS_OWN = "sentinel_"
+_TLS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 _HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:\[\],]+)(:(?P<port>[0-9]{1,5}))?")
 
 
@@ -131,9 +133,19 @@ def _place(kind: Kind, url: str, options: dict[str, Any], *, local: bool, **more
 def _options(url: str) -> dict[str, Any]:
     try:
         parse: Any = parse_url
-        return dict(parse(url))
+        options = dict(parse(url))
     except (ValueError, TypeError) as error:
         raise InvalidArgument.at("store.url", f"{error}; {WRITE}") from None
+    if options.get("connection_class") is SSLConnection:
+        # Named, so that no setting of the machine's OpenSSL allows older ones.
+        least = options.get("ssl_min_version", ssl.TLSVersion.TLSv1_2)
+        if least not in _TLS:
+            raise InvalidArgument.at(
+                "store.url",
+                f"its query sets ssl_min_version to {least}; write 771 for TLS 1.2, 772 for TLS 1.3, or leave it out",
+            )
+        options["ssl_min_version"] = ssl.TLSVersion(least)
+    return options
 
 
 def _host(text: str, port: int) -> Address:

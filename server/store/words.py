@@ -19,6 +19,13 @@ _MEANINGS: tuple[tuple[type[redis.exceptions.RedisError], str, str], ...] = (
     (redis.exceptions.TryAgainError, "TRYAGAIN ", "it moves this to another server just now"),
     (redis.sentinel.MasterNotFoundError, "", "no Sentinel names a primary"),
     (redis.exceptions.TimeoutError, "", "no answer in time"),
+    (redis.exceptions.RedisError, "protocol version", "it speaks no TLS 1.2 or newer"),
+    (redis.exceptions.RedisError, "unsupported protocol", "it speaks no TLS 1.2 or newer"),
+    (
+        redis.exceptions.RedisError,
+        "CERTIFICATE_VERIFY_FAILED",
+        "its certificate is of no authority that we know",
+    ),
     (redis.exceptions.RedisError, "BUSY ", "a script of somebody else keeps it busy"),
     (redis.exceptions.RedisError, "MISCONF ", "it cannot write its files"),
     (redis.exceptions.RedisError, "NOREPLICAS ", "too few replicas follow it"),
