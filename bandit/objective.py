@@ -25,6 +25,16 @@ from bandit.spec.model import Direction, ExperimentSpec, Metric, Term
 
 MOST_VARIANCE = 0.25
 """Of anything in [0, 1] (Popoviciu); what is assumed before any reward."""
+PLAIN = frozenset(
+    {
+        MetricKind.BERNOULLI,
+        MetricKind.FRACTION,
+        MetricKind.GAUSSIAN,
+        MetricKind.POISSON,
+        MetricKind.EXPONENTIAL,
+    }
+)
+"""Kinds whose mean is that of their values."""
 FEW = 20.0
 """Below so many requests of an arm a sum of terms is matched from the terms' own families."""
 
@@ -72,7 +82,29 @@ def utility(spec: ExperimentSpec, reading: Reading, beliefs: tuple[Belief, ...])
         observations=observations,
         variance=np.clip(one, 0.0, MOST_VARIANCE),
         span=span,
+        shown=_shown(spec, reading, parts, mean, lowest, span),
     )
+
+
+def _shown(
+    spec: ExperimentSpec,
+    reading: Reading,
+    parts: list[_Part],
+    mean: FloatArray,
+    lowest: float,
+    span: float,
+) -> FloatArray | None:
+    """[K] see Utility. Where periods are compared rewards alone show no level."""
+    if spec.baseline != "stationary" or any(spec.metrics[each.index].kind not in PLAIN for each in parts):
+        return None
+    total, alone = np.zeros_like(mean), np.ones(mean.size, np.bool_)
+    for each in parts:
+        values = _better_up(each, reading)
+        total += each.slope * values.s1 / np.maximum(values.n, LEAST_SD) + each.base
+        said = np.array([prior is not None for prior in spec.priors(each.index)])
+        alone &= (values.n > 0.0) & ~said
+    found: FloatArray = np.clip((np.where(alone, total, mean) - lowest) / span, 0.0, 1.0)
+    return found
 
 
 def _variance(spec: ExperimentSpec, reading: Reading, parts: list[_Part]) -> FloatArray:

@@ -147,8 +147,13 @@ def priced(utility: Utility, cost: Cost, price: float, live: NDArray[np.bool_]) 
             sd=params[:, 1],
             unit_mean=best,
             span=1.0,
+            shown=None,
         )
     span = utility.span + price * (high - low)
+
+    def priced(unit_mean: FloatArray) -> FloatArray:
+        return np.clip((unit_mean * utility.span + price * (high - cost.mean)) / span, 0.0, 1.0)
+
     mean = utility.mean - price * cost.mean
     sd = np.hypot(utility.sd, price * cost.sd)
     one = (utility.variance * utility.span**2 + price**2 * cost.variance) / span**2
@@ -159,7 +164,8 @@ def priced(utility: Utility, cost: Cost, price: float, live: NDArray[np.bool_]) 
         unit=1.0,
         mean=mean,
         sd=sd,
-        unit_mean=np.clip((utility.unit_mean * utility.span + price * (high - cost.mean)) / span, 0.0, 1.0),
+        unit_mean=priced(utility.unit_mean),
+        shown=None if utility.shown is None else priced(utility.shown),
         variance=np.clip(one, 0.0, MOST_VARIANCE),
         span=span,
     )

@@ -20,7 +20,8 @@ class Utility:
     (affine maps do not change who is best). ``mean``, ``sd`` [K] in units of the objective. ``unit_mean`` [K]: mean
     utility as a part of what the declared ranges allow, in [0, 1]. ``observations`` [K]: the fewest over the terms.
     ``variance`` [K]: of one request's utility on the scale of ``unit_mean``, so at most 1/4; 1/4 before any reward.
-    ``span``: what ``unit_mean`` = 0 and 1 are apart, in units of the objective.
+    ``span``: what ``unit_mean`` = 0 and 1 are apart, in units of the objective. ``shown`` [K]: ``unit_mean`` as the
+    rewards alone show it, where they do and the spec has no prior; None: as ``unit_mean``.
     """
 
     family: int
@@ -32,6 +33,7 @@ class Utility:
     observations: FloatArray
     variance: FloatArray
     span: float = 1.0
+    shown: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

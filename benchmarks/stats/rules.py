@@ -62,6 +62,7 @@ def weigh(
     rule: int,
     params: FloatArray,
     n: FloatArray,
+    s: FloatArray,
     pulls: FloatArray,
     batch: float,
     floor: float,
@@ -74,8 +75,9 @@ def weigh(
     if rule < THOMPSON:
         mean, variance = np.empty(arms), np.empty(arms)
         for k in range(arms):
-            mean[k] = params[k, 0] / (params[k, 0] + params[k, 1])
-            variance[k] = mean[k] * (1.0 - mean[k])
+            # Of the rewards alone, as ``objective`` shows them; their own variance, the most where there are none.
+            mean[k] = s[k] / n[k] if n[k] > 0.0 else params[k, 0] / (params[k, 0] + params[k, 1])
+            variance[k] = mean[k] * (1.0 - mean[k]) if n[k] > 0.0 else 0.25
             if lowest:
                 mean[k] = 1.0 - mean[k]
         ucb_weights(rule, mean, variance, n, pulls, batch, p)
@@ -126,7 +128,7 @@ def lost(
                 w[:] = 0.0
                 w[chosen] = 1.0
             else:
-                weigh(rule, params, n, pulls, float(batch), floor, lowest, w)
+                weigh(rule, params, n, s, pulls, float(batch), floor, lowest, w)
             left, rest, at = batch, 1.0, e % (late + 1)
             for k in range(arms):
                 served = left

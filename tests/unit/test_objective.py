@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from bandit.allocate import propose
-from bandit.allocators.base import Utility, rank
+from bandit.allocators import ALLOCATORS
+from bandit.allocators.base import Problem, Utility, rank
 from bandit.baselines import BASELINES
 from bandit.kernels.best_arm import BETA, NORMAL, STUDENT_T, best_arm
+from bandit.kernels.fluid import ucb_weights
+from bandit.kernels.indices import KL
 from bandit.objective import utility
 from bandit.posteriors.gaussian import nig
 from bandit.reading import Reading
+from bandit.spec.model import Prior
 from tests.builders import spec
 from tests.evidence import evidence_from
 
@@ -48,6 +52,40 @@ def test_one_binary_term_keeps_its_family() -> None:
     assert got.mean == pytest.approx([201 / 402, 221 / 402, 241 / 402], abs=1e-3)
     assert got.unit_mean == pytest.approx(got.mean)
     assert got.observations.tolist() == [400.0] * ARMS
+
+
+def test_optimistic_rules_stand_on_what_rewards_show() -> None:
+    """An arm that is tried little is believed to be like all arms; its index is not raised by that as well."""
+    read = reading([0.1, 0.0, 0.5], [1.0, 0.8, 1.2], 5000.0)
+    part = np.array([1.0, 0.004, 0.0])
+    few = Reading(
+        part * read.assigned, part[:, None] * read.n, part[:, None] * read.s1, part[:, None] * read.s2
+    )
+    good, bad = value([{"metric": "satisfied"}], few), value([{"metric": "cost"}], few)
+    assert good.shown is not None
+    assert good.shown[:2] == pytest.approx([0.1, 0.0])
+    assert good.unit_mean[1] > 0.02  # 20 failures among thousands of a tenth
+    assert good.shown[2] == good.unit_mean[2]  # nothing shown
+    assert bad.shown is not None
+    assert bad.shown[:2] == pytest.approx([0.5, 0.6])
+    live = np.array([True, True, False])
+    shares = ALLOCATORS["kl_ucb"].weights(Problem(good, few.assigned, live, 100.0), rank(good, live)[0])
+    twin = np.empty(2)
+    ucb_weights(KL, np.array([0.1, 0.0]), np.array([0.09, 0.0]), few.n[:2, 0], few.n[:2, 0], 100.0, twin)
+    assert shares[:2] == pytest.approx(twin, abs=1e-9)
+    both = value([{"metric": "satisfied", "weight": 3.0}, {"metric": "cost", "weight": 1.0}], few)
+    assert both.shown is not None
+    assert both.shown[:2] == pytest.approx([(3 * 0.1 + 0.5) / 4, (3 * 0.0 + 0.6) / 4])
+
+
+def test_a_prior_of_the_spec_counts_in_every_rule() -> None:
+    metrics = [each.model_copy(update={"prior": Prior(mean=0.3, strength=50)}) for each in spec().metrics]
+    made = spec(metrics=metrics, objective=[{"metric": "satisfied"}], baseline="stationary")
+    got = utility(made, READ, BASELINES["stationary"].beliefs(evidence_from(made, READ)))
+    assert got.shown == pytest.approx(got.unit_mean)
+    compared = spec(objective=[{"metric": "satisfied"}], baseline="contrast")
+    beliefs = BASELINES["contrast"].beliefs(evidence_from(compared, READ))
+    assert utility(compared, READ, beliefs).shown is None
 
 
 def test_one_real_term_that_is_minimised_is_turned_around() -> None:
