@@ -81,7 +81,8 @@ class Places:
     def resolved(self, records: Records, log_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Allocation number of each record; for those without a token, that of the period open at event time.
 
-        An event from after the log took it is of that moment: the same period, whatever came later is known by then.
+        An event from when the log took it, or after, is of the moment before: so it is of the same period also where
+        allocations that came later are known already.
         """
         numbers = records["allocation"].astype(np.int64)
         for epoch in np.unique(records["epoch"][records["issuer"] == 0]):
@@ -91,7 +92,7 @@ class Places:
                 numbers[rows] = 0
                 continue
             starts = np.array([period.start_ms for period in periods], np.int64)
-            happened = np.minimum(records["issued_ms"][rows].astype(np.int64), log_ms[rows])
+            happened = np.minimum(records["issued_ms"][rows].astype(np.int64), log_ms[rows] - 1)
             at = np.searchsorted(starts, happened, side="right") - 1
             numbers[rows] = np.array([period.number for period in periods], np.int64)[np.maximum(at, 0)]
         return numbers
