@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bandit.ids import ledger_name, parse_ledger
 from bandit.ledger import BUCKETS, COLUMNS, ONE, Cells, Layout, Ledger, Period
 from bandit.rollout.audit import AuditRecord, chained
 from bandit.rollout.state import Allocation, Experiment
@@ -36,6 +37,22 @@ def put(store: Store, name: str, uid: int = 7, **changes: Any) -> Stored:
     experiment, allocation = fresh(name, uid, **changes)
     store.commit(Commit(0, experiment, allocation))
     return stored(store, name)
+
+
+PARTITION = 0
+"""Which ledger of an experiment :func:`put_ledger` gives; tests of ledgers set it, for all must do alike."""
+
+
+def put_ledger(store: Store, ledger: str = "", uid: int = 7) -> str:
+    """Create an experiment, anew where its ledger is named; name of its ledger."""
+    name, partition = parse_ledger(ledger) if ledger else (new_name(), PARTITION)
+    put(store, name, uid, partitions=partition + 1)
+    return ledger_name(name, partition)
+
+
+def delete_ledger(store: Store, ledger: str) -> None:
+    """Delete the experiment of a ledger."""
+    store.delete(parse_ledger(ledger)[0], 1)
 
 
 def stored(store: Store, name: str) -> Stored:

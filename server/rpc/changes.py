@@ -157,11 +157,15 @@ class Changes:
     def delete(self, name: str, wanted: Asked) -> None:
         """Remove an experiment that is not running, with all it has. One that cannot be read goes too, without etag."""
         if wanted.request_id and self._store.deleted_by(name, wanted.request_id):
+            self._store.clear_partitions(name)  # its maker may have died before that
             return
         for _ in range(ATTEMPTS):
             last: AuditRecord | None = None
             try:
                 stored = self.load(name)
+            except NotFound:
+                self._store.clear_partitions(name)
+                raise
             except CorruptStored as error:
                 if wanted.etag or "generation" not in error.metadata:
                     raise

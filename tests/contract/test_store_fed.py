@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 from bandit.log import REWARDS, START
 from server.store.base import Durability, Store
 from server.store.fed import DEAD, RECEIVED, Burial, Fed, Feed, Letter, Move, Position
+from tests import stores
 from tests.conftest import Kept
-from tests.stores import new_name, put
+from tests.stores import delete_ledger, new_name, put_ledger
+
+
+@pytest.fixture(params=[0, 2], ids=["first", "third"], autouse=True)
+def partition(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is promised of an experiment's own ledger and of a further partition's."""
+    monkeypatch.setattr(stores, "PARTITION", request.param)
 
 
 def at(offset: int, epoch: str = "e1", partition: str = "topic/0") -> Position:
@@ -29,7 +36,7 @@ def in_log(store: Store, name: str) -> list[bytes]:
 
 
 def test_what_is_fed_is_in_the_log_with_its_source(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     assert store.fed(name) == {}
     assert store.feed(feed(name, None, at(4), b"a\x00\r\n", b"b")) == Fed(True)
     entries = store.read({name: START}, 10, 0)[name]
@@ -42,7 +49,7 @@ def test_what_is_fed_is_in_the_log_with_its_source(store: Store) -> None:
 
 
 def test_a_feed_that_comes_twice_is_taken_once(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     first = feed(name, None, at(4), b"a")
     assert store.feed(first).taken
     assert store.feed(first) == Fed(False, at=(at(4),))
@@ -55,7 +62,7 @@ def test_a_feed_that_comes_twice_is_taken_once(store: Store) -> None:
 
 
 def test_one_move_that_does_not_fit_holds_all_back(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     other = Move(None, at(1, partition="topic/1"))
     assert store.feed(Feed(name, 7, "orders", moves=[other])).taken
     both = Feed(name, 7, "orders", [(REWARDS, b"a")], {RECEIVED: 1}, [Move(None, at(1)), other])
@@ -65,7 +72,7 @@ def test_one_move_that_does_not_fit_holds_all_back(store: Store) -> None:
 
 
 def test_sources_do_not_see_each_other(store: Store) -> None:
-    name, other = (put(store, new_name()).experiment.name for _ in range(2))
+    name, other = (put_ledger(store) for _ in range(2))
     assert store.feed(feed(name, None, at(4), b"a")).taken
     assert store.feed(Feed(name, 7, "clicks", counts={RECEIVED: 3}, moves=[Move(None, at(9))])).taken
     assert store.feed(feed(other, None, at(1), b"b")).taken
@@ -77,12 +84,12 @@ def test_sources_do_not_see_each_other(store: Store) -> None:
 
 
 def test_nothing_reaches_an_experiment_that_is_gone_or_another(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     assert store.feed(feed(name, None, at(4), b"a", uid=8)) == Fed(False, gone=True)
     assert store.feed(feed(name, None, at(4), b"a")).taken
-    store.delete(name, 1)
+    delete_ledger(store, name)
     assert store.feed(feed(name, at(4), at(5), b"b")) == Fed(False, gone=True)
-    put(store, name, uid=9)
+    put_ledger(store, name, uid=9)
     assert store.fed(name) == {}
     assert in_log(store, name) == []
 
@@ -91,7 +98,7 @@ def test_nothing_reaches_an_experiment_that_is_gone_or_another(store: Store) -> 
     "position", [at(-1), at(1, "e 1"), at(1, ""), at(1, partition=""), at(1, partition="a b")]
 )
 def test_a_position_that_could_not_be_read_back_is_refused(store: Store, position: Position) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     with pytest.raises(ValueError, match="position"):
         store.feed(feed(name, None, position, b"a"))
     assert in_log(store, name) == []
@@ -101,7 +108,7 @@ def test_a_position_that_could_not_be_read_back_is_refused(store: Store, positio
 @given(steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(0, 6)), max_size=12))
 def test_a_slot_moves_as_its_model(store: Store, steps: list[tuple[int, int, int]]) -> None:
     """A slot is its positions: a move is taken exactly when it begins where the slot is."""
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     model: dict[str, Position] = {}
     taken = 0
     for number, before, after in steps:
@@ -121,7 +128,7 @@ def test_a_slot_moves_as_its_model(store: Store, steps: list[tuple[int, int, int
 
 
 def test_of_racing_readers_each_place_is_taken_once(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     wins = [0] * 6
 
     def read(index: int) -> None:
@@ -152,7 +159,7 @@ def bury(store: Store, *letters: Letter) -> Fed:
 
 @pytest.mark.parametrize("wanted", list(Durability))
 def test_a_feed_says_how_safe_it_is(kept: Kept, wanted: Durability) -> None:
-    store, name = kept.store, put(kept.store, new_name()).experiment.name
+    store, name = kept.store, put_ledger(kept.store)
     fed = store.feed(feed(name, None, at(4), b"a"), wanted)
     assert fed.taken
     assert fed.safe in (wanted, Durability.MEMORY)

@@ -12,25 +12,35 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bandit.ids import ledger_name
 from bandit.ledger import ONE, Cells
 from bandit.log import EXPOSURES, REWARDS, START, Append
 from bandit.seen import BucketKey, Page, PageKey
 from server.store.base import Durability, FoldWrite, RewardCounts, Shipment, Store
 from server.store.fed import Feed
+from tests import stores
 from tests.conftest import Kept
 from tests.stores import (
     LAYOUT,
     Writing,
+    delete_ledger,
     following,
     new_name,
     next_allocation,
     page,
     period,
     put,
+    put_ledger,
     same,
     simple_write,
     stored,
 )
+
+
+@pytest.fixture(params=[0, 2], ids=["first", "third"], autouse=True)
+def partition(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is promised of an experiment's own ledger and of a further partition's."""
+    monkeypatch.setattr(stores, "PARTITION", request.param)
 
 
 def entries(name: str, count: int, first: int = 0) -> list[Append]:
@@ -39,11 +49,11 @@ def entries(name: str, count: int, first: int = 0) -> list[Append]:
 
 def test_an_experiment_without_folds_has_no_writer(store: Store) -> None:
     assert store.load_writer(new_name()) is None
-    assert store.load_writer(put(store, new_name()).experiment.name) is None
+    assert store.load_writer(put_ledger(store)) is None
 
 
 def test_the_log_gives_back_what_was_appended_in_order(store: Store) -> None:
-    name, other = (put(store, new_name()).experiment.name for _ in range(2))
+    name, other = (put_ledger(store) for _ in range(2))
     sent = [
         Append(name, 7, EXPOSURES, b"\x00\xff\r\n"),
         Append(other, 7, REWARDS, b"", reply=b"\x00who"),
@@ -62,7 +72,7 @@ def test_the_log_gives_back_what_was_appended_in_order(store: Store) -> None:
 
 
 def test_reading_goes_on_after_the_offset_in_portions(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     ids = store.append(entries(name, 25))
     offset, seen = START, []
     while portion := store.read({name: offset}, 10, 0).get(name):
@@ -76,7 +86,7 @@ def test_reading_goes_on_after_the_offset_in_portions(store: Store) -> None:
 
 
 def test_behind_counts_what_comes_after(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     assert store.behind(name, START) == 0
     ids = store.append(entries(name, 2500))
     assert store.behind(name, START) == 2500
@@ -88,7 +98,7 @@ def test_behind_counts_what_comes_after(store: Store) -> None:
 
 
 def test_a_reader_wakes_when_something_is_appended(store: Store) -> None:
-    name, idle = (put(store, new_name()).experiment.name for _ in range(2))
+    name, idle = (put_ledger(store) for _ in range(2))
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(store.read, {name: START, idle: START}, 10, 20_000)
         store.append(entries(name, 1))
@@ -98,26 +108,26 @@ def test_a_reader_wakes_when_something_is_appended(store: Store) -> None:
 
 
 def test_a_reader_gives_up_after_its_time(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     began = time.monotonic()
     assert store.read({name: START}, 10, 60) == {}
     assert 0.05 < time.monotonic() - began < 5
 
 
 def test_what_does_not_exist_takes_no_entries_and_comes_not_back(store: Store) -> None:
-    here, gone = put(store, new_name()).experiment.name, put(store, new_name()).experiment.name
+    here, gone = put_ledger(store), put_ledger(store)
     store.append(entries(gone, 3))
-    store.delete(gone, 1)
+    delete_ledger(store, gone)
     ids = store.append([*entries(gone, 1), *entries(here, 1), *entries(new_name(), 1)])
     assert [bool(id_) for id_ in ids] == [False, True, False]
-    put(store, gone, uid=9)
+    put_ledger(store, gone, uid=9)
     assert store.read({gone: START}, 10, 0) == {}
     assert store.load_writer(gone) is None
 
 
 @pytest.mark.parametrize("wanted", list(Durability))
 def test_an_entry_names_the_experiment_it_is_of(store: Store, wanted: Durability) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     store.append_kept(
         [Append(name, 7, REWARDS, b"a", b"who"), Append(name, (1 << 32) - 1, REWARDS, b"b")], wanted
     )
@@ -127,7 +137,7 @@ def test_an_entry_names_the_experiment_it_is_of(store: Store, wanted: Durability
 
 
 def test_an_entry_needs_a_kind(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     with pytest.raises(ValueError, match="kind"):
         store.append([Append(name, 7, b"", b"x")])
     assert store.behind(name, START) == 0
@@ -136,7 +146,7 @@ def test_an_entry_needs_a_kind(store: Store) -> None:
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32), folds=st.integers(1, 6))
 def test_what_was_folded_is_loaded(store: Store, seed: int, folds: int) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     writing = Writing(7, seed)
     for _ in range(folds):
         write = writing.draw()
@@ -146,7 +156,7 @@ def test_what_was_folded_is_loaded(store: Store, seed: int, folds: int) -> None:
 
 
 def test_what_is_loaded_shares_nothing_with_what_was_given(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     writing = Writing(7, 3)
     random = np.random.default_rng(1)
     key = PageKey(1, 1, 0, 0)
@@ -172,7 +182,7 @@ def test_what_is_loaded_shares_nothing_with_what_was_given(store: Store) -> None
 
 
 def test_of_two_writers_the_second_changes_nothing(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     first, second = Writing(7, 1), Writing(7, 2)
     for _ in range(5):
         write, late = first.draw(), second.draw()
@@ -184,7 +194,7 @@ def test_of_two_writers_the_second_changes_nothing(store: Store) -> None:
 
 
 def test_a_fold_that_comes_twice_is_taken_once(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     write = simple_write(7, 0, add_foreign={BucketKey(1, 1, 0): {5: 5}}, replies={b"r": b"\x01"})
     assert store.fold(name, write)
     assert not store.fold(name, write)
@@ -195,7 +205,7 @@ def test_a_fold_that_comes_twice_is_taken_once(store: Store) -> None:
 
 
 def test_racing_writers_fold_each_sequence_once(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     wins = [0] * 8
 
     def write(index: int) -> None:
@@ -215,13 +225,13 @@ def test_racing_writers_fold_each_sequence_once(store: Store) -> None:
 
 
 def test_a_writer_of_a_deleted_experiment_changes_nothing(store: Store) -> None:
-    name = new_name()
+    name = ledger_name(new_name(), stores.PARTITION)
     assert not store.fold(name, simple_write(7, 0))
-    put(store, name, uid=7)
+    put_ledger(store, name, uid=7)
     assert store.fold(name, simple_write(7, 0))
-    store.delete(name, 1)
+    delete_ledger(store, name)
     assert not store.fold(name, simple_write(7, 1))
-    put(store, name, uid=8)
+    put_ledger(store, name, uid=8)
     assert not store.fold(name, simple_write(7, 0))
     assert store.load_writer(name) is None
     assert store.fold(name, simple_write(8, 0))
@@ -259,7 +269,7 @@ def test_allocations_that_became_periods_are_let_go(store: Store) -> None:
 
 def test_trimming_takes_folded_entries_only(kept: Kept) -> None:
     store = kept.store
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     old = store.append(entries(name, 3))
     kept.pass_ms(5)
     new = store.append(entries(name, 3, first=3))
@@ -275,7 +285,7 @@ def test_trimming_takes_folded_entries_only(kept: Kept) -> None:
 
 
 def test_a_reply_reaches_the_one_who_waits(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(store.await_reply, name, b"\x00who", 20.0)
         assert store.fold(name, simple_write(7, 0, replies={b"\x00who": b"\x01\x02\x00", b"early": b"\x03"}))
@@ -287,7 +297,7 @@ def test_a_reply_reaches_the_one_who_waits(store: Store) -> None:
 
 
 def test_an_old_reply_can_still_be_fetched_without_waiting(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     assert store.fold(name, simple_write(7, 0, replies={b"r": b"\x01"}))
     assert store.await_reply(name, b"r", 0.0) == b"\x01"
 
@@ -320,7 +330,7 @@ def _impossible() -> list[tuple[str, FoldWrite]]:
 
 @pytest.mark.parametrize(("says", "write"), _impossible())
 def test_an_impossible_fold_is_refused(store: Store, says: str, write: FoldWrite) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     with pytest.raises(ValueError, match=says):
         store.fold(name, write)
     assert store.load_writer(name) is None
@@ -334,7 +344,7 @@ def shipment(
 
 
 def test_exposures_are_taken_once_and_in_order(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
 
     def ship(first: int, following: int, *, issuer: int = 3, gap: bool = False) -> int | None:
         (at,) = store.ship([shipment(name, first, following, issuer=issuer, gap=gap)])
@@ -358,22 +368,22 @@ def test_exposures_are_taken_once_and_in_order(store: Store) -> None:
 
 
 def test_exposures_of_what_is_gone_are_taken_by_nobody(store: Store) -> None:
-    name, other = (put(store, new_name()).experiment.name for _ in range(2))
+    name, other = (put_ledger(store) for _ in range(2))
     assert store.ship([shipment(new_name(), 0, 1), shipment(name, 0, 1, uid=8), shipment(other, 0, 1)]) == [
         None,
         None,
         1,
     ]
     store.ship([shipment(name, 0, 1)])
-    store.delete(name, 1)
+    delete_ledger(store, name)
     assert store.ship([shipment(name, 1, 2)]) == [None]
-    put(store, name, uid=8)
+    put_ledger(store, name, uid=8)
     assert store.shipped([name], 3) == {name: 0}
 
 
 @pytest.mark.parametrize("wanted", list(Durability))
 def test_an_append_says_how_safe_it_is(kept: Kept, wanted: Durability) -> None:
-    store, name = kept.store, put(kept.store, new_name()).experiment.name
+    store, name = kept.store, put_ledger(kept.store)
     ids, safe = store.append_kept([*entries(name, 3), Append(new_name(), 7, REWARDS, b"x")], wanted)
     assert safe in (wanted, Durability.MEMORY)
     assert ids[3] == ""
@@ -381,7 +391,7 @@ def test_an_append_says_how_safe_it_is(kept: Kept, wanted: Durability) -> None:
 
 
 def test_the_log_says_which_entries_it_has(store: Store) -> None:
-    name = put(store, new_name()).experiment.name
+    name = put_ledger(store)
     ids = store.append(entries(name, 3))
     assert store.holds(name, [ids[2], "1-1", ids[0]]) == [True, False, True]
     assert store.holds(new_name(), ids) == [False] * 3
