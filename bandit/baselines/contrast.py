@@ -32,6 +32,8 @@ VARIANCE_GUESS = 0.25**2
 """Variance of one value as a part of its range squared, believed as one value more; see ``posteriors.gaussian``."""
 LEAST_VARIANCE = 1.0 / (12.0 * ONE * ONE)
 LEAST_LEVEL = 1e-12
+EQUAL = 1e-14
+"""Variance that sums of equal values may seem to have."""
 NORMAL_RULE = Normal()
 
 
@@ -83,7 +85,10 @@ def differences_of(evidence: Evidence, index: int, doubt: float = 1.0) -> tuple[
     total = float(sums.n.sum())
     # Of all values together: arms whose own values never vary may well differ from each other.
     level, square = float(sums.s1.sum()) / max(total, 1.0), float(sums.s2.sum()) / max(total, 1.0)
-    of_one = max(square - level * level, LEAST_VARIANCE) if total > 0.0 else VARIANCE_GUESS
+    of_one = square - level * level if total > 0.0 else VARIANCE_GUESS
+    if of_one <= EQUAL:
+        # So many equal values do not say that no other will ever come.
+        of_one = max(VARIANCE_GUESS / (total + 1.0), LEAST_VARIANCE)
     return estimate(spec, metric, made.links, made.pull, unit * effect, sums.n, of_one, doubt)
 
 

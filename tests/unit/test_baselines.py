@@ -304,3 +304,17 @@ def test_rewards_turned_around_give_the_same_chances(baseline: str) -> None:
         evidence: Evidence = evidence_of(made, periods(made, n[:, :, None], sums[:, :, None]), LATE)
         chances.append(propose(made, evidence, live, [None] * 5, None, 0.0, 10.0).p_best)
     assert chances[1] == pytest.approx(chances[0], abs=1e-11)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 1.0])
+def test_values_that_are_all_equal_do_not_say_that_none_will_differ(level: float) -> None:
+    """Nothing is known of an arm without values; the more equal ones of the other there are, the less it may differ."""
+    mean = [{"name": "m", "kind": "gaussian", "direction": "maximize", "range": [0.0, 1.0]}]
+    made = rates(2, metrics=[mean[0] | {"attribution_window": "1s"}])
+    spreads = []
+    for values in (0.0, 1.0, 20.0, 400.0):
+        n = np.array([[[values], [0.0]]])
+        spreads.append(float(beliefs_from(made, periods(made, n, level * n, level**2 * n), LATE)[0].sd[1]))
+    assert spreads == sorted(spreads, reverse=True)
+    assert spreads[1] > 0.5 * spreads[0]
+    assert spreads[3] > 0.01 * spreads[0]
