@@ -24,7 +24,6 @@ from server.store.redis import RedisStore
 if TYPE_CHECKING:
     from server.journal.journal import Journal
     from server.journal.shipper import Shipper
-    from server.rates import Rates
     from server.rpc.decisions import Decisions
     from server.snapshot import Shelf, Snapshot, SnapshotKeeper
     from server.stops import StopFile
@@ -44,6 +43,7 @@ def run_serving(
     ``issuer`` 0: the store is asked for a number, until it gives one; before that nothing can be decided.
     """
     from server.checks import machine as machine_findings
+    from server.rates import Rates
     from server.rpc.decisions import Decisions
     from server.rpc.experiments import Experiments
     from server.rpc.ingestion import Ingestion
