@@ -83,7 +83,7 @@ def blind_twin(spec: ExperimentSpec) -> ExperimentSpec | None:
     """The same release without features, by thompson; None for a spec that reads none."""
     if not spec.is_linear:
         return None
-    fields = {name: getattr(spec, name) for name in ExperimentSpec.model_fields}
+    fields = {name: getattr(spec, name) for name in spec.model_fields_set}
     return ExperimentSpec.model_validate({**fields, "allocator": {"kind": "thompson"}, "features": ()})
 
 
