@@ -11,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 
 from bandit import compact
+from bandit.facts import STRATA, stream_width, streams
 from bandit.ledger import ONE
 from bandit.log import CORRECT, EXPOSURE, EXPOSURES, REPORT, RETRACT, LogEntry, exposure_entry
 from bandit.reward import Amendment, RewardRecord
@@ -51,7 +52,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "guardrails": [{"name": "harm", "kind": "harm", "metric": "cost"}],
     },
     "linear": {
-        "metrics": [{name: value for name, value in _SHORT[0].items() if name != "default_when_silent"}, _SHORT[1]],
+        "metrics": [
+            {name: value for name, value in _SHORT[0].items() if name != "default_when_silent"},
+            _SHORT[1],
+        ],
         "objective": [{"metric": "satisfied"}],
         "unit": {"kind": "request", "mode": "request"},
         "allocator": {"kind": "lin_ts"},
@@ -108,7 +112,9 @@ class Side:
         if now.experiment.state is State.RUNNING:
             shares = SHARES[now.allocation.number % len(SHARES)]
             self.commit(
-                reallocate(now.experiment, now.allocation, shares, now.allocation.centres, "evidence", self.ms)
+                reallocate(
+                    now.experiment, now.allocation, shares, now.allocation.centres, "evidence", self.ms
+                )
             )
             self.writer.sync(self.stored)
 
@@ -206,7 +212,7 @@ class Side:
         return record
 
 
-def alike(a: WriterState, b: WriterState) -> None:
+def alike(a: WriterState, b: WriterState, shape: str) -> None:
     """Two states are the same but for the number of folds: integers exactly, floats of blocks to 1e-9."""
     assert (a.offset, a.counts, a.exposures_lost) == (b.offset, b.counts, b.exposures_lost)
     assert a.ledger.periods.keys() == b.ledger.periods.keys()
@@ -221,13 +227,25 @@ def alike(a: WriterState, b: WriterState) -> None:
         assert one.linear is other.linear is None or same_array(one.linear, other.linear)
         for part in ("facts", "units"):
             x, y = getattr(one, part), getattr(other, part)
-            assert x is y is None or np.allclose(x, y, rtol=1e-9, atol=1e-9), part
+            assert x is y is None or np.allclose(_plain(x, shape), _plain(y, shape), rtol=1e-9, atol=1e-9), (
+                part
+            )
     assert a.seen.exposed == b.seen.exposed
     assert a.seen.foreign == b.seen.foreign
     assert a.seen.pages.keys() == b.seen.pages.keys()
     assert all(same_page(a.seen.pages[key], b.seen.pages[key]) for key in a.seen.pages)
     assert a.seen.values.keys() == b.seen.values.keys()
     assert all(same_values(a.seen.values[key], b.seen.values[key]) for key in a.seen.values)
+
+
+def _plain(values: np.ndarray[Any, Any], shape: str) -> np.ndarray[Any, Any]:
+    """Facts without the strata: which neighbours were too small to be one alone depends on when blocks are made."""
+    if values.ndim > 2:
+        return values
+    arms = len(SHARES[0])
+    width, made = stream_width(arms), len(streams(spec(**SHAPES[shape])))
+    column = np.arange(values.shape[1])
+    return values[:, (column % width < width - STRATA * arms) | (column >= made * width)]
 
 
 def draw(chance: random.Random, length: int) -> list[tuple[str, Any]]:

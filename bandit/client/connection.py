@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import grpc
 
 from bandit.client.errors import answered, from_rpc
+from bandit.client.ingesting import IngestCalls
 from bandit.client.pages import pages
 from bandit.client.retries import channel_options
 from bandit.client.rewards import Reported, report
@@ -28,7 +29,6 @@ from bandit.v1 import (
     experiment_pb2,
     experiment_service_pb2,
     experiment_service_pb2_grpc,
-    ingest_service_pb2,
     ingest_service_pb2_grpc,
     report_pb2,
     reward_service_pb2,
@@ -50,7 +50,7 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
 
-class Client:
+class Client(IngestCalls):
     """Calls one server; safe to share between threads, not across a fork.
 
     ``target``: ``host:port``. ``timeout_s``: deadline of each call, retries included. ``actor``: who asks, for the
@@ -183,34 +183,6 @@ class Client:
         if sequence is None:
             event.event_time.GetCurrentTime()
         return self.report_rewards([event], wait=wait)[0]
-
-    def sources(self) -> ingest_service_pb2.ListSourcesResponse:
-        """How sources of rewards do."""
-        return self._call(self._ingest.ListSources, ingest_service_pb2.ListSourcesRequest())
-
-    def dead_letters(self, source: str = "", reason: str = "") -> Iterator[ingest_service_pb2.DeadLetter]:
-        """Events that could not be counted, oldest first; of this source and reason, "" for any."""
-
-        def page(token: str) -> ingest_service_pb2.ListDeadLettersResponse:
-            request = ingest_service_pb2.ListDeadLettersRequest(
-                source=source, reason=reason, page_token=token
-            )
-            return self._call(self._ingest.ListDeadLetters, request)
-
-        return pages(page, lambda reply: reply.letters, self.target)
-
-    def replay(
-        self, source: str = "", reason: str = ""
-    ) -> Iterator[ingest_service_pb2.ReplayDeadLettersResponse]:
-        """Have dead letters read again, as :meth:`dead_letters` gives them; what became of each page."""
-
-        def page(token: str) -> ingest_service_pb2.ReplayDeadLettersResponse:
-            request = ingest_service_pb2.ReplayDeadLettersRequest(
-                source=source, reason=reason, page_token=token
-            )
-            return self._call(self._ingest.ReplayDeadLetters, request)
-
-        return pages(page, lambda reply: [reply], self.target)
 
     def get(self, experiment: str) -> experiment_pb2.Experiment:
         """The spec and state of one experiment."""

@@ -13,6 +13,7 @@ import click
 
 from bandit.ctl.exits import Exit
 from bandit.ctl.invocation import Invocation, command, confirm, not_confirmed, say
+from bandit.ctl.removing import release, remove
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -168,6 +169,10 @@ def sources_view(found: ListSourcesResponse, now_s: float) -> RenderableType:
             lost = f"{source.lost} events were gone from it before they were read"
             below.append(Text(f"{plain(source.name)}: {lost}"))
         below += [Text(f"{plain(source.name)}: {plain(warning)}", "yellow") for warning in source.warnings]
+        below += [
+            Text(f"{plain(source.name)}: removed from {plain(name)}, its events there are rejected", "yellow")
+            for name in source.removed_from
+        ]
     dropped = f", {found.dead_letters_dropped} had to make room" if found.dead_letters_dropped else ""
     below.append(Text(f"dead letters: {found.dead_letters}{dropped}"))
     if not found.sources:
@@ -259,5 +264,5 @@ def _event(line: bytes) -> RewardEvent:
         raise ValueError(str(error)) from None
 
 
-for _each in (status, letters, replay, file_, schema):
+for _each in (status, letters, replay, remove, release, file_, schema):
     ingest.add_command(_each)

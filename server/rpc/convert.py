@@ -133,6 +133,14 @@ def experiment_to_proto(experiment: Experiment) -> experiment_pb2.Experiment:
         promoted_arm="" if promoted is None else experiment.spec.arms[promoted].name,
         create_time=timestamp(experiment.create_time_ms),
         update_time=timestamp(experiment.update_time_ms),
+        quarantines=[
+            experiment_pb2.Quarantine(
+                source=each.source,
+                since_time=timestamp(each.since_ms) if each.since_ms else None,
+                until_time=timestamp(each.until_ms) if each.until_ms else None,
+            )
+            for each in experiment.quarantines
+        ],
     )
 
 

@@ -14,6 +14,7 @@ from bandit.errors import CorruptStored, InvalidArgument
 from bandit.v1 import experiment_pb2, ingest_service_pb2, ingest_service_pb2_grpc
 from server.clock import Clock
 from server.intake.replay import matching, replay
+from server.rpc.removals import Removals
 from server.snapshot import SnapshotKeeper
 from server.store.base import Store
 from server.store.fed import DEAD, DROPPED, LATE, LOST, RECEIVED, REJECTED, Letter, SlotCounts
@@ -32,6 +33,7 @@ class Ingestion(ingest_service_pb2_grpc.IngestServiceServicer):
         self._store = store
         self._keeper = keeper
         self._clock = clock
+        self._removals = Removals(store, clock)
 
     def ListSources(  # noqa: N802
         self, request: ingest_service_pb2.ListSourcesRequest, context: grpc.ServicerContext
@@ -47,8 +49,13 @@ class Ingestion(ingest_service_pb2_grpc.IngestServiceServicer):
         for name, slot in buried.items():
             if name:
                 _add_edge(source(name), slot.counts)
-        for experiment in self._store.names():
+        names = self._store.names()
+        for experiment in names:
             self._add_experiment(experiment, source)
+        for experiment, stored in sorted(self._store.load_many(names).items()):
+            held = () if isinstance(stored, Exception) else stored.experiment.quarantines
+            for name in sorted({each.source for each in held if each.is_open}):
+                source(name).removed_from.append(experiment)
         said = self._store.sources()
         now_ms = self._clock.now_ms()
         for name, status in said.items():
@@ -95,6 +102,18 @@ class Ingestion(ingest_service_pb2_grpc.IngestServiceServicer):
         snapshot = self._keeper.snapshot
         entry = snapshot.entries.get(name) if snapshot else None
         return (name,) if entry is None else entry.ledgers
+
+    def RemoveSource(  # noqa: N802
+        self, request: ingest_service_pb2.RemoveSourceRequest, context: grpc.ServicerContext
+    ) -> ingest_service_pb2.RemoveSourceResponse:
+        """See the proto."""
+        return self._removals.remove(request)
+
+    def ReleaseSource(  # noqa: N802
+        self, request: ingest_service_pb2.ReleaseSourceRequest, context: grpc.ServicerContext
+    ) -> ingest_service_pb2.ReleaseSourceResponse:
+        """See the proto."""
+        return self._removals.release(request)
 
     def _add_experiment(self, name: str, source: Any) -> None:
         """Counts of one experiment; one that cannot be read is left out, as its status says so."""

@@ -35,4 +35,4 @@ def test_after_a_removal_all_is_as_if_the_source_never_was(
         found = poisoned.finished(now_ms)
         clean = Side(shape, "0s", poisoned.stored.experiment.quarantines)
         play(clean, script)
-        alike(found, clean.finished(now_ms))
+        alike(found, clean.finished(now_ms), shape)
