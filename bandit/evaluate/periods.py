@@ -37,7 +37,7 @@ class Schedule:
     ``at_ms`` [J]: time of each look; ``first`` [J + 1]: the decisions of interval j are ``first[j]`` to
     ``first[j + 1]``. ``period`` [T] of each decision; ``interval`` [P] of each period, ascending; ``share`` [P, K] in
     whole ppm; ``exact`` [P]: they are those that the log gave. ``vector`` [T] of each decision in ``chance`` [V, K],
-    its probabilities, -1 where one is not known.
+    its probabilities, -1 where one is not known; ``whole`` [V]: all are known, and add up to 1.
     """
 
     every_ms: int
@@ -49,6 +49,7 @@ class Schedule:
     exact: NDArray[np.bool_]
     vector: Int64Array
     chance: FloatArray
+    whole: NDArray[np.bool_]
 
 
 def schedule(log: Logged, every_s: float, *, alike: bool = False) -> Schedule:
@@ -89,6 +90,7 @@ def schedule(log: Logged, every_s: float, *, alike: bool = False) -> Schedule:
         exact=(found[:, 1] != MIXED) & whole[found[:, 1]],
         vector=vector,
         chance=chance,
+        whole=whole,
     )
 
 

@@ -43,7 +43,7 @@ def judgeable(spec: ExperimentSpec, plan: Schedule) -> Unjudged:
     """Without guardrails that need exact shares, where the log does not have them. The others need as much evidence as
     they do beside them."""
     gone = tuple(each for each in spec.guardrails if each.kind not in NEED_NO_SHARES)
-    told = (plan.chance >= 0.0).all() and spec.weighs if spec.is_linear else plan.exact.all()
+    told = plan.whole.all() and spec.weighs if spec.is_linear else plan.exact.all()
     if told or not gone:
         return Unjudged(spec, ())
     kept = tuple(each for each in spec.guardrails if each.kind in NEED_NO_SHARES)
@@ -51,7 +51,7 @@ def judgeable(spec: ExperimentSpec, plan: Schedule) -> Unjudged:
         sum(each.priority * comparisons(spec, each) for each in own if pool(each) == "release")
         for own in (spec.guardrails, kept)
     )
-    fields = {name: getattr(spec, name) for name in ExperimentSpec.model_fields}
+    fields = {name: getattr(spec, name) for name in spec.model_fields_set}
     alpha = spec.alpha * after / before if after else spec.alpha
     made = ExperimentSpec.model_validate({**fields, "guardrails": kept, "alpha": alpha})
     return Unjudged(made, tuple(each.name for each in gone))

@@ -80,7 +80,8 @@ def by_weights(
         chosen = np.arange(plan.first[at], plan.first[at + 1])
         target[chosen] = seen.of(log.cohort[chosen], log.features[chosen])
         model[chosen] = _model(means, seen, log, chosen)
-        learner.take(at, chosen, plan.chance[plan.vector[chosen]], own=False)
+        vector = plan.vector[chosen]
+        learner.take(at, chosen, np.where(plan.whole[vector, None], plan.chance[vector], -1.0), own=False)
         advance(at + 1, len(plan.at_ms))
     warnings = comparability(log, plan, judged.names)
     lacking = uncovered(log, plan, target)

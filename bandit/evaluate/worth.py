@@ -113,8 +113,6 @@ def _aggregated(log: Logged, index: int, metric: Metric) -> Int64Array:
         return np.where(many > 0, np.clip(sums + (many - 1) * offset, 0, ONE), NONE)
     # What stands is written last: the first to come, or of the highest order the first.
     back = -np.arange(own.size)
-    stands = (
-        np.lexsort((back, rewards.order[own])) if metric.aggregate == "last" else back[::-1] + own.size - 1
-    )
+    stands = np.lexsort((back, rewards.order[own])) if metric.aggregate == "last" else back + own.size - 1
     found[decision[stands]] = q[stands]
     return found
