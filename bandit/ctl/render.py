@@ -160,7 +160,15 @@ def _header(status: pb.ExperimentStatus, now_s: float) -> RenderableType:
     lines.append(
         Text(f"evaluated {seen}, {behind} behind, {count(status.periods, 'period')} kept, etag {status.etag}")
     )
+    if status.partitions:
+        parts = "; ".join(map(_partition, status.partitions))
+        lines.append(Text(f"in {len(status.partitions)} partitions: {parts}"))
     return Group(*lines)
+
+
+def _partition(each: pb.PartitionStatus) -> str:
+    seen = f"{each.partition}: {count(each.exposures, 'exposure')}, {count(each.rewards_applied, 'reward')}"
+    return f"{seen}, {each.log_entries_behind:,} behind" if each.log_entries_behind else seen
 
 
 def _distance(status: pb.ExperimentStatus) -> list[str]:

@@ -89,6 +89,8 @@ def changes(sights: Iterator[Sight]) -> Iterator[Sight]:
         essence.CopyFrom(sight.status)
         essence.ClearField("evaluation_time")
         essence.ClearField("log_entries_behind")
+        for each in essence.partitions:
+            each.ClearField("log_entries_behind")
         if essence != last:
             last = essence
             yield sight
