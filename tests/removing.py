@@ -1,4 +1,4 @@
-"""Worlds in which sources send rewards, some of them poison, and one source is removed: what the tests of removal share."""
+"""Worlds in which sources send rewards and one of them is removed: what the tests of removal share."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class Side:
         self.sent = 0
         made = create(spec(**SHAPES[shape], event_retention=retention), uid=7, salt=SALT, now_ms=NOW)
         self.store.commit(Commit(0, replace(made.experiment, quarantines=held), made.allocation))
+        self.stored = self.load()
         self.commit(start(self.stored.experiment, self.stored.allocation, NOW))
         self.writer: Writer = open_keeping(self.store, self.stored)
         self.reshare()
 
-    @property
-    def stored(self) -> Stored:
+    def load(self) -> Stored:
         """As the store has it."""
         found = self.store.load(NAME)
         assert found is not None
@@ -105,6 +105,7 @@ class Side:
     def commit(self, transition: Transition) -> None:
         """Commit a transition; the learner hears of it later."""
         self.store.commit(Commit(self.stored.generation, transition.experiment, transition.allocation))
+        self.stored = self.load()
 
     def reshare(self) -> None:
         """The next allocation, which the learner makes itself."""
