@@ -113,7 +113,8 @@ def default_every_s(log: Logged) -> float:
     """The spec's longest period, or the 200th part of the log's time where that is longer."""
     from bandit.look import longest_period_s
 
-    return max(longest_period_s(log.spec), float(log.time_ms[-1] - log.time_ms[0]) / 1000.0 / LOOKS)
+    span_ms = int(log.time_ms[-1] - log.time_ms[0]) + 1
+    return max(longest_period_s(log.spec), -(-span_ms // LOOKS) / 1000.0)
 
 
 def read_log(
