@@ -180,6 +180,40 @@ def test_rewards_by_hand(ctl: Command, tmp_path: Path) -> None:
     assert "TOKEN_REQUIRED" in refused.err
 
 
+def test_what_another_spec_would_have_been_worth(service: Service, ctl: Command, tmp_path: Path) -> None:
+    """The decisions that banditctl printed are the log; rewards name them by their tokens."""
+    path, log = tmp_path / "logged.yaml", tmp_path / "log.jsonl"
+    path.write_text(SPEC.replace("experiment: answers", "experiment: logged"))
+    assert ctl("apply", "-f", str(path), "--yes").code == 0
+    assert ctl("start", "logged").code == 0
+    decide_until(ctl, "logged", lambda decision: decision["propensity"] == 0.5)
+    single = ctl("--json", "decide", "logged", "somebody").document
+    many = ctl("--json", "decide", "logged", "unit", "-n", "500").document["decisions"]
+    chance, lines = random.Random(1), []
+    for at, each in enumerate([single, *many]):
+        liked = float(chance.random() < (0.8 if each["arm"] == "new" else 0.2))
+        lines.append({**each, "time": f"2026-01-01T00:{at // 60:02}:{at % 60:02}Z"})
+        lines.append({"token": each["token"], "metric": "helpful", "value": liked})
+    log.write_text("\n".join(map(json.dumps, lines)))
+    known = ctl("--json", "evaluate", "-f", str(path), "--log", str(log), "--every", "30s").document
+    assert (known["counts"]["decisions"], known["counts"]["valued"]) == (501, 501)
+    news = [each["arm"] for each in [single, *many]].count("new")
+    assert [arm["decisions"] for arm in known["arms"]] == [501 - news, news]
+    worth = known["logged"]["value"]
+    assert worth == pytest.approx(sum(line.get("value", 0.0) for line in lines) / 501)
+    path.write_text(path.read_text() + "allocator: {kind: fixed, weights: {old: 0.1, new: 0.9}}\n")
+    path.write_text(path.read_text().replace("cap: 0.5", "cap: 0.9"))
+    other = ctl("--json", "evaluate", "-f", str(path), "--log", str(log), "--every", "30s").document
+    ips, snips = other["estimates"][:2]
+    assert abs(snips["value"]["value"] - 0.74) < 6 * snips["value"]["se"] < 0.3
+    assert snips["lift"]["value"] > 0.0
+    assert ips["lift"]["value"] == pytest.approx(ips["value"]["value"] - worth)
+    assert other["arms"][1]["share"] == pytest.approx(0.9)
+    replayed = ctl("evaluate", "-f", str(path), "--log", str(log), "--mode", "replay", "--every", "30s")
+    assert replayed.code == 0, replayed.err
+    assert "accepted " in replayed.out
+
+
 def lines_of(pipe: IO[str] | None) -> queue.Queue[str]:
     """Lines of a pipe as they come."""
     assert pipe is not None
