@@ -6,12 +6,13 @@ It executes nothing: serving takes traffic away by it, and a rollback is made of
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from server.disk import DISK, Disk, replace_file
 
 SCHEMA = 1
 MOST_STOPS = 1000
-_FILE, _LOCK = "stops", "stops.lock"
+_FILE, _LOCK, _ROOM = "stops", "stops.lock", "stops.room"
+ROOM_BYTES = 1 << 18
+"""Kept for orders on a disk that others filled: MOST_STOPS of the usual 200 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,12 @@ class StopFile:
     def __init__(self, folder: Path, *, disk: Disk = DISK) -> None:
         self._path = folder / _FILE
         self._lock_path = folder / _LOCK
+        self._room = folder / _ROOM
         self._disk = disk
         self._seen: tuple[int, int, int] | None = None
         self._ordered = Ordered()
         self._reading = threading.Lock()
+        self._keep_room()
         self.refresh()
 
     @property
@@ -140,7 +145,7 @@ class StopFile:
                     raise NotAllowed(f"{before.fault}; mend or delete it first", reason="STOPS_UNREADABLE")
                 after = change(before)
                 if after != before:
-                    replace_file(self._path, _dump(after), disk=self._disk)
+                    self._write(_dump(after))
             finally:
                 os.close(number)
         except OSError as error:
@@ -151,6 +156,26 @@ class StopFile:
             ) from error
         self.refresh()
         return after
+
+    def _write(self, content: bytes) -> None:
+        try:
+            replace_file(self._path, content, disk=self._disk)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._room.exists():
+                raise
+            self._room.unlink(missing_ok=True)
+            replace_file(self._path, content, disk=self._disk)
+        self._keep_room()
+
+    def _keep_room(self) -> None:
+        try:
+            with self._room.open("xb") as file:
+                file.write(bytes(ROOM_BYTES))
+        except FileExistsError:
+            return
+        except OSError:
+            with suppress(OSError):
+                self._room.unlink(missing_ok=True)
 
     def _take(self, mark: tuple[int, int, int] | None, ordered: Ordered) -> bool:
         self._seen = mark

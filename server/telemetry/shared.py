@@ -45,6 +45,10 @@ def join(folder: Path, part: str) -> None:
     for file in folder.glob(f"*_{part}.db"):
         if not _is_whole(file):
             file.unlink()  # counts are worth less than a part that starts
+    if hasattr(os, "memfd_create"):  # Linux
+        from server.telemetry.mapped import Mapped
+
+        values.MmapedDict = Mapped  # type: ignore[attr-defined]
     values.ValueClass = values.MultiProcessValue(lambda: part)  # type: ignore[no-untyped-call]
 
 

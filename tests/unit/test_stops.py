@@ -12,15 +12,16 @@ from bandit.errors import NotAllowed, NotFound, Overloaded, StoreUnavailable
 from bandit.ranges import PPM
 from bandit.rollout.transitions import promote, roll_back
 from bandit.v1 import server_service_pb2 as pb
+from server.disk import Disk
 from server.rpc.local import Local
 from server.snapshot import SnapshotKeeper
-from server.stops import MOST_STOPS, Ordered, StopFile
+from server.stops import MOST_STOPS, ROOM_BYTES, Ordered, StopFile
 from server.store.findings import Finding
 from server.store.memory import MemoryStore
 from tests.builders import NOW
 from tests.fakes import FakeClock
 from tests.serving import ANY, Faulty, commit, load, put_running, reshare
-from tests.shelves import STOP, Failing, Killed, killed
+from tests.shelves import STOP, Failing, Killed, full_disk, killed
 
 # --- the file --------------------------------------------------------------------------------------------------------
 
@@ -59,10 +60,32 @@ def test_a_disk_that_refuses_refuses_the_order(tmp_path: Path) -> None:
     for at in range(4):
         disk = Failing(at)
         stops = StopFile(tmp_path, disk=disk)
+        (tmp_path / "stops.room").unlink()
         with pytest.raises(Overloaded, match="No space left"):
             stops.add(STOP)
         assert stops.ordered == Ordered()
         assert StopFile(tmp_path).ordered == Ordered()
+
+
+def test_a_disk_that_others_filled_has_room_for_orders(tmp_path: Path) -> None:
+    """What is kept for them is given up, and kept again once there is room."""
+
+    class Full(Disk):
+        full = True
+
+        def write(self, number: int, content: memoryview) -> int:
+            if self.full and (tmp_path / "stops.room").exists():
+                full_disk()
+            return super().write(number, content)
+
+    disk = Full()
+    stops = StopFile(tmp_path, disk=disk)
+    assert (tmp_path / "stops.room").stat().st_blocks * 512 >= ROOM_BYTES
+    assert stops.add(STOP) == STOP
+    disk.full = False
+    (tmp_path / "stops.room").unlink()
+    stops.drop(["s1"])
+    assert (tmp_path / "stops.room").stat().st_size == ROOM_BYTES
 
 
 def test_the_end_of_the_process_in_the_middle_leaves_the_file_as_it_was_or_will_be(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.telemetry import shared
+from server.telemetry.mapped import Mapped
 from server.telemetry.scrape import Scrape
 from tests.fakes import FakeClock
 
@@ -37,6 +40,7 @@ SERVER = """
 import os, sys
 from pathlib import Path
 from server.telemetry import shared
+from server.telemetry.mapped import Mapped
 shared.join(Path(sys.argv[1]), sys.argv[2])
 from server.telemetry.serving import ServingLevels, ServingTelemetry
 from server.telemetry.learning import LearnerTelemetry
@@ -201,3 +205,81 @@ def test_a_reader_that_is_gone_stops_nothing() -> None:
     finally:
         os.close(writing)
     assert done.stdout == "on\n"
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+FULL = """
+import errno, os, sys
+from pathlib import Path
+folder, when = Path(sys.argv[1]), sys.argv[2]
+from server.telemetry import shared
+from server.telemetry.mapped import Mapped
+
+def fill():
+    "Of a real disk every block, else the call that asks for blocks."
+    if os.path.ismount(folder):
+        with open(folder / "filling", "ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                return
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    os.posix_fallocate = refuse
+
+if when == "before":
+    fill()
+shared.join(folder, "serve-0")
+from prometheus_client import CollectorRegistry, Counter
+words = Counter("words", "of a label", ["word"], registry=CollectorRegistry())
+words.labels("first").inc()
+if when == "later":
+    fill()
+for number in range(3000):
+    words.labels(f"word-{number}").inc()
+words.labels("first").inc()
+assert words.labels("first")._value.get() == 2.0
+assert words.labels("word-2999")._value.get() == 1.0
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "later"])
+@pytest.mark.parametrize("disk", ["real", "played"])
+def test_a_full_disk_ends_no_process(tmp_path: Path, when: str, disk: str) -> None:
+    """Mapped pages without a block behind them would: by SIGBUS, and again at each start."""
+    play = [sys.executable, "-c", FULL, str(tmp_path), when]
+    if disk == "real":
+        mount = f"mount -t tmpfs -o size=200k tmpfs {shlex.quote(str(tmp_path))} && exec {shlex.join(play)}"
+        play = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+        if subprocess.run([*play[:4], "true"], check=False, capture_output=True).returncode:
+            pytest.skip("nobody here may mount a disk of their own; the disk is played beside")
+    ended = subprocess.run(play, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+def test_what_was_counted_before_a_full_disk_is_read_after_it(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", FULL, str(tmp_path), "later"], check=True, timeout=60)
+    found = values(Scrape(tmp_path, FakeClock().now_ms, "1.2.3").render()[0].decode())
+    assert found[key("words_total", word="first")] == 1.0
+    assert found[key("words_total", word="word-0")] == 1.0
+
+
+def test_what_leaves_a_full_disk_takes_its_numbers_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = str(tmp_path / "counter_serve-0.db")
+    kept = Mapped(path)
+    kept.write_value("first", 7.0, 0.0)  # type: ignore[no-untyped-call]
+    later = Mapped(path)
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    for each in (later, Mapped(path)):
+        for number in range(3000):
+            each.read_value(f"word-{number}")  # type: ignore[no-untyped-call]
+        assert each.read_value("first")[0] == 7.0  # type: ignore[no-untyped-call]
+        each.close()  # type: ignore[no-untyped-call]
+    kept.close()  # type: ignore[no-untyped-call]
