@@ -267,7 +267,9 @@ def _scaled(metric: Metric, value: float | None) -> int:
             reason="NOT_A_NUMBER",
         )
     if not math.isfinite(value):
-        raise Rejected(f"{metric.name}: {value!r} is not a finite number", reason="NOT_FINITE")
+        raise Rejected(
+            f"{metric.name}: {value!r} is not a finite number; send one in {allowed}", reason="NOT_FINITE"
+        )
     _of_its_kind(metric, value)
     if not low <= value <= high:
         raise Rejected(f"{metric.name}: {value!r} is outside {allowed}", reason="OUT_OF_RANGE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from bandit.spec.model import ExperimentSpec
     from bandit.v1.experiment_pb2 import Experiment
     from bandit.v1.experiment_service_pb2 import DryRunResponse
+
+MOST_BYTES = 4 << 20
 
 
 @command("apply")
@@ -73,10 +76,15 @@ def read_spec(path: str) -> ExperimentSpec:
 def read_text(path: str) -> str:
     """The text of a file, or of stdin for ``-``.
 
-    Raises InvalidArgument when it is not UTF-8 and NotFound when it cannot be read.
+    Raises InvalidArgument when it is not UTF-8 or longer than any spec, and NotFound when it cannot be read.
     """
     try:
-        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise InvalidArgument(
+                f"{path} has more than {MOST_BYTES} bytes, which no spec has; is it another file?"
+            )
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         before = raw[: error.start]

@@ -54,6 +54,9 @@ class Events:
         # A page of another site can send a form or plain text without being asked, but none of these.
         if content not in _TYPES:
             return _refused(415, "UNKNOWN_CONTENT_TYPE", f"send one of {', '.join(_TYPES)}")
+        if (encoding := headers.get("content-encoding", "identity")) != "identity":
+            said = f"content-encoding {encoding[:40]!r} is not read here; send the body as it is"
+            return _refused(415, "UNKNOWN_CONTENT_ENCODING", said)
         one = any(name.startswith("ce-") for name in headers) or content not in ("application/json", BATCH)
         most = MOST_BODY_BYTES if one else MOST_BATCH_BYTES
         try:

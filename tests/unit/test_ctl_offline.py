@@ -54,6 +54,14 @@ def test_every_mistake_of_every_file_with_its_place(files: tuple[str, str, str])
     assert len(lines) == 4
 
 
+@pytest.mark.parametrize("command", [["validate"], ["rehearse", "-f"]])
+def test_what_has_no_end_is_no_spec(command: list[str]) -> None:
+    """Somebody names a device, or pipes the wrong file."""
+    done = NOWHERE(*command, "/dev/zero")
+    assert done.code == 3
+    assert "/dev/zero has more than 4194304 bytes, which no spec has" in done.err
+
+
 def test_mistakes_as_one_document(files: tuple[str, str, str]) -> None:
     done = NOWHERE("--json", "validate", *files)
     assert done.code == 3

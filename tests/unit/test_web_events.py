@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
@@ -192,6 +193,12 @@ def test_what_cannot_be_taken_is_refused_with_why(
     said = answer.body["error"] if "error" in answer.body else answer.body["results"][0]
     assert said["reason"] == reason
     assert said["message"]
+
+
+def test_a_packed_body_is_refused_as_such(shared_edge: Edge) -> None:
+    answer = shared_edge.post(gzip.compress(b"{}"), JSON, **{"content-encoding": "gzip"})
+    assert (answer.status, answer.body["error"]["reason"]) == (415, "UNKNOWN_CONTENT_ENCODING")
+    assert "send the body as it is" in answer.body["error"]["message"]
 
 
 def test_a_body_that_never_says_its_length_is_cut_off(shared_edge: Edge) -> None:
