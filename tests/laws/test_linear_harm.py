@@ -13,20 +13,24 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.random import Generator
 
 from bandit.guardrails.base import ArmStanding, Folded, Outcome
 from bandit.guardrails.by_features import Weighed
 from bandit.guardrails.evidence import outcomes
 from bandit.guardrails.harm import Harm
-from bandit.guardrails.judge import judge
+from bandit.guardrails.judge import accumulate, judge
 from bandit.guardrails.levels import thresholds
-from bandit.inference.by_features import by_features
+from bandit.inference.by_features import by_features, weighed_terms
 from bandit.inference.effects import Interval
 from bandit.inference.report import report_of
 from bandit.kernels import watch, weigh
+from bandit.kernels.overlap import LEAST, ODDS, SCORES, TOTAL, TOTAL_SAFE
 from bandit.ledger import FloatArray, PeriodTable
-from bandit.linear.weights import mean_sums
+from bandit.linear.project import bounded_ppm
+from bandit.linear.weights import LADDER, mean_sums
 from bandit.ranges import PPM
 from bandit.spec.model import ExperimentSpec
 from tests.builders import spec
@@ -243,3 +247,108 @@ def test_one_pair_of_a_judge_is_what_was_watched() -> None:
     spec_, found = made(), releases(5, np.full(2, 2.0), 31)
     for run, outcome in enumerate(ended(found, spec_, weighed=True)):
         assert (outcome is Outcome.FAIL) == (watched(found, spec_).failed[run] < PERIODS)
+
+
+def one_request(
+    spec_: ExperimentSpec, shares: tuple[int, ...], m: float, *, of_mean: bool
+) -> dict[tuple[int, int], FloatArray]:
+    """Scores [SCORES] of the small arm, by (arm, value) of a single request."""
+    found = {}
+    for arm, value in np.ndindex(len(shares), 2):
+        n = np.zeros((1, 1, len(shares), 2))
+        n[0, 0, arm] = 1.0
+        table = periods(spec_, n[:, 0], value * n[:, 0], centre=m)
+        table = replace(
+            table, weighed=mean_sums(n, value * n, value * n, np.array(shares)[None, None] / PPM, 0)
+        )
+        every = outcomes(spec_, "bad", table, LATE, of_mean=of_mean)
+        sums = np.zeros(watch.COLUMNS)
+        guardrail = spec_.guardrails[0]
+        weighed = Weighed(spec_, guardrail, table, every, of_mean=of_mean)
+        weighed.add(float(Harm().params(spec_, guardrail)[0]), sums, 1, np.ones(1, np.bool_))
+        found[arm, value] = sums[watch.BLOCK : watch.BLOCK + SCORES]
+    return found
+
+
+@given(
+    st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+    st.sampled_from([1.0, 1.25, 3.0]),
+    st.sampled_from(["minimize", "maximize", "mean"]),
+)
+@settings(max_examples=120, deadline=None)
+def test_one_request_adds_nothing_in_the_mean_where_the_null_holds(
+    p: list[float], m: float, rate: float, margin: float, way: str
+) -> None:
+    """Of every draw and value, exactly: e-values have a mean of at most 1, whatever the shares, the centre, the margin;
+    and the sum of scores grows by h times the difference."""
+    shares = bounded_ppm([each + 1e-3 for each in p], [0] * 3, [PPM] * 3)
+    direction = "minimize" if way == "minimize" else "maximize"
+    of_mean = way == "mean"
+    guardrail = {"name": "harm", "kind": "harm", "metric": "bad", "margin": margin}
+    spec_ = made(
+        arms=[{"name": "control", "control": True}, {"name": "small"}, {"name": "large"}],
+        metrics=[
+            {"name": "bad", "kind": "bernoulli", "direction": direction, "attribution_window": "1s"},
+            {"name": "good", "kind": "bernoulli", "direction": "maximize", "attribution_window": "1s"},
+        ],
+        guardrails=[guardrail | ({"margin_of": "mean"} if of_mean else {})],
+    )
+    r = float(Harm().params(spec_, spec_.guardrails[0])[0])
+    scores = one_request(spec_, shares, m, of_mean=of_mean)
+    # Means of what the sums count: badness, or the value itself; arm and control at the edge of the null.
+    control = min(rate, 1.0 / r)
+    arm = min(r * control, 1.0)
+    if direction == "maximize" and not of_mean:
+        control, arm = 1.0 - control, 1.0 - arm
+    chance = np.array(shares) / PPM
+    means = [control, arm, 0.5]
+    total: FloatArray = np.zeros(SCORES)
+    mean_e: FloatArray = np.zeros(SCORES)
+    for (k, value), block in scores.items():
+        probability = chance[k] * (means[k] if value else 1.0 - means[k])
+        total += probability * block
+        mean_e += probability * np.exp(block)
+    assert (mean_e[ODDS:] <= 1.0 + 1e-6).all()
+    assert abs(total[TOTAL]) <= 1e-6
+    assert abs(total[TOTAL_SAFE]) <= 1e-6
+    assert min(block[TOTAL] for block in scores.values()) >= -LEAST - 1e-9
+    assert min(block[TOTAL_SAFE] for block in scores.values()) >= -LEAST - 1e-9
+
+
+def test_folded_periods_are_in_the_evidence_once() -> None:
+    spec_, found = made(), releases(1, np.full(2, 1.2), 37)
+    arms = [ArmStanding(1, 1, live=True)] * 2
+    table = found.table(spec_, 0)
+    (whole,) = judge(spec_, table, Folded.empty_of(spec_), arms, LATE)
+    old = np.arange(PERIODS) < 25
+    folded = accumulate(spec_, Folded.empty_of(spec_), table.rows(old), np.ones(2, np.int64))
+    rest = replace(table, block=old)
+    (apart,) = judge(spec_, rest, folded, arms, LATE)
+    assert apart.log_e == pytest.approx(whole.log_e, rel=1e-9)
+    assert apart.log_e != 0.0
+    assert (apart.n, apart.n_control) == (whole.n, whole.n_control)
+    assert apart.observed == pytest.approx(whole.observed)
+    assert apart.reference == pytest.approx(whole.reference)
+
+
+def test_the_sums_of_an_effect_are_those_of_the_formula() -> None:
+    """900 rewards of the control and 1,000 of the arm at even shares, 0.3 each: what a centre leaves is told by hand."""
+    spec_, n = made(), np.array([900.0, 1000.0])[None, None, :, None] * np.ones((1, 1, 2, 2))
+    table = periods(spec_, n[:, 0], 0.3 * n[:, 0])
+    weighed = mean_sums(n, 0.3 * n, 0.3 * n, np.full((1, 1, 2), 0.5), 0)
+    # Shares of a half: every reward counts the step below a half, over a half.
+    w = max(each for each in LADDER if each <= 500_000) / 500_000
+    for m in (0.0, 0.3, 0.9):
+        rows = replace(table, weighed=weighed, centre=np.full((1, 2), m))
+        (a, s, v), rewards, of_control = weighed_terms(spec_, rows, 0, 1, LATE)
+        assert (rewards, of_control) == (1000.0, 900.0)
+        assert a == pytest.approx(950.0 * w)
+        assert s == pytest.approx(100.0 * w * (0.3 - m), abs=1e-4)
+        half = 0.5 * s / a
+        around = [
+            1000.0 * (0.21 + (0.3 - m - each) ** 2) + 900.0 * (0.21 + (0.3 - m + each) ** 2)
+            for each in (0.0, half)
+        ]
+        assert v == pytest.approx(w * w * max(around), rel=1e-4)
