@@ -1,6 +1,6 @@
 """Harm against a concurrent control and a fixed limit at full size; each line goes to guards.jsonl.
 
-    uv run python -m benchmarks.stats.guards ramp limit          # seeded; --runs N
+    uv run python -m benchmarks.stats.guards ramp wide limit          # seeded; --runs N
 
 Compiled loops around the kernels of the guardrails (``watch``, ``overlap``, ``confseq``), looked at after each batch.
 """
@@ -111,6 +111,30 @@ def ramp(runs: int, chance: np.random.Generator) -> Iterator[dict[str, Any]]:
         }
 
 
+def wide(runs: int, chance: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """A canary from 1 to 50 % over 100 batches of 1,000, also while a day swings by half; alpha 1 %."""
+    share, rising = np.linspace(0.01, 0.5, 100), np.linspace(0.05, 0.20, 100)
+    levels = {
+        "flat": np.full(100, 0.1),
+        "rising": rising,
+        "falling": rising[::-1].copy(),
+        "daily": 0.1 + 0.05 * np.sin(2.0 * math.pi * (np.arange(100) + 0.5) / 24.0),
+    }
+    # exact on inverse propensities, and asymptotic within periods
+    published = {
+        ("flat", 1.0): (0.001, 0.01), ("flat", 1.2): (0.995, 1.0), ("rising", 1.0): (0.0, 0.007),
+        ("rising", 1.2): (1.0, 1.0), ("falling", 1.0): (0.001, 0.006), ("falling", 1.2): (0.998, 1.0),
+        ("daily", 1.0): (0.0, 0.002), ("daily", 1.2): (0.993, 1.0),
+    }  # fmt: skip
+    for (level, ratio), (exact, within) in published.items():
+        found = harmed(share, levels[level], ratio, 1000, math.log(100.0), runs, chance)
+        yield {
+            "line": f"{level}, x{ratio:g}",
+            **told(found),
+            "published": {"exact IPW": exact, "asymptotic within periods": within},
+        }
+
+
 def limit(runs: int, chance: np.random.Generator) -> Iterator[dict[str, Any]]:
     """A rate at a fixed limit and above it, looked at every 20 outcomes of 40,000; alpha 5 and 1 %."""
     published: dict[tuple[float, float], tuple[float | None, float | None]] = {
@@ -127,6 +151,7 @@ def limit(runs: int, chance: np.random.Generator) -> Iterator[dict[str, Any]]:
 
 TABLES: dict[str, Callable[[int, np.random.Generator], Iterator[dict[str, Any]]]] = {
     "ramp": ramp,
+    "wide": wide,
     "limit": limit,
 }
 
