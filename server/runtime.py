@@ -7,7 +7,7 @@ What is not known to be in the store is thrown away and read again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -25,6 +25,7 @@ from server.control.lease import Leases
 from server.control.pasts import Pasts
 from server.control.report import Units, report_message
 from server.control.status import partition_messages, status_of
+from server.control.turns import Turns
 from server.evidence import Evidence
 from server.keeping import keeps
 from server.partitioned import open_writer
@@ -99,6 +100,7 @@ class LearnerLoop:
         self._ticked: dict[str, float] = {}
         self._reported: dict[str, float] = {}
         self._version = -1
+        self._turns = Turns(store, settings.read_count)
         self._fitness = Fitness(store, clock, settings.check_s)
         self._pasts = Pasts(store, clock, telemetry.set_back, accepted)
         self._kept_s = float("-inf")
@@ -137,17 +139,17 @@ class LearnerLoop:
         offsets = {
             ledger: offset for writer in self._writers.values() for ledger, offset in writer.offsets.items()
         }
-        batches: dict[str, list[LogEntry]] = {}
+        portions: Mapping[str, Sequence[LogEntry]] = {}
         if offsets:
-            batches = self._store.read(offsets, self._settings.read_count, int(self._settings.block_s * 1000))
+            portions = self._turns.next(offsets, int(self._settings.block_s * 1000))
         else:
             self._clock.sleep(self._settings.block_s)
-        full: dict[str, set[str]] = {}
-        for ledger, entries in batches.items():
+        for ledger, entries in portions.items():
             name, _ = parse_ledger(ledger)
-            if len(entries) >= self._settings.read_count:
-                full.setdefault(name, set()).add(ledger)
             self._guarded(name, partial(self._fold, name, ledger, entries))
+        full: dict[str, set[str]] = {}
+        for ledger in self._turns.more:
+            full.setdefault(parse_ledger(ledger)[0], set()).add(ledger)
         now = self._clock.monotonic_s()
         for name in list(self._writers):
             if now - self._ticked.get(name, float("-inf")) >= self._settings.tick_s:
@@ -234,7 +236,7 @@ class LearnerLoop:
         elif stored.generation < writer.stored.generation:
             self._kept_s = float("-inf")  # the store lost commits: look after that first
 
-    def _fold(self, name: str, ledger: str, entries: list[LogEntry]) -> None:
+    def _fold(self, name: str, ledger: str, entries: Sequence[LogEntry]) -> None:
         writer = self._writers.get(name)
         if writer is None:
             return  # another of its ledgers was written by somebody else just now
@@ -255,7 +257,7 @@ class LearnerLoop:
     def _tick(self, name: str, full: set[str]) -> None:
         """Look, commit what follows, publish. Judged only up to the time that every log has been folded to.
 
-        ``full``: logs of which as much was read as is read in one turn.
+        ``full``: logs that may have more than was folded in this turn.
         """
         writer = self._writers[name]
         fence = self._leases.fence(name)
