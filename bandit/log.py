@@ -10,6 +10,7 @@ many bytes of features follow each record.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 EXPOSURES = b"x"
@@ -22,6 +23,8 @@ START = "0-0"
 OUTCOME_APPLIED, OUTCOME_DUPLICATE, OUTCOME_CONFLICT, OUTCOME_LATE, OUTCOME_REJECTED = 1, 2, 3, 4, 5
 OUTCOME_SUPERSEDED = 6
 MOST_SOURCES = 64
+ISSUER_BATCH = 1024
+"""How many issuer numbers a machine takes at once, the first of all is 1."""
 GRPC, OTHERS = b"grpc", b"other"
 """How entries without a source are counted, and those of sources beyond the first so many."""
 # What a reward does to its decision's value; 0 in a slot that nobody amended.
@@ -31,10 +34,24 @@ REPORT, CORRECT, RETRACT = 1, 2, 3
 def partition_of(issuer: int, number: int, partitions: int) -> int:
     """Which of so many logs takes a decision's exposure and its rewards: one for all of an issuer's.
 
-    So marks, joins and sums of a decision meet in one ledger; issuer numbers are given one after the other, and serving
-    processes spread. A reward without a token (``issuer`` 0) goes by its ``number``, the hash of what it is.
+    So marks, joins and sums of a decision meet in one ledger. A reward without a token (``issuer`` 0) goes by its
+    ``number``, the hash of what it is.
     """
-    return (issuer or number) % partitions
+    return _spread(issuer, partitions) if issuer else number % partitions
+
+
+@lru_cache(maxsize=4096)
+def _spread(issuer: int, partitions: int) -> int:
+    """The place in its batch and the digits of the batch's number in base ``partitions``, added up, modulo that.
+
+    Processes of one machine have numbers one after the other, machines take them by batches: both spread. The number
+    modulo the partitions would send the first processes of all machines to one.
+    """
+    batch, total = divmod(issuer - 1, ISSUER_BATCH)
+    while batch and partitions > 1:
+        batch, digit = divmod(batch, partitions)
+        total += digit
+    return total % partitions
 
 
 def kind_of(kind: bytes, features: int) -> bytes:

@@ -265,6 +265,13 @@ def _not_a_number(seen: Seen) -> str:
     return f"{seen.shown()} is not a number; write one{limits}"
 
 
+def _whole_number(seen: Seen) -> str:
+    limits = _allowed(seen)
+    if seen.value is None:
+        return _nothing(seen, f"a whole number{limits}")
+    return f"{seen.shown()} is not a whole number; write plain decimal digits{limits}"
+
+
 def _not_finite(seen: Seen) -> str:
     return f"{seen.shown()} is not a finite number; write one{_allowed(seen)}"
 
@@ -333,6 +340,10 @@ _RULES: dict[str, Callable[[Seen], str]] = {
     "finite_number": _not_finite,
     "greater_than": _beyond,
     "greater_than_equal": _beyond,
+    "int_from_float": _whole_number,
+    "int_parsing": _whole_number,
+    "int_parsing_size": _whole_number,
+    "int_type": _whole_number,
     "less_than": _beyond,
     "less_than_equal": _beyond,
     "literal_error": _choice,

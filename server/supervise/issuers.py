@@ -15,12 +15,13 @@ from pathlib import Path
 import structlog
 
 from bandit.errors import BanditError
+from bandit.log import ISSUER_BATCH
 from server.disk import DISK, Disk, replace_file
 from server.pauses import Pauses
 
 log = structlog.get_logger(__name__)
 
-BATCH = 1024
+BATCH = ISSUER_BATCH
 LOW = 64
 # From the disk at once: a start of as many workers; a pool on disk lasts for 64 starts without a store.
 TAKEN_AT_ONCE = 16
