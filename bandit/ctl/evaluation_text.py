@@ -50,7 +50,7 @@ def _lines(found: Evaluation) -> list[Text]:
     left = [
         (counts.pending, "with an open window"),
         (counts.unanswered, "without a reward"),
-        (counts.uncounted, "not counted by the log"),
+        (counts.uncounted, "not drawn by shares"),
     ]
     told = ", ".join(f"{many:,} {why}" for many, why in left if many)
     lines = [Text(f"left out: {told}")] if told else []

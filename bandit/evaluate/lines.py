@@ -9,8 +9,8 @@ A decision, as ``banditctl decide --json`` prints it and with the time at which 
 Needed: ``time`` (RFC 3339, with its zone), ``arm``, and ``propensity`` (or ``propensity_ppm``, or ``propensities`` of
 all arms, which tell for sure what the log could never have given). A reward has ``metric``, ``value``, and ``delay_s``
 or ``event_time``; neither: it came at once. It may stand on a line of its own, below its decision, which it names by
-``decision_id`` or ``token``. A decision with ``counted`` false was not drawn by shares: it and its rewards are not
-counted here either.
+``decision_id`` or ``token``. A decision with ``counted`` false, or with another ``reason`` than ASSIGNED, was not drawn
+by shares: it and its rewards are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -36,7 +36,7 @@ SPELLINGS = {
 }
 REWARD = ("metric", "value", "delay_s", "event_time", "event_id", "sequence")
 NAMES = ("decision_id", "token")
-PASSED_OVER = ("experiment", "session", "reason", "epoch", "allocation_number", "state_age", "mode")
+PASSED_OVER = ("experiment", "session", "epoch", "allocation_number", "state_age", "mode")
 """What a decide reply tells beside, and what is not needed here."""
 DECISION = (
     *(
@@ -49,6 +49,7 @@ DECISION = (
         "attributes",
         "rewards",
         "counted",
+        "reason",
     ),
     *NAMES,
     *PASSED_OVER,
@@ -64,6 +65,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "attributes": (dict,),
     "rewards": (list,),
     "counted": (bool,),
+    "reason": (str,),
     "decision_id": (str,),
     "token": (str,),
     "metric": (str,),
@@ -73,7 +75,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "sequence": (int,),
 }
 _WORDS = {str: "a text", dict: "an object", list: "a list", bool: "true or false", int: "a whole number"}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_DELAY_S = 1e10
+ASSIGNED = "ASSIGNED"
+"""The reason of a decision whose unit's point lies in a range that the arm owns."""
 
 
 class _Wrong(Exception):
@@ -135,7 +140,7 @@ def _line(collector: Collector, skipped: set[str], number: int, values: dict[str
         elif not any(key in skipped for key in keys):
             named = f"{keys[0][:80]!r} is that of no line above" if keys else "missing"
             raise _Wrong("decision_id", f"{named}; write a reward below its decision, and name it")
-    elif _of_kind(values, "counted") is False:
+    elif not _is_drawn(values):
         collector.uncounted += 1
         skipped.update(keys)
     else:
@@ -146,6 +151,11 @@ def _line(collector: Collector, skipped: set[str], number: int, values: dict[str
             _known(reward, REWARD, f"rewards.{at}.")
             if decision is not None:
                 _reward(collector, number, decision, reward)
+
+
+def _is_drawn(values: Mapping[str, Any]) -> bool:
+    reason = _of_kind(values, "reason") or ASSIGNED
+    return _of_kind(values, "counted") is not False and reason.upper().endswith(ASSIGNED)
 
 
 def _decision(collector: Collector, number: int, values: Mapping[str, Any], keys: list[str]) -> int | None:
@@ -235,7 +245,7 @@ def _milliseconds(field: str, text: str) -> int:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise _Wrong(field, f"{text[:40]!r} is no time with a zone; write it like 2026-01-31T12:00:00.5Z")
-    return math.floor(moment.timestamp() * 1000)
+    return math.floor((moment - EPOCH) / timedelta(milliseconds=1))
 
 
 def _told(value: object) -> str:

@@ -131,6 +131,9 @@ class Collector:
                 line, "arm", f"{arm!r} is not in the spec; its arms are {names}: name the arms of the log so"
             )
             return None
+        if time_ms < 0:
+            self.fault(line, "time", "before 1970; mend the log")
+            return None
         if self._claims and time_ms < self._claims[-1].issued_ms:
             back = (self._claims[-1].issued_ms - time_ms) / 1000
             self.fault(line, "time", f"{back:g} s before the decision above it; sort the log by time")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from bandit.errors import InvalidArgument
+from bandit.evaluate.lines import EPOCH
 from bandit.evaluate.logged import Collector, Logged
 from bandit.spec.model import ExperimentSpec
 
@@ -67,7 +68,7 @@ def _row(
             return
     decision = collector.decision(
         line,
-        time_ms=math.floor(moment.timestamp() * 1000),
+        time_ms=math.floor((moment - EPOCH) / timedelta(milliseconds=1)),
         arm=f"item-{told['item_id']}",
         propensity=numbers[0],
         attributes={name: told[name] for name in others},

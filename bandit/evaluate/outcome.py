@@ -77,7 +77,7 @@ class ArmPart(NamedTuple):
 class Counts(NamedTuple):
     """Of the logged ``decisions``, ``valued`` have a value of every term of the objective, ``pending`` had an open
     window, ``unanswered`` no reward; ``late`` rewards came after their window, ``uncounted`` decisions are those that
-    the log itself leaves out. ``looks``, one each ``every_s`` seconds in which there were decisions."""
+    the log says were not drawn by shares. ``looks``, one each ``every_s`` seconds in which there were decisions."""
 
     decisions: int
     valued: int

@@ -65,6 +65,7 @@ def test_a_log_says_what_its_lines_say() -> None:
             ),
             json.dumps({"decision_id": "d3", "arm": "a", "time": "2026-01-01T00:00:09Z", "counted": False}),
             json.dumps({"decision_id": "d3", "metric": "liked", "value": 1}),
+            line(time="2026-01-01T00:00:09Z", reason="DECISION_REASON_PAUSED", propensity=1),
         ],
         SPEC,
         "log",
@@ -79,7 +80,7 @@ def test_a_log_says_what_its_lines_say() -> None:
     assert log.rewards.arrival_ms.tolist() == [START_MS + 2000, START_MS + 3500]
     assert log.rewards.metric.tolist() == [1, 0]
     assert log.rewards.q.tolist() == [ONE // 4, ONE]
-    assert (log.late, log.uncounted, log.end_ms) == (1, 1, START_MS + 90_000)
+    assert (log.late, log.uncounted, log.end_ms) == (1, 2, START_MS + 90_000)
 
 
 def test_propensities_of_all_arms_are_taken() -> None:
@@ -129,6 +130,7 @@ def test_propensities_of_all_arms_are_taken() -> None:
         ([line(arm=3)], "arm: 3 is not a text"),
         ([line(time=None)], "time: missing"),
         ([line(time="2026-01-01T00:00:00")], "time: '2026-01-01T00:00:00' is no time with a zone"),
+        ([line(time="0001-01-01T00:00:00+23:59")], "time: before 1970"),
         ([line(time="soon")], "time: 'soon' is no time with a zone"),
         (
             [line(), line(time="2026-01-01T00:00:00Z")],
@@ -138,6 +140,7 @@ def test_propensities_of_all_arms_are_taken() -> None:
             [line(decision_id="d"), line(), line(decision_id="d")],
             ":3:1: decision_id: 'd' is that of line 1 too",
         ),
+        ([line(reason=1)], "reason: 1 is not a text"),
         ([line(arms="a")], "arms: no such field; did you mean arm?"),
         ([line(zzzz=1)], "zzzz: no such field; the fields are time, arm"),
         ([line(attributes={"plan": 1})], "attributes.plan: 1 is no text"),
@@ -231,6 +234,7 @@ def test_rows_of_the_open_bandit_dataset_are_decisions() -> None:
         ([HEAD, ROW.replace(",1,2,0,", ",1,2,2,")], "rewards.click: 2.0 on a bernoulli metric"),
         ([HEAD, ROW.replace(",1,2,0,", ",1,2,,")], "click: '' is no number"),
         ([HEAD, ROW.replace("2019-11-24 ", "then")], "is no time"),
+        ([HEAD, ROW.replace("2019", "1919")], "log.csv:2:1: time: before 1970"),
         ([HEAD, "0,1\n"], "more or fewer values than columns"),
         ([HEAD, ROW.replace("\n", ",1,2\n")], "more or fewer values than columns"),
         ([HEAD, ROW, ROW.replace("00:01", "00:00")], "log.csv:3:1: time: 60 s before"),
