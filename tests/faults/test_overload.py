@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -168,6 +170,45 @@ def drain(line: socket.socket) -> None:
             pass
     except ConnectionResetError:
         pass
+
+
+SETTINGS, PING, GOAWAY, ACK = 4, 6, 7, 1
+
+
+def frame(kind: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + bytes(4) + payload
+
+
+def frames(line: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """Kind and payload of each frame that comes, till the line is closed."""
+    with line.makefile("rb") as file:
+        while head := file.read(9):
+            yield head[3], file.read(int.from_bytes(head[:3]))
+
+
+def test_a_quiet_client_may_ask_whether_we_live_and_a_restless_one_is_sent_away() -> None:
+    """Pings on a connection without calls: never more often than allowed, then as fast as they go."""
+    store = MemoryStore()
+    put_running(store)
+    with (
+        serving(store, limits=replace(DEFAULT_LIMITS, ping_every_s=0.2)) as served,
+        socket.create_connection(("127.0.0.1", served.port), timeout=60) as line,
+    ):
+        line.sendall(PREFACE + frame(SETTINGS))
+        heard = frames(line)
+        for number in range(8):
+            time.sleep(0.25)  # the least between two
+            line.sendall(frame(PING, number.to_bytes(8)))
+            kinds: list[tuple[int, bytes]] = []
+            while not kinds or kinds[-1] != (PING, number.to_bytes(8)):
+                kinds.append(next(heard))
+            assert GOAWAY not in [kind for kind, _ in kinds]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(20):
+                line.sendall(frame(PING, bytes(8)))
+        away = next(payload for kind, payload in heard if kind == GOAWAY)
+        assert away[8:] == b"too_many_pings"
+        assert served.decide.Decide(asked("answers", "u"), timeout=30).counted
 
 
 def test_streams_that_are_opened_and_reset_at_once_hold_nothing(full: bool) -> None:
