@@ -10,13 +10,23 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from bandit.allocate_linear import propose_linear
 from bandit.allocators import ALLOCATORS
 from bandit.allocators.needed import needed
 from bandit.baselines import BASELINES
+from bandit.baselines.base import evidence_of
+from bandit.decide import compile_table
+from bandit.features import Encoder
 from bandit.guardrails import GUARDRAILS
 from bandit.guardrails.base import Folded
+from bandit.inference.by_features import by_features
 from bandit.inference.report import report_of
-from bandit.ledger import PeriodTable
+from bandit.ledger import ONE, PeriodTable
+from bandit.linear.project import bounded_ppm
+from bandit.linear.rule import Chooser
+from bandit.linear.sums import Totals, add, read, width_of
+from bandit.linear.weights import add as add_weighed
+from bandit.linear.weights import marks_of
 from bandit.look import Look, look
 from bandit.ranges import PPM
 from bandit.rollout.bounds import boxes
@@ -158,7 +168,7 @@ def hostile(spec: ExperimentSpec, rows: int, chance: np.random.Generator) -> Per
     return made
 
 
-def looked(spec: ExperimentSpec, rows: PeriodTable) -> Look:
+def looked(spec: ExperimentSpec, rows: PeriodTable, totals: Totals | None = None) -> Look:
     draft = create(spec, 1, bytes(16), 0)
     begun = start(draft.experiment, draft.allocation, 0)
     # Counted from the first period on.
@@ -169,7 +179,17 @@ def looked(spec: ExperimentSpec, rows: PeriodTable) -> Look:
         experiment, begun.allocation, shares, begun.allocation.centres, "evidence", 0
     ).allocation
     now = len(rows.number) * SECOND + 500
-    return look(experiment, before, rows, rows, Folded.empty_of(spec), now, batch=1000.0)
+    return look(
+        experiment,
+        before,
+        rows,
+        rows,
+        Folded.empty_of(spec),
+        now,
+        batch=1000.0,
+        renew=spec.is_linear,
+        totals=totals,
+    )
 
 
 def assert_sound(spec: ExperimentSpec, seen: Look) -> None:
@@ -256,3 +276,117 @@ def test_a_report_of_anything_is_made(baseline: str) -> None:
         for each in made.objective:
             if each is not None and each.interval.method != "none":
                 assert each.interval.low <= each.interval.estimate <= each.interval.high
+
+
+LINEAR: list[dict[str, Any]] = [
+    {"kind": "lin_ts"},
+    {"kind": "lin_ts", "exploration": 100.0},
+    {"kind": "lin_ucb"},
+    {"kind": "lin_ucb", "confidence": 0.01},
+]
+ODD = ["", "nan", "inf", "-1e999", "5", "0", "1e-320", "pro", "x" * 9000, "\x00", "१२"]
+"""Attributes as clients may send them."""
+
+
+def linear_spec(rule: dict[str, Any], kind: str, arms: int) -> ExperimentSpec:
+    fields = {key: value for key, value in KINDS[kind].items() if key != "default_when_silent"}
+    names = ["control", *(f"a{index}" for index in range(1, arms))]
+    harm = {"name": "harm", "kind": "harm", "metric": kind}
+    limit = {"name": "limit", "kind": "silence", "metric": kind, "after": "1s", "action": "flag"}
+    made = ExperimentSpec.model_validate(
+        {
+            "experiment": "hostile",
+            "arms": [{"name": name, "control": name == "control"} for name in names],
+            "metrics": [{"name": kind, "kind": kind, "attribution_window": "2s", **fields}],
+            "objective": [{"metric": kind}],
+            "allocator": rule,
+            "baseline": "stationary",
+            "bounds": {"floor": 0.002, "control_floor": 0.01, "cap": 0.7},
+            "features": [
+                {"name": "plan", "kind": "categorical", "values": ["free", "pro"]},
+                {"name": "tokens", "kind": "numeric", "low": -1e12, "high": 1e12},
+                {"name": "text", "kind": "hashed", "buckets": 3},
+            ],
+            "guardrails": [harm if arms < 28 else limit],
+        }
+    )
+    assert check(made) == []
+    return made
+
+
+def hostile_linear(
+    spec: ExperimentSpec, rows: int, chance: np.random.Generator
+) -> tuple[PeriodTable, Totals | None]:
+    """As :func:`hostile`, with features and shares of every decision: all alike, at the ends, next to none."""
+    arms, encoder = len(spec.arms), Encoder(spec.features)
+    n, s1, s2 = np.zeros((3, rows, arms, len(spec.columns)))
+    learned = np.zeros((arms, 1, width_of(encoder.dimension)))
+    weighed = np.zeros((rows, arms, 1, 2, 6))
+    one = np.ones(1, np.int64)
+    for row, arm in itertools.product(range(rows), range(arms)):
+        for _ in range(int(chance.integers(0, 3))):
+            many, value = float(chance.choice(COUNTS)), legal(spec, 0, chance)
+            if value is None:
+                continue
+            low, high = spec.metrics[0].scale
+            part = (value - low) / (high - low)
+            q = np.array([round(part * ONE)])
+            encoded = encoder.encode({each.name: str(chance.choice(ODD)) for each in spec.features})
+            sums = np.zeros(learned.shape[2], np.int64)
+            add(sums, encoder.rows(np.frombuffer(encoded, np.uint8)[None]), q, one)
+            learned[arm, 0] += many * sums
+            p = chance.choice([1e-9, 1e-4, 1.0], arms) * chance.random(arms) + 1e-12
+            shares = bounded_ppm((p / p.sum()).tolist(), [1] * arms, [PPM] * arms)
+            marks = np.frombuffer(marks_of(shares), np.uint8)[None]
+            single = np.zeros((arms, 1, 2, 6), np.int64)
+            add_weighed(single, marks, np.array([shares[arm]]), arm * one, 0 * one, q, one, 0)
+            weighed[row] += many * single
+            for array, moment in ((n, 1.0), (s1, part), (s2, part * part)):
+                array[row, arm, 0] += many * moment
+    table = periods(spec, n, s1, s2, assigned=n[:, :, 0])
+    return replace(table, weighed=weighed), read(learned) if learned.any() else None
+
+
+@pytest.mark.parametrize("rule", LINEAR, ids=[" ".join(map(str, rule.values())) for rule in LINEAR])
+def test_linear_allocators_give_lawful_shares_to_any_request(rule: dict[str, Any]) -> None:
+    chance = np.random.default_rng(len(str(rule)))
+    for trial in range(15):
+        arms = 64 if trial == 0 else int(chance.choice([2, 3]))
+        spec = linear_spec(rule, str(chance.choice(["bernoulli", "gaussian", "revenue", "poisson"])), arms)
+        rows, totals = hostile_linear(spec, int(chance.choice([0, 1, 4])), chance)
+        seen = looked(spec, rows, totals)
+        assert_sound(spec, seen)
+        assert seen.transition is not None
+        report = by_features(
+            report_of(spec, rows, [True] * arms, 10**9), spec, rows, 10**9, np.ones(len(spec.metrics))
+        )
+        for effect in report.objective:
+            if effect is not None and effect.interval.method != "none":
+                assert effect.interval.low <= effect.interval.estimate <= effect.interval.high
+        made = seen.transition
+        if made.allocation.linear is None:  # an arm was taken away: the next look makes the rule
+            continue
+        served = compile_table(made.experiment, made.allocation)
+        assert served.chooser is not None
+        for _ in range(40):
+            attributes = {each.name: str(chance.choice(ODD)) for each in spec.features}
+            decision = served.decide(str(chance.random()), attributes)
+            shares = served.chooser.shares_ppm(decision.features[: len(spec.features)])
+            assert sum(shares) == PPM
+            assert decision.propensity_ppm == shares[decision.arm] > 0
+            assert decision.features[len(spec.features) :] == (marks_of(shares) if spec.weighs else b"")
+
+
+def test_a_rule_for_the_control_alone_serves_it() -> None:
+    """Every challenger is rolled back: nothing is left to choose, and nothing divides by nothing."""
+    chance = np.random.default_rng(5)
+    spec = linear_spec(LINEAR[0], "bernoulli", 3)
+    rows, totals = hostile_linear(spec, 4, chance)
+    shares = np.zeros(3, np.bool_)
+    shares[0] = True
+    proposal = propose_linear(spec, evidence_of(spec, rows, 10**6), totals, shares, [None] * 3, None, 1.0)
+    assert proposal.shares_ppm == (PPM, 0, 0)
+    assert proposal.linear is not None
+    chooser = Chooser(proposal.linear, Encoder(spec.features))
+    assert chooser.shares_ppm(bytes(3)) == (PPM, 0, 0)
+    assert chooser.marks(bytes(3)) == bytes([255, 0, 0])

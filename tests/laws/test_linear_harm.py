@@ -334,7 +334,7 @@ def test_folded_periods_are_in_the_evidence_once() -> None:
 
 
 def test_the_sums_of_an_effect_are_those_of_the_formula() -> None:
-    """900 rewards of the control and 1,000 of the arm at even shares, 0.3 each: what a centre leaves is told by hand."""
+    """900 rewards of the control and 1,000 of the arm at even shares, 0.3 each: checked by hand for any centre."""
     spec_, n = made(), np.array([900.0, 1000.0])[None, None, :, None] * np.ones((1, 1, 2, 2))
     table = periods(spec_, n[:, 0], 0.3 * n[:, 0])
     weighed = mean_sums(n, 0.3 * n, 0.3 * n, np.full((1, 1, 2), 0.5), 0)
