@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +102,26 @@ def test_the_end_of_the_process_in_the_middle_leaves_the_file_as_it_was_or_will_
         before.drop(["s2"])
 
 
+def test_two_orders_at_once_are_both_there(tmp_path: Path) -> None:
+    """Of two processes: the second reads what the first wrote, however long that takes."""
+    first_writes, second_is_done = threading.Event(), threading.Event()
+
+    class Slow(Disk):
+        def make(self, path: Path) -> int:
+            first_writes.set()
+            second_is_done.wait(0.5)  # in vain, unless nothing keeps the second out
+            return super().make(path)
+
+    second = StopFile(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(StopFile(tmp_path, disk=Slow()).add, STOP)
+        assert first_writes.wait(60)
+        second.add(replace(STOP, id="s2", arm="large"))
+        second_is_done.set()
+        writing.result(60)
+    assert {stop.id for stop in StopFile(tmp_path).ordered.stops} == {"s1", "s2"}
+
+
 def test_there_is_a_most(tmp_path: Path) -> None:
     stops = StopFile(tmp_path)
     stops.add(STOP)
@@ -118,6 +140,8 @@ BROKEN = [
     b"[]",
     b'{"schema":9}',
     b'{"schema":1,"accepted_ms":0,"stops":[{"id":"x"}]}',
+    b'{"schema":1,"accepted_ms":1.5,"stops":[]}',
+    b'{"schema":1,"accepted_ms":true,"stops":[]}',
     b"\xff" * 40,
 ]
 
