@@ -1,5 +1,5 @@
 """A release routed by features, through the real processes: shares come to follow the features, a killed learner
-changes no sum, and what people are shown compares no arms."""
+changes no sum, and what people are shown compares no unlike requests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bandit.client import Client
 from bandit.client.connection import split_tokens
@@ -16,7 +17,9 @@ from bandit.ctl.render import status_view
 from bandit.ctl.report_view import report_view
 from bandit.features import Encoder
 from bandit.ledger import ONE
+from bandit.linear import weights
 from bandit.linear.sums import add, width_of
+from bandit.ranges import PPM
 from bandit.spec.model import ExperimentSpec
 from bandit.v1 import reward_service_pb2 as wire
 from server.store.embedded import Embedded
@@ -32,9 +35,12 @@ def by_plan() -> ExperimentSpec:
     """Two arms; the control is better for free plans, the small one for pro plans."""
     return spec(
         arms=[{"name": "control", "control": True}, {"name": "small"}],
-        metrics=[{"name": "good", "kind": "bernoulli", "direction": "maximize", "corrections": True}],
+        metrics=[
+            {"name": "good", "kind": "bernoulli", "direction": "maximize", "corrections": True},
+            {"name": "bad", "kind": "bernoulli", "direction": "minimize"},
+        ],
         objective=[{"metric": "good"}],
-        guardrails=[],
+        guardrails=[{"name": "harm", "kind": "harm", "metric": "bad"}],
         allocator={"kind": "lin_ts"},
         baseline="stationary",
         unit={"kind": "request", "mode": "request"},
@@ -51,6 +57,7 @@ class Traffic:
     def __init__(self, made: ExperimentSpec) -> None:
         self.encoder = Encoder(made.features)
         self.sums = np.zeros((2, 1, width_of(self.encoder.dimension)), np.int64)
+        self.weighed = np.zeros((2, 2, 2, weights.SUMS), np.int64)
         self.chance = random.Random(3)
         self.sent = 0
         self.last = {plan: np.zeros(2) for plan in PLANS}
@@ -63,13 +70,18 @@ class Traffic:
             attributes = {"plan": plan, "tokens": tokens}
             reply = client.decide_batch("answers", [f"u{n}" for n in range(20)], attributes)
             encoded = np.frombuffer(self.encoder.encode(attributes), np.uint8)[None]
-            assert reply.token_size == 67
-            for token, arm in zip(split_tokens(reply), reply.arm_indexes, strict=True):
+            assert reply.token_size == 69
+            for token, arm, ppm in zip(
+                split_tokens(reply), reply.arm_indexes, reply.propensities_ppm, strict=True
+            ):
                 self.last[plan][arm] += 1
                 value = float(self.chance.random() < RATES[reply.arms[arm], plan])
                 row, one = self.encoder.rows(encoded), np.array([round(value * ONE)])
                 add(self.sums[arm, 0], row, one, np.array([1]))
                 events.append(wire.RewardEvent(token=token, metric="good", value=value))
+                events.append(wire.RewardEvent(token=token, metric="bad", value=1.0))
+                self._weigh(arm, ppm, 0, one, 1)
+                self._weigh(arm, ppm, 1, np.array([ONE]), 1)
                 if self.chance.random() < 0.1:
                     events.append(
                         wire.RewardEvent(
@@ -79,8 +91,17 @@ class Traffic:
                     )  # fmt: skip
                     add(self.sums[arm, 0], row, one, np.array([-1]))
                     add(self.sums[arm, 0], row, ONE - one, np.array([1]))
+                    self._weigh(arm, ppm, 0, one, -1)
+                    self._weigh(arm, ppm, 0, ONE - one, 1)
         self.sent += len(events)
         return events
+
+    def _weigh(self, arm: int, ppm: int, metric: int, q: NDArray[np.int64], sign: int) -> None:
+        """Of two arms, the share of one tells that of the other."""
+        shares = [PPM - ppm, PPM - ppm]
+        shares[arm] = ppm
+        marks, one = np.frombuffer(weights.marks_of(shares), np.uint8)[None], np.ones(1, np.int64)
+        weights.add(self.weighed, marks, ppm * one, arm * one, metric * one, q, sign * one, 0)
 
 
 def report(client: Client, events: Sequence[wire.RewardEvent]) -> None:
@@ -121,10 +142,12 @@ def test_shares_come_to_follow_the_features_and_a_killed_learner_loses_nothing(t
         until(lambda: client.report("answers").decisions >= 800, 60, "a report of everything")
         told = client.report("answers")
         assert told.winner.arm == told.winner.leader == ""
-        assert not any(arm.HasField("objective") or arm.HasField("mean_weight") for arm in told.arms)
-        assert not any(
-            arm.HasField("effect") or arm.HasField("mean") for each in told.metrics for arm in each.arms
-        )
+        assert not any(arm.HasField("mean_weight") for arm in told.arms)
+        assert not any(arm.HasField("mean") for each in told.metrics for arm in each.arms)
+        # The windows are open: effects and verdicts have their place and say nothing yet.
+        assert [arm.HasField("effect") for each in told.metrics for arm in each.arms] == [False, True] * 2
+        assert not told.metrics[0].arms[1].effect.HasField("estimate")
+        assert [(each.guardrail, each.n) for each in told.verdicts] == [("harm", 0)]
         assert "COEFFICIENTS" in text_of(report_view(told, told.evaluation_time.seconds, 160))
     store = Embedded(tmp_path / "kept" / "store")
     store.start()
@@ -137,6 +160,8 @@ def test_shares_come_to_follow_the_features_and_a_killed_learner_loses_nothing(t
     assert state is not None
     periods = [period.linear for period in state.ledger.current() if period.linear is not None]
     assert np.array_equal(np.sum(periods, axis=0), traffic.sums)
+    weighed = [period.weighed for period in state.ledger.current() if period.weighed is not None]
+    assert np.array_equal(np.sum(weighed, axis=0), traffic.weighed)
 
 
 def follows(client: Client) -> bool:
