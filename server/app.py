@@ -18,7 +18,7 @@ from bandit.errors import BanditError
 from server.clock import Clock, StoreClock, SystemClock
 from server.config import Config
 from server.pauses import Pauses
-from server.store.base import Durability
+from server.store.base import Durability, Stored
 from server.store.redis import RedisStore
 
 if TYPE_CHECKING:
@@ -279,6 +279,7 @@ def run_learner(config: Config, ready: Callable[[], None], beat: Callable[[], No
     """
     from bandit.kernels.jit import warm_often, warm_seldom
     from server.runtime import LearnerLoop, LoopSettings
+    from server.snapshot import Shelf
     from server.stops import StopFile
     from server.telemetry.learning import LearnerTelemetry
 
@@ -297,13 +298,32 @@ def run_learner(config: Config, ready: Callable[[], None], beat: Callable[[], No
         stops.refresh()
         return stops.ordered.accepted_ms
 
-    loop = LearnerLoop(store, clock, settings, LearnerTelemetry(machine.now_ms), accepted, clock.follow)
+    loop = LearnerLoop(
+        store,
+        clock,
+        settings,
+        LearnerTelemetry(machine.now_ms),
+        accepted,
+        kept_by(Shelf(config.data_dir / "snapshot", machine), accepted()),
+        clock.follow,
+    )
     threading.Thread(target=warm_seldom, name="warmer", daemon=True).start()
     ready()
     loop.run(stop, beat)
     store.close()
     log.info("learner_stopped")
     return 0
+
+
+def kept_by(shelf: Shelf, accepted_ms: int) -> list[Stored]:
+    """What this machine served last; nothing when the store was accepted as it is since."""
+    snapshot = shelf.load()
+    if snapshot is None or snapshot.accepted_ms < accepted_ms:
+        return []
+    return [
+        Stored(each.experiment, each.allocation, each.generation, each.audit_sequence, each.audit_hash)
+        for each in snapshot.entries.values()
+    ]
 
 
 def _stopped_by_signals() -> threading.Event:

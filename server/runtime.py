@@ -7,7 +7,7 @@ What is not known to be in the store is thrown away and read again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -16,7 +16,7 @@ import structlog
 
 from bandit.errors import BanditError, CorruptStored, NotAllowed, Stale, StoreUnavailable
 from bandit.ids import parse_ledger
-from bandit.log import LogEntry
+from bandit.log import START, LogEntry
 from bandit.look import Look, look
 from bandit.rollout.transitions import audit_record
 from server.clock import Clock
@@ -76,7 +76,7 @@ class LoopSettings:
 class LearnerLoop:
     """Runs until told to stop. ``step`` is one turn and may be driven by tests with their own clock.
 
-    ``accepted``: when an operator last accepted the store as it is, Unix ms (see ``server.control.pasts``).
+    ``accepted``: when an operator last accepted the store as it is, Unix ms; ``kept``: see ``server.control.pasts``.
     ``follow`` lets the clock hear the store's time; it is called each ``housekeeping_s``.
     """
 
@@ -87,6 +87,7 @@ class LearnerLoop:
         settings: LoopSettings,
         telemetry: Telemetry,
         accepted: Callable[[], int] = lambda: 0,
+        kept: Iterable[Stored] = (),
         follow: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -102,7 +103,7 @@ class LearnerLoop:
         self._version = -1
         self._turns = Turns(store, settings.read_count)
         self._fitness = Fitness(store, clock, settings.check_s)
-        self._pasts = Pasts(store, clock, telemetry.set_back, accepted)
+        self._pasts = Pasts(store, clock, telemetry.set_back, accepted, kept)
         self._kept_s = float("-inf")
 
     @property
@@ -247,6 +248,7 @@ class LearnerLoop:
                 return
             writer.sync(stored)
             self._pasts.saw(name, stored)
+        self._pasts.reading_on(name, ledger, writer.offsets.get(ledger, START))
         began = self._clock.monotonic_s()
         folding = writer.take(ledger, entries)
         self._pasts.folded(name, writer.sequences)

@@ -20,9 +20,11 @@ from bandit.reward import RECORD
 from bandit.rollout.transitions import audit_record, clear_rollback, pause, roll_back
 from bandit.token import Claims, sign
 from bandit.v1 import reward_service_pb2 as wire
+from server.app import kept_by
 from server.rpc.changes import Asked, Changes
 from server.rpc.reconcile import Reconciler
 from server.rpc.rewards import Rewards
+from server.runtime import LearnerLoop, LoopSettings
 from server.snapshot import Mode, SnapshotKeeper, matters
 from server.stops import StopFile
 from server.store.base import Commit, Store, Stored
@@ -30,6 +32,7 @@ from server.store.embedded import Embedded
 from server.store.redis import RedisStore
 from tests.conftest import PATIENT_S
 from tests.fakes import FakeClock
+from tests.learning import Silent
 from tests.serving import ANY, load, put_draft, put_running, reshare
 from tests.shelves import STOP, Kept
 
@@ -196,6 +199,33 @@ def test_a_rollback_that_the_store_lost_holds(machine: Machine, own: RedisStore,
     machine.stops.accept(1)
     machine.look(1)
     assert machine.table().shares_ppm == (1_000_000, 0, 0)
+
+
+def test_a_learner_that_begins_on_an_old_copy_does_not_undo_a_rollback(
+    machine: Machine, own: RedisStore, admin: Any
+) -> None:
+    """It saw nothing itself; the disk of its machine tells what was served there."""
+    copy = copy_of(admin)
+    rolled_back(own, load(own))
+    reshare(own, load(own, "other"), (600_000, 300_000, 100_000))
+    machine.look(1)
+    set_back(admin, copy)
+    settings = LoopSettings("begun", block_s=0.0, parked_s=1.0)
+
+    def began(accepted_ms: int) -> LearnerLoop:
+        kept = kept_by(machine.shelf, accepted_ms)
+        return LearnerLoop(own, machine.clock, settings, Silent(), lambda: accepted_ms, kept)
+
+    loop = began(0)
+    for _ in range(3):
+        machine.clock.advance(2.0)
+        loop.step()
+    assert set(loop.writers) == {"other", "third"}, "of these no record is gone"
+    assert load(own).generation == 3
+    loop = began(1)
+    machine.clock.advance(6.0)
+    loop.step()
+    assert set(loop.writers) == set(NAMES)
 
 
 def test_a_store_that_is_restored_is_believed_again_by_itself(
