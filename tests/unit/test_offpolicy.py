@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from bandit.errors import InvalidArgument
-from bandit.inference.offpolicy import Estimator, Log, anytime, value
+from bandit.inference.offpolicy import (
+    Estimator,
+    Log,
+    anytime,
+    anytime_lift,
+    influence,
+    standard_error,
+    value,
+)
 from bandit.ledger import FloatArray
 
 ALL: tuple[Estimator, ...] = ("ips", "snips", "dr", "switch_dr")
@@ -80,6 +88,37 @@ def test_the_interval_holds_at_every_look_whatever_the_weights() -> None:
     assert high - low < 0.1
 
 
+def test_the_interval_of_the_lift_is_around_what_the_target_brings_more() -> None:
+    # Shares of the log are even on the whole, so that its own value is the mean of the arms'.
+    truth = float(TARGET @ MEANS) - float(MEANS.mean())
+    log = drawn(7, 40_000)
+    low, high = anytime_lift(log)
+    assert low < truth < high
+    assert high - low < 0.1
+    assert low > 0.05
+    for seed in range(60):
+        for size in (5, 50, 200, 600):
+            part = drawn(100 + seed, size, floor=0.01)
+            low, high = anytime_lift(part)
+            assert -1.0 <= low <= truth <= high <= 1.0
+    same = Log(log.arm, np.full(len(log.arm), 0.25), log.reward, np.full(4, 0.25))
+    assert anytime_lift(same) == pytest.approx((0.0, 0.0), abs=1e-3)
+
+
+def test_decisions_of_a_unit_err_together() -> None:
+    terms = np.array([1.0, 2.0, 4.0, 5.0])
+    assert standard_error(terms) == pytest.approx(terms.std(ddof=1) / 2)
+    # Missed by -3 and 3 together; two units.
+    assert standard_error(terms, np.array([7, 7, 3, 3])) == pytest.approx(math.sqrt(2 * (9 + 9)) / 4)
+    assert math.isnan(standard_error(terms, np.zeros(4, np.int64)))
+    log = Log(np.zeros(4, np.int64), np.ones(4), terms, np.ones(1), np.array([7, 7, 3, 3]))
+    assert value(log, "ips").se == pytest.approx(math.sqrt(36) / 4)
+    assert value(log, "snips").se == pytest.approx(math.sqrt(36) / 4)
+    np.testing.assert_allclose(influence(log, "ips"), terms)
+    with pytest.raises(InvalidArgument, match="3 units for 4 decisions"):
+        Log(log.arm, log.propensity, log.reward, log.target, np.zeros(3, np.int64))
+
+
 def said(log: Log, **settings: float) -> str:
     return " ".join(value(log, "ips", clip=settings.get("clip", math.inf)).warnings)
 
@@ -135,3 +174,5 @@ def test_models_and_rewards_that_do_not_fit_are_refused() -> None:
         value(log, "ips", clip=0.0)
     with pytest.raises(InvalidArgument, match=r"outside \[0, 1\]"):
         anytime(Log(log.arm, log.propensity, log.reward * 2, log.target))
+    with pytest.raises(InvalidArgument, match=r"outside \[0, 1\]"):
+        anytime_lift(Log(log.arm, log.propensity, log.reward * 2, log.target))
