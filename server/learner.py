@@ -40,8 +40,9 @@ class Writer(Evidence):
     """Holds the writer state of one ledger between folds; alone it is all of an experiment's evidence.
 
     ``ledger``: its name (``bandit.ids.ledger_name``), the experiment's own when it is left out. ``beside``: writers of
-    other ledgers that open the same allocations; what one of them has not stored yet is kept. Not safe for several
-    threads.
+    other ledgers that open the same allocations; what one of them has not stored yet is kept. ``young_ms``: all are
+    kept until the experiment is so old, so that a slot beside may go back to before its first fold. Not safe for
+    several threads.
     """
 
     leads = True
@@ -60,6 +61,7 @@ class Writer(Evidence):
         self.state = state
         self.kept = self.newest
         self.beside: Sequence[Writer] = ()
+        self.young_ms = 0
         self.sync(stored)
 
     @classmethod
@@ -212,7 +214,7 @@ class Writer(Evidence):
             folded=state.folded if self._accumulated else None,
             replies=folding.replies,
             trim_before_ms=max(trim, 0) if self.trims else 0,
-            drop_allocations=min((newest, *(each.kept for each in self.beside))) if self.leads else 0,
+            drop_allocations=self._known_everywhere(newest),
             removals=state.removals,
         )
         if not self._store.fold(self.ledger, write):
@@ -225,6 +227,13 @@ class Writer(Evidence):
         self._dirty.clear()
         self._gone.clear()
         self._accumulated = False
+
+    def _known_everywhere(self, newest: int) -> int:
+        """Number up to which allocations may go: each ledger beside has stored their periods."""
+        experiment = self.stored.experiment
+        if not self.leads or self.stored.allocation.time_ms < experiment.create_time_ms + self.young_ms:
+            return 0
+        return min((newest, *(each.kept for each in self.beside)))
 
     def _changed_pages(self, folding: Folding) -> dict[PageKey, Page | ValuePage]:
         """Pages that the fold changed and that are still there."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import structlog
 
 from bandit.errors import CorruptStored, Stale
-from bandit.ids import ledger_name
+from bandit.ids import ledger_names
 from bandit.learn import Folding
 from bandit.ledger import FloatArray, Ledger, Period
 from bandit.log import LogEntry
@@ -47,6 +47,7 @@ class Partitioned(Evidence):
         self._by_name = {part.ledger: part for part in parts}
         for part in parts:
             part.beside = [each for each in parts if each is not part]
+        parts[0].young_ms = LATER_MS
         self._warnings: list[str] = []
         self._made: list[Period] = []
         self._later: deque[tuple[int, int, int]] = deque()
@@ -60,15 +61,17 @@ class Partitioned(Evidence):
     def open(cls, store: Store, stored: Stored) -> Partitioned:
         """Take up what the last writers left, and make ready what a create or a failover left out.
 
-        Raises CorruptStored, and Stale when an experiment that came later has a slot.
+        A ledger that is missing is one that was never written while all allocations are there, which the first keeps
+        for ten minutes; then it is gone. Raises CorruptStored, and Stale when an experiment that came later has a slot.
         """
         experiment = stored.experiment
-        parts = [Writer.open(store, stored)]
-        for partition in range(1, experiment.spec.partitions):
-            ledger = ledger_name(experiment.name, partition)
-            if not store.begin(ledger, experiment.uid):
-                raise Stale(f"{ledger}: it was deleted and made again", reason="NOT_THE_WRITER")
-            parts.append(Writer.open(store, stored, ledger))
+        ledgers = ledger_names(experiment.name, experiment.spec.partitions)
+        ready = [store.begin(ledger, experiment.uid) for ledger in ledgers[1:]]
+        now = store.load(experiment.name)
+        if not all(ready) or now is None or now.experiment.uid != experiment.uid:
+            store.clear_partitions(experiment.name)  # what was just made may be nobody's
+            raise Stale(f"{experiment.name}: it was deleted meanwhile", reason="NOT_THE_WRITER")
+        parts = [Writer.open(store, stored, ledger) for ledger in ledgers]
         return cls(store, parts)
 
     @property

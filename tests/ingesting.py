@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bandit.decide import compile_table
+from bandit.ids import ledger_names
 from bandit.ledger import ONE, S1, N
 from bandit.token import Claims, sign
 from server.clock import SystemClock
+from server.evidence import Evidence
 from server.ingest.base import Chosen, RewardSource
 from server.ingest.pipeline import Pace, Pipeline
 from server.ingest.watch import Watch
-from server.learner import Writer
+from server.partitioned import open_writer
 from server.snapshot import SnapshotKeeper
 from server.store.base import RewardCounts, Store, Stored
 from tests.serving import load, put_running
@@ -42,12 +44,15 @@ class World:
     clock: SystemClock = field(default_factory=SystemClock)
     expected: dict[int, list[int]] = field(default_factory=dict)
     made: int = 0
+    partitions: int = 1
 
     def __post_init__(self) -> None:
-        self.stored: Stored = put_running(self.store, self.name, rewards_without_token=True)
+        self.stored: Stored = put_running(
+            self.store, self.name, rewards_without_token=True, partitions=self.partitions
+        )
         self.keeper = SnapshotKeeper(self.store, self.clock)
         self.keeper.poll()
-        self._writer: Writer | None = None
+        self._writer: Evidence | None = None
 
     def token(self, number: int, *, age_ms: int = 0, arm: int | None = None) -> bytes:
         """The token of decision ``number``."""
@@ -55,8 +60,9 @@ class World:
         assert snapshot is not None
         table = compile_table(self.stored.experiment, self.stored.allocation)
         decision = table.decide(f"unit-{number}", {})
+        issuer = 1 + number % self.partitions
         claims = Claims(
-            table.uid, table.epoch, table.allocation, 1, number, self.clock.now_ms() - age_ms, decision.unit_hash,
+            table.uid, table.epoch, table.allocation, issuer, number, self.clock.now_ms() - age_ms, decision.unit_hash,
             decision.propensity_ppm, decision.cohort, decision.arm if arm is None else arm,
         )  # fmt: skip
         return sign(snapshot.keys, claims)
@@ -78,12 +84,12 @@ class World:
     def fold(self) -> RewardCounts:
         """Fold all that is in the log, and look what came of it."""
         if self._writer is None:
-            self._writer = Writer.open(self.store, load(self.store, self.name))
+            self._writer = open_writer(self.store, load(self.store, self.name))
             self._writer.flush()
-        state = self._writer.state
-        while entries := self.store.read({self.name: state.offset}, 1000, 0).get(self.name):
-            self._writer.fold(entries)
-        return state.counts
+        while found := self.store.read(self._writer.offsets, 1000, 0):
+            for ledger, entries in found.items():
+                self._writer.take(ledger, entries)
+        return self._writer.counts
 
     def forget(self) -> None:
         """Fold by a new writer, as after a failover."""
@@ -93,13 +99,14 @@ class World:
         """What the ledger has, as ``expected``."""
         self.fold()
         assert self._writer is not None
-        sums = self._writer.state.ledger.totals().sums.sum(axis=0)
+        sums = self._writer.ledger_read.totals().sums.sum(axis=0)
         return {arm: [int(row[0, N]), int(row[0, S1])] for arm, row in enumerate(sums) if int(row[0, N])}
 
     def ends(self, source: str = NAME) -> dict[str, int]:
         """Of one source: received, and every end that an event can have. Their sum is what was received."""
         counts = self.fold().sources.get(source, RewardCounts())
-        slots = [self.store.fed(self.name).get(source), self.store.buried().get(source)]
+        ledgers = ledger_names(self.name, self.partitions)
+        slots = [*(self.store.fed(each).get(source) for each in ledgers), self.store.buried().get(source)]
         edge: dict[str, int] = {}
         for slot in slots:
             for what, count in (slot.counts if slot else {}).items():

@@ -305,9 +305,10 @@ class RedisControl:
 
     def _plant(self, experiment: Experiment) -> None:
         """Make the slots of its partitions ready before anybody is told of it; else the learner does when it comes."""
-        clear_strangers(self._link, self._keys, experiment.name)
         for partition in range(1, experiment.spec.partitions):
             begin(self._link, self._keys, ledger_name(experiment.name, partition), experiment.uid)
+        # Afterwards: what an older one left, and what was just made if somebody deleted the new one meanwhile.
+        clear_strangers(self._link, self._keys, experiment.name)
 
     def _buckets(self, keys: ExperimentKeys) -> tuple[list[str], list[str]]:
         """Of the ledger and of the trailing one."""

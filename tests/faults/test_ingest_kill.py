@@ -112,14 +112,18 @@ def mixed(world: World, count: int, bad_every: int) -> tuple[list[bytes], Counte
     return bodies, reasons
 
 
-@pytest.mark.parametrize("place", [Lines, Entries], ids=["jsonl", "redis_stream"])
+@pytest.mark.parametrize(
+    ("place", "partitions"),
+    [(Lines, 1), (Entries, 1), (Lines, 3)],
+    ids=["jsonl", "redis_stream", "jsonl into partitions"],
+)
 @pytest.mark.timeout(3600)
 def test_kills_at_every_step_lose_and_double_nothing(
-    place: type[Lines | Entries], tmp_path: Path, valkey: Embedded, full: bool
+    place: type[Lines | Entries], partitions: int, tmp_path: Path, valkey: Embedded, full: bool
 ) -> None:
     count, kills, bad_every = (500_000, 50, 1000) if full else (3_000, 12, 100)
     with closing(RedisStore(valkey.url, timeout_s=PATIENT_S)) as store, closing(Runs()) as runs:
-        world = World(store)
+        world = World(store, partitions=partitions)
         ground = place(tmp_path, valkey)
         bodies, reasons = mixed(world, count, bad_every)
         luck = random.Random(7)

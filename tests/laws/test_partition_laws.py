@@ -314,8 +314,6 @@ def test_a_first_slot_that_lost_more_is_folded_to_the_others_and_says_so() -> No
 @pytest.mark.parametrize("old", [False, True], ids=["before it followed", "before anything was folded"])
 def test_another_slot_may_lose_anything_that_others_bring_again(old: bool) -> None:
     both = Both(3, STICKY)
-    both.move(3)
-    both.turn()
     empty = both.worlds[1].copied(1)
     both.move(20)
     for which in range(60):
@@ -378,7 +376,10 @@ def test_partitions_of_different_pasts_are_left_alone() -> None:
 
 def test_a_ledger_of_a_partition_that_is_gone_is_no_empty_one() -> None:
     both = Both(2, STICKY)
+    both.wait(700_000)
     both.move(3)
+    both.turn()
+    both.move(1)
     both.turn()
     both.worlds[1].store.clear("answers/1")
     both.worlds[1].writer = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,10 @@ from bandit.errors import CorruptStored, StoreUnavailable
 from server.ingest.base import Position, Recall, Received, SourceState, SourceUnavailable
 from server.ingest.service import Ingest
 from server.ingest.slots import LETTERS, Item, Slots, further
-from server.intake.sort import sort
+from server.intake.sort import Fate, sort
 from server.store.memory import MemoryStore
 from tests.fakes import FakeClock
-from tests.ingesting import NAME, World, adds_up, drain
+from tests.ingesting import NAME, World, adds_up, drain, event
 from tests.serving import Faulty, until
 
 
@@ -326,3 +327,50 @@ def test_to_recall_one_partition_hides_no_loss_of_another(world: World) -> None:
     slots.recall("q")
     assert set(slots.set_back()) == {"p"}
     assert slots.set_back() == {}
+
+
+def test_what_the_slot_of_one_partition_lost_is_brought_again() -> None:
+    """Its position and its log went back together; the other partitions stand where they stood."""
+    world = World(MemoryStore(), partitions=3)
+    source = Listed(world.good(30))
+    pipeline = world.pipeline(source)
+    pipeline.open()
+    drain(pipeline)
+    kept = copy.deepcopy(world.store._kept["answers/1"])  # type: ignore[attr-defined]
+    source.bodies += world.good(30)
+    drain(pipeline)
+    assert world.counted() == world.expected
+    world.store._kept["answers/1"] = kept  # type: ignore[attr-defined]
+    world.forget()
+    stop = threading.Event()
+    until(lambda: pipeline.turn(stop) or source.rewound, 60.0, "it noticed")
+    drain(pipeline)
+    assert world.counted() == world.expected
+    assert adds_up(world.ends())
+    assert world.ends()["received"] == 60
+
+
+def test_an_event_has_one_slot_whatever_becomes_of_it() -> None:
+    """One that came, and comes again when it is late, is told by its place: so it must come to the same slot."""
+    world = World(MemoryStore(), partitions=3)
+    snapshot = world.keeper.snapshot
+    assert snapshot is not None
+    for number in range(6):
+        found = []
+        for age_ms in (0, 10**9):
+            body = event(token=world.token(number, age_ms=age_ms))
+            found.append(sort(world.keeper, snapshot, body, {}, world.clock.now_ms()))
+        assert [each.fate for each in found] == [Fate.ACCEPTED, Fate.LATE]
+        assert len({each.slot for each in found}) == 1
+    ledgers = set()
+    for number in range(20):
+        found = []
+        for value in (1.0, 7.0):
+            body = event(
+                value=value, experiment="experiments/answers", arm="small", unit=f"u{number}", eventId="x"
+            )
+            found.append(sort(world.keeper, snapshot, body, {}, world.clock.now_ms()))
+        assert [each.fate for each in found] == [Fate.ACCEPTED, Fate.REJECTED]
+        assert len({each.slot for each in found}) == 1
+        ledgers.add(found[0].ledger)
+    assert ledgers == {"answers", "answers/1", "answers/2"}
