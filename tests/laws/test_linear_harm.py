@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.random import Generator
+from numpy.random import PCG64, Generator, SeedSequence
 
 from bandit.guardrails.base import ArmStanding, Folded, Outcome
 from bandit.guardrails.by_features import Weighed
@@ -32,6 +32,10 @@ from bandit.ledger import FloatArray, PeriodTable
 from bandit.linear.project import bounded_ppm
 from bandit.linear.weights import LADDER, mean_sums
 from bandit.ranges import PPM
+from bandit.simulate.outcomes import Outcomes
+from bandit.simulate.plan import plan
+from bandit.simulate.run import rehearse
+from bandit.simulate.world import parse_world
 from bandit.spec.model import ExperimentSpec
 from tests.builders import spec
 from tests.evidence import periods
@@ -174,7 +178,7 @@ def alike(runs: int) -> Releases:
 
 def test_equal_arms_are_rolled_back_in_fewer_releases_than_alpha() -> None:
     """Measured: 4 of 1,000 at alpha 5 %; the challenger serves the kind that fails four times as often."""
-    spec_, found = made(), alike(800)
+    spec_, found = made(), alike(600)
     served = found.n.sum(axis=(0, 1))
     assert served[1, 1] > 0.8 * served[1].sum()
     assert served[0, 1] < 0.2 * served[0].sum()
@@ -183,9 +187,9 @@ def test_equal_arms_are_rolled_back_in_fewer_releases_than_alpha() -> None:
 
 def test_pooled_counts_of_the_same_releases_roll_equal_arms_back() -> None:
     """Why counts will not do: measured, all 60 of 60 releases."""
-    pooled = ended(alike(800).first(60), made("thompson"), weighed=False)
+    pooled = ended(alike(600).first(60), made("thompson"), weighed=False)
     assert pooled.count(Outcome.FAIL) >= 54
-    assert ended(alike(800).first(60), made(), weighed=True).count(Outcome.FAIL) == 0
+    assert ended(alike(600).first(60), made(), weighed=True).count(Outcome.FAIL) == 0
 
 
 @pytest.mark.parametrize(("worse", "least", "within"), [(2.0, 0.98, 12), (1.5, 0.9, 30)])
@@ -204,9 +208,9 @@ def test_an_arm_that_is_kept_from_those_it_would_harm_stays() -> None:
 
 def test_safety_is_shown_where_the_arm_is_far_within_its_margin() -> None:
     safe = made(guardrails=[{"name": "harm", "kind": "harm", "metric": "bad", "margin": 2.0}])
-    found = watched(releases(200, np.full(2, 0.7), 19), safe)
+    found = watched(releases(100, np.full(2, 0.7), 19), safe)
     assert found.passed.mean() >= 0.9
-    wrong = watched(releases(250, np.full(2, 2.0), 23), safe)
+    wrong = watched(releases(150, np.full(2, 2.0), 23), safe)
     assert wrong.passed.mean() <= 0.05
 
 
@@ -224,10 +228,10 @@ def effects(found: Releases, spec_: ExperimentSpec, run: int, ends: list[int]) -
 
 def test_intervals_of_the_report_cover_at_every_look_and_plain_means_do_not() -> None:
     """An effect of 0.04 on all requests alike. Measured: misses at some look in 0 of 150, plain means in all."""
-    spec_, found, ends = made(), releases(150, np.ones(2), 29, add=0.04), [2, 4, 8, 16, 28, PERIODS]
+    spec_, found, ends = made(), releases(100, np.ones(2), 29, add=0.04), [2, 4, 8, 16, 28, PERIODS]
     missed = plain = 0
     last = []
-    for run in range(150):
+    for run in range(100):
         shown = effects(found, spec_, run, ends)
         missed += any(not each.low <= 0.04 <= each.high for each in shown)
         last.append(shown[-1])
@@ -235,10 +239,10 @@ def test_intervals_of_the_report_cover_at_every_look_and_plain_means_do_not() ->
         rate = bad / n
         half = 1.96 * np.sqrt((rate * (1.0 - rate) / n).sum())
         plain += abs(rate[1] - rate[0] - 0.04) > half
-    assert missed <= 0.05 * 150
-    assert plain >= 0.95 * 150
+    assert missed <= 0.05 * 100
+    assert plain >= 0.95 * 100
     error = np.array([each.estimate - 0.04 for each in last])
-    assert abs(error.mean()) <= 4.0 * error.std() / np.sqrt(150)
+    assert abs(error.mean()) <= 4.0 * error.std() / np.sqrt(100)
     assert np.median([each.high - each.low for each in last]) <= 0.18
 
 
@@ -352,3 +356,33 @@ def test_the_sums_of_an_effect_are_those_of_the_formula() -> None:
             for each in (0.0, half)
         ]
         assert v == pytest.approx(w * w * max(around), rel=1e-4)
+
+
+WORLD = """
+world: routed
+traffic_per_hour: 1000
+horizon: 1d
+arms:
+  - {{name: control, metrics: [{{name: good, mean: 0.3}}]}}
+segments:
+  - {{name: free, part: 0.5, attributes: {{plan: free}},
+     arms: [{{name: control, metrics: [{{name: bad, mean: 0.05}}]}},
+            {{name: small, metrics: [{{name: good, mean: 0.2}}, {{name: bad, mean: {0}}}]}}]}}
+  - {{name: pro, part: 0.5, attributes: {{plan: pro}},
+     arms: [{{name: control, metrics: [{{name: bad, mean: 0.15}}]}},
+            {{name: small, metrics: [{{name: good, mean: 0.4}}, {{name: bad, mean: {1}}}]}}]}}
+"""
+
+
+@pytest.mark.parametrize("rule", ["lin_ts", "lin_ucb"])
+def test_rehearsals_run_the_guardrail_and_the_allocator_that_serve(rule: str) -> None:
+    """Measured with lin_ts: 2 of 200 releases of equal arms rolled back, all of 40 with twice the bad outcomes."""
+    spec_ = made(allocator={"kind": rule}, bounds={"floor": 0.02, "control_floor": 0.05})
+    fell = {}
+    for name, levels in (("equal", (0.05, 0.15)), ("thrice", (0.15, 0.45))):
+        planned = plan(spec_, parse_world(WORLD.format(*levels), "world", spec_), 24)
+        drawn = Outcomes(planned)
+        runs = [rehearse(planned, drawn, Generator(PCG64(SeedSequence([7, run])))) for run in range(3)]
+        fell[name] = [int(run.fell[0, 1]) for run in runs]
+    assert fell["equal"] == [-1] * 3
+    assert all(0 <= each <= 6 for each in fell["thrice"])
