@@ -34,10 +34,13 @@ from server.store.base import RewardCounts, Stored, WriterState
 
 
 class KeptEvents(NamedTuple):
-    """Events that the log took after ``since_ms`` are kept. ``read`` of ``left`` + ``read`` entries were folded anew to
-    remove a source; both None while nothing is removed."""
+    """Events that the log took after ``since_ms`` are kept; ``removals`` as in ``WriterState``.
+
+    ``read`` of ``left`` + ``read`` entries were folded anew to remove a source; both None while nothing is removed.
+    """
 
     since_ms: int
+    removals: int
     read: int | None = None
     left: int | None = None
 
@@ -79,6 +82,11 @@ class Evidence:
     def offsets(self) -> Mapping[str, str]:
         """Last folded log entry, by ledger."""
         raise NotImplementedError
+
+    @property
+    def reads(self) -> Mapping[str, str]:
+        """Those of the ledgers whose logs are to be read now."""
+        return self.offsets
 
     @property
     def sequences(self) -> Mapping[str, int]:

@@ -9,7 +9,7 @@ dies on the way leaves what was; the next one sees by the number of removals tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -70,9 +70,9 @@ class Keeping(Writer):
         self.beside = [self.trailing]
 
     @property
-    def offsets(self) -> dict[str, str]:
+    def reads(self) -> Mapping[str, str]:
         """See Evidence: nothing is to be read for it while it stands."""
-        return {} if self.stands else {self.ledger: self.state.offset}
+        return {} if self.stands else self.offsets
 
     @property
     def stands(self) -> bool:
@@ -110,15 +110,13 @@ class Keeping(Writer):
     @property
     def events(self) -> KeptEvents:
         """See Evidence."""
-        since_ms = split_offset(self.trailing.state.offset)[0]
+        since_ms = max(split_offset(self.trailing.state.offset)[0], self.stored.experiment.create_time_ms)
+        events = KeptEvents(since_ms, self.state.removals)
         if not self.stands:
-            return KeptEvents(since_ms)
-        replay = self._replay
-        return (
-            KeptEvents(since_ms, replay.read, max(replay.left - replay.read, 0))
-            if replay
-            else KeptEvents(since_ms, 0, 0)
-        )
+            return events
+        if (replay := self._replay) is None:
+            return events._replace(read=0, left=0)
+        return events._replace(read=replay.read, left=max(replay.left - replay.read, 0))
 
     def _become(self, replay: Replay) -> None:
         """Write what came out in the place of what was, all or nothing."""

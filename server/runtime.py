@@ -138,7 +138,7 @@ class LearnerLoop:
             self._keep_house()
         self._take_commits()
         offsets = {
-            ledger: offset for writer in self._writers.values() for ledger, offset in writer.offsets.items()
+            ledger: offset for writer in self._writers.values() for ledger, offset in writer.reads.items()
         }
         portions: Mapping[str, Sequence[LogEntry]] = {}
         if offsets:

@@ -139,7 +139,7 @@ class Side:
 
     def learn(self, most: int = 1000) -> None:
         """Fold what came, as the loop does."""
-        for ledger, offset in dict(self.writer.offsets).items():
+        for ledger, offset in dict(self.writer.reads).items():
             entries = self.store.read({ledger: offset}, most, 0).get(ledger, [])
             if entries:
                 assert self.writer.knows(entries)

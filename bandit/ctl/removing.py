@@ -14,7 +14,7 @@ from bandit.errors import NotFound, StoreUnavailable
 
 if TYPE_CHECKING:
     from bandit.client import Client
-    from bandit.v1.experiment_pb2 import ExperimentStatus
+    from bandit.v1.experiment_pb2 import Experiment, ExperimentStatus
 
 _POLL_S = 0.1
 _name = click.argument("name", type=ExperimentName())
@@ -71,7 +71,7 @@ def remove(
         return not_confirmed()
     with invocation.connect() as client:
         answer = client.remove_source(name, source, reason, since_ms=since, kept_only=kept_only)
-        status = _until_rebuilt(client, name, invocation.timeout_s)
+        status = _until_rebuilt(client, answer.experiment, invocation.timeout_s)
         found = client.get(name)
     if invocation.documents:
         from bandit.ctl.document import document
@@ -101,7 +101,7 @@ def release(invocation: Invocation, name: str, source: str, reason: str) -> None
     """Count the events of a removed source again that come from now on."""
     with invocation.connect() as client:
         found = client.release_source(name, source, reason)
-        _until_rebuilt(client, name, invocation.timeout_s)
+        _until_rebuilt(client, found, invocation.timeout_s)
     if invocation.documents:
         from bandit.ctl.document import document
 
@@ -110,16 +110,17 @@ def release(invocation: Invocation, name: str, source: str, reason: str) -> None
     click.echo(f"{name}: events of {source} count from now on; those that were removed stay so")
 
 
-def _until_rebuilt(client: Client, name: str, timeout_s: float) -> ExperimentStatus:
+def _until_rebuilt(client: Client, wanted: Experiment, timeout_s: float) -> ExperimentStatus:
     """The status once the learner has done it. A big log takes longer than the timeout, which then says so."""
-    deadline = time.monotonic() + timeout_s
+    name, deadline = wanted.name.removeprefix("experiments/"), time.monotonic() + timeout_s
+    removals = sum(1 + each.HasField("until_time") for each in wanted.quarantines)
     status: ExperimentStatus | None = None
     while time.monotonic() < deadline:
         try:
             status = client.status(name)
         except NotFound:
             status = None  # the learner has not published one yet
-        if status is not None and not status.HasField("rebuild") and status.etag == client.get(name).etag:
+        if status is not None and status.removals >= removals:
             return status
         time.sleep(_POLL_S)
     if status is not None and status.HasField("rebuild"):

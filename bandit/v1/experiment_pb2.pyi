@@ -673,6 +673,7 @@ class ExperimentStatus(_message.Message):
     PARTITIONS_FIELD_NUMBER: _builtins.int
     KEPT_SINCE_TIME_FIELD_NUMBER: _builtins.int
     REBUILD_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """experiments/{experiment}."""
     state: Global___ExperimentState.ValueType
@@ -689,6 +690,8 @@ class ExperimentStatus(_message.Message):
     """About so many more requests, in the best proportions, until it can be told with chance 1 - alpha which arm is the
     best, if the means are what they seem: an order of magnitude. Not set: two arms seem equally good.
     """
+    removals: _builtins.int
+    """How many changes of quarantines the ledger is right for: each begin of one, and each end."""
     @_builtins.property
     def allocation(self) -> Global___Allocation: ...
     @_builtins.property
@@ -748,10 +751,11 @@ class ExperimentStatus(_message.Message):
         partitions: _abc.Iterable[Global___PartitionStatus] | None = ...,
         kept_since_time: _timestamp_pb2.Timestamp | None = ...,
         rebuild: Global___Rebuild | None = ...,
+        removals: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "budget", b"budget", "evaluation_time", b"evaluation_time", "kept_since_time", b"kept_since_time", "rebuild", b"rebuild", "requests_more", b"requests_more", "rewards", b"rewards"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "kept_since_time", b"kept_since_time", "log_entries_behind", b"log_entries_behind", "name", b"name", "partitions", b"partitions", "periods", b"periods", "rebuild", b"rebuild", "requests_more", b"requests_more", "rewards", b"rewards", "sources", b"sources", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more", "allocation", b"allocation", "arms", b"arms", "budget", b"budget", "epoch", b"epoch", "etag", b"etag", "evaluation_time", b"evaluation_time", "exposures", b"exposures", "exposures_lost", b"exposures_lost", "kept_since_time", b"kept_since_time", "log_entries_behind", b"log_entries_behind", "name", b"name", "partitions", b"partitions", "periods", b"periods", "rebuild", b"rebuild", "removals", b"removals", "requests_more", b"requests_more", "rewards", b"rewards", "sources", b"sources", "state", b"state", "verdicts", b"verdicts", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__requests_more: _TypeAlias = _typing.Literal["requests_more"]  # noqa: Y015
     _WhichOneofArgType__requests_more: _TypeAlias = _typing.Literal["_requests_more", b"_requests_more"]  # noqa: Y015

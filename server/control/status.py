@@ -23,7 +23,7 @@ from server.store.base import RewardCounts, Stored
 
 UNLIKE = (
     "each arm serves other requests, by their features: means and exposures of arms must not be compared; the "
-    "coefficients say what an arm is worth for which request"
+    "coefficients say what an arm is worth for which request, effects are in the report"
 )
 
 
@@ -68,6 +68,7 @@ def status_of(
         budget=budget_message(experiment.spec, look.proposal),
         kept_since_time=None if events is None else timestamp(events.since_ms),
         rebuild=None if events is None else _rebuild(events),
+        removals=0 if events is None else events.removals,
     )
 
 
