@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -62,7 +63,7 @@ def status_of(
         evaluation_time=timestamp(look.now_ms),
         log_entries_behind=behind,
         periods=len(ledger.periods),
-        warnings=[*warnings, *([UNLIKE] if experiment.spec.is_linear else [])],
+        warnings=[*warnings, *_removed(experiment, events), *([UNLIKE] if experiment.spec.is_linear else [])],
         etag=experiment.etag,
         requests_more=more if math.isfinite(more) else None,
         budget=budget_message(experiment.spec, look.proposal),
@@ -70,6 +71,18 @@ def status_of(
         rebuild=None if events is None else _rebuild(events),
         removals=0 if events is None else events.removals,
     )
+
+
+def _removed(experiment: Experiment, events: KeptEvents | None) -> Iterator[str]:
+    """What an operator has to know of removed sources."""
+    if events is not None and events.read is not None:
+        yield (
+            f"the ledger is made anew without the events of a removed source: {events.read} log entries were read, "
+            f"{events.left} are left; shares stand still meanwhile"
+        )
+    for each in experiment.quarantines:
+        if each.is_open:
+            yield f"the source {each.source} is removed: its events are rejected until it is released"
 
 
 def _rebuild(events: KeptEvents) -> experiment_pb2.Rebuild | None:
