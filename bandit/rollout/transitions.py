@@ -12,6 +12,7 @@ from bandit.errors import NotAllowed
 from bandit.linear.rule import LinearRule
 from bandit.ranges import contiguous, move
 from bandit.rollout.audit import AuditRecord, chained
+from bandit.rollout.epochs import last_state, remembered
 from bandit.rollout.moves import carried, given_to, next_allocation, next_in_each, to_control
 from bandit.rollout.quarantine import begun, ended
 from bandit.rollout.state import (
@@ -25,9 +26,8 @@ from bandit.rollout.state import (
     all_to,
 )
 from bandit.spec.diff import diff, new_epoch, restarts_guardrails
-from bandit.spec.model import Arm, ExperimentSpec
+from bandit.spec.model import ExperimentSpec
 
-PAST_EPOCHS, MOST_PAST_EPOCHS = 8, 32
 _OPENS = frozenset({"created", "started", "new epoch"})
 """Causes of allocations before the first comparison of an epoch; what the next one moves is no re-routing."""
 
@@ -208,8 +208,8 @@ def update(
         )
     if spec.partitions != experiment.spec.partitions:
         raise NotAllowed(
-            f"{experiment.name} was created with partitions: {experiment.spec.partitions}, which holds for its life, not "
-            f"{spec.partitions}; write that, or create another experiment",
+            f"{experiment.name} was created with partitions: {experiment.spec.partitions}, which holds for its life, "
+            f"not {spec.partitions}; write that, or create another experiment",
             reason="PARTITIONS_FIXED",
         )
     if not new_epoch(experiment.spec, spec):
@@ -230,7 +230,9 @@ def _begin_epoch(
 ) -> Transition:
     old = {arm.name: index for index, arm in enumerate(experiment.spec.arms)}
     ended = PastEpoch(experiment.epoch, experiment.spec, now_ms, experiment.arms)
-    past = _remembered((ended, *experiment.past))
+    past = remembered(
+        (ended, *experiment.past), max(experiment.spec.event_retention, spec.event_retention), now_ms
+    )
     # Not per build nor per name: whoever renames an arm that was judged would have its alpha again.
     attempt = max(state.attempt for state in experiment.arms) + _spent(experiment)
     arms = []
@@ -239,7 +241,7 @@ def _begin_epoch(
         before = old.get(arm.name)
         if before is not None:
             kept[before] = index
-        was = None if arm.control else _before(past, arm)
+        was = None if arm.control else last_state(past, arm)
         arms.append(replace(was or ArmState(), attempt=attempt, since=allocation.number + 1))
     after = replace(
         _next(experiment, now_ms, spec=spec, arms=tuple(arms)),
@@ -360,26 +362,6 @@ def _set(arms: tuple[ArmState, ...], index: int, state: ArmState) -> tuple[ArmSt
 def _spent(experiment: Experiment) -> int:
     """Attempts that end now: none while no challenger can have had a decision."""
     return 0 if experiment.state is State.DRAFT else 1
-
-
-def _remembered(past: Sequence[PastEpoch]) -> tuple[PastEpoch, ...]:
-    """The latest epochs, and of the older ones those that have the last word on a build that may have no traffic."""
-    kept = list(past[:PAST_EPOCHS])
-    for place, each in enumerate(past[PAST_EPOCHS:], PAST_EPOCHS):
-        barred = (
-            arm
-            for arm, state in zip(each.spec.arms, each.arms, strict=False)
-            if (state.rollback is not None or state.hold_ppm is not None)
-            and _before(past[:place], arm) is None
-        )
-        if len(kept) < MOST_PAST_EPOCHS and any(barred):
-            kept.append(each)
-    return tuple(kept)
-
-
-def _before(past: Sequence[PastEpoch], arm: Arm) -> ArmState | None:
-    """What was last decided about this very build; an arm that was left out for an epoch is no new one."""
-    return next((state for each in past if (state := each.state_of(arm)) is not None), None)
 
 
 def _prior_centres(spec: ExperimentSpec) -> tuple[float, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from collections.abc import Iterator, Mapping
 
 import numpy as np

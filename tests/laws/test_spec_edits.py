@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from bandit.counting import layout_of
+from bandit.errors import NotAllowed
 from bandit.guardrails.base import Folded, Outcome
 from bandit.guardrails.levels import thresholds
 from bandit.ledger import Period, split_table, table
 from bandit.look import look
+from bandit.rollout.epochs import MOST_PAST_EPOCHS, PAST_EPOCHS
 from bandit.rollout.state import Allocation, Experiment
 from bandit.rollout.transitions import (
-    MOST_PAST_EPOCHS,
-    PAST_EPOCHS,
     Transition,
     clear_rollback,
     reallocate,
@@ -290,6 +290,27 @@ def test_no_more_epochs_are_kept_than_a_document_can_hold() -> None:
         experiment, allocation = moved.experiment, moved.allocation
     assert len(experiment.past) == MOST_PAST_EPOCHS
     assert experiment.past[0].epoch == experiment.epoch - 1
+
+
+def test_epochs_whose_events_are_kept_are_remembered() -> None:
+    """Folding them anew needs their specs; beyond as many as a document can hold another one is refused."""
+    base = BASE | {"event_retention": "1d"}
+    experiment, allocation = running((400_000, 350_000, 250_000), **base)
+
+    def build(number: int, after_s: int) -> Transition:
+        arms = [*ARMS[:2], ARMS[2] | {"digest": f"sha256:{number}"}]
+        spec_then = of({"arms": arms, "event_retention": "1d"})
+        moved = update(experiment, allocation, spec_then, NOW + after_s * 1000)
+        assert moved is not None
+        return moved
+
+    for number in range(MOST_PAST_EPOCHS):
+        moved = build(100 + number, number)
+        experiment, allocation = moved.experiment, moved.allocation
+    assert len(experiment.past) == MOST_PAST_EPOCHS
+    with pytest.raises(NotAllowed, match="epochs ended while events are kept"):
+        build(200, MOST_PAST_EPOCHS)
+    assert len(build(200, 40 * 86_400).experiment.past) == PAST_EPOCHS
 
 
 def test_a_build_that_was_away_comes_back_as_it_left() -> None:
