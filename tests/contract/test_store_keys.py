@@ -1,0 +1,87 @@
+"""How long keys live, as ``server.store.keys`` says: nothing that ends for want of use stays for ever (case C313)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bandit.log import REWARDS, Append
+from bandit.seen import BucketKey
+from server.store.base import Shipment
+from server.store.fed import RECEIVED, Feed
+from server.store.keys import PAST_TTL_MS, REPLY_TTL_S, REQUEST_TTL_MS
+from server.store.redis import RedisStore
+from tests.stores import following, new_name, put, record, simple_write, stored
+
+BUCKETS = [BucketKey(489_123, 1, 0), BucketKey(489_124, 1, 0)]
+FOR_EVER = -1
+
+
+def lives(store: RedisStore) -> dict[str, int]:
+    """Key, without the namespace -> its rest of life in ms."""
+    client: Any = store._link._quick
+    space = store._keys.namespace
+    keys = [key.decode() for key in client.scan_iter(match=f"{space}:*", count=1000)]
+    return {key.removeprefix(f"{space}:"): client.pttl(key) for key in keys}
+
+
+def used(store: RedisStore) -> str:
+    """Name of an experiment that has something under every key."""
+    now = put(store, new_name())
+    name = now.experiment.name
+    store.commit(following(now, audit=record(now), request_id="r"))
+    fence = store.acquire(name, "a", 600_000)
+    assert fence is not None
+    assert store.put_status(name, b"status", fence)
+    assert store.put_report(name, b"report", fence)
+    store.append([Append(name, 7, REWARDS, b"x")])
+    assert store.ship([Shipment(name, 7, 1, 0, 10, b"x")]) == [10]
+    assert store.feed(Feed(name, 7, "orders", counts={RECEIVED: 1})).taken
+    ids: dict[BucketKey, dict[int, int]] = {bucket: {5: 5} for bucket in BUCKETS}
+    assert store.fold(name, simple_write(7, 0, add_foreign=ids, replies={b"r": b"\x01", b"s": b"\x01"}))
+    return name
+
+
+def test_what_passes_ends_by_itself_and_the_rest_never(remote: RedisStore) -> None:
+    name = used(remote)
+    most = {
+        "reply": REPLY_TTL_S * 1000,
+        "requests": REQUEST_TTL_MS,
+        "requested": REQUEST_TTL_MS,
+        "lease": 600_000,
+    }
+    found = lives(remote)
+    seen = set()
+    for key, rest in found.items():
+        what = key.removeprefix(f"{{{name}}}:").split(":")[0] if name in key else ""
+        if what in most:
+            seen.add(what)
+            assert 0 < rest <= most[what], key
+        elif name in key:
+            assert rest == FOR_EVER, key
+    assert seen == set(most)
+    assert len([key for key in found if ":reply:" in key]) == 2
+    # What is used again lives on; nothing but its time moves.
+    now = stored(remote, name)
+    remote.commit(following(now, audit=record(now), request_id="s"))
+    assert lives(remote).keys() == found.keys()
+
+
+def test_buckets_of_ids_go_with_their_lists(remote: RedisStore) -> None:
+    name = used(remote)
+    assert len([key for key in lives(remote) if ":foreign:" in key]) == 2
+    assert remote.fold(name, simple_write(7, 1, drop_foreign=[BUCKETS[0]]))
+    assert len([key for key in lives(remote) if ":foreign:" in key]) == 1
+    state = remote.load_writer(name)
+    assert state is not None
+    assert list(state.seen.foreign) == [BUCKETS[1]]
+
+
+def test_of_what_is_deleted_only_its_audit_and_who_did_it_stay_for_a_time(remote: RedisStore) -> None:
+    name = used(remote)
+    remote.delete(name, stored(remote, name).generation, record(stored(remote, name)), "d")
+    left = {key.removeprefix(f"{{{name}}}:"): rest for key, rest in lives(remote).items() if name in key}
+    # Who waits may still fetch an answer.
+    assert {key for key in left if not key.startswith("reply:")} == {"past", "deletion"}
+    assert 0 < left["past"] <= PAST_TTL_MS
+    assert 0 < left["deletion"] <= REQUEST_TTL_MS
+    assert all(rest > 0 for rest in left.values())
