@@ -231,6 +231,14 @@ def sequential(runs: int) -> Iterator[Line]:
             yield Line(
                 "sequential", f"{name}, {NAMES[rule]}", rule, OURS, rates, requests, 1, size, published=figure
             )
+    # Ten requests at a time: P(best) of ten arms for each would take minutes a run.
+    for name, rates, requests, figure in (
+        ("ten low rates", TEN, 20_000, (553.09, 0.57)),
+        ("ten halves", HALVES, 10_000, (530.94, 1.2)),
+    ):
+        line = f"{name}, top_two, batch 10"
+        size = max(runs // 20, 2)
+        yield Line("sequential", line, TOP_TWO, OURS, rates, requests, 10, size, published=figure)
 
 
 def peers(runs: int) -> Iterator[Line]:

@@ -15,10 +15,13 @@ from scipy import stats
 
 from bandit.baselines import BASELINES
 from bandit.baselines.base import evidence_of
+from bandit.ledger import FloatArray
 from bandit.simulate.look import Book
 from bandit.simulate.outcomes import Outcomes
 from bandit.simulate.plan import plan
 from bandit.simulate.tally import tally
+from bandit.spec.parse import parse_mapping
+from bandit.spec.render import to_mapping
 from tests.rehearsals import LIKED, UNSAFE, runs_of, spec_of, world_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -50,27 +53,51 @@ def test_a_rising_level_does_not_hide_the_best_arm() -> None:
     assert decayed <= 0.7
 
 
-def test_pending_decisions_are_weighed_by_their_age() -> None:
-    """Pitfall 12. The better arm converts ten times as slowly; counting silence as failure would choose the other.
+def lost(runs: int, pending: str = "weigh", declared: tuple[str, ...] = ()) -> FloatArray:
+    """[runs] requests that the worse arm had in 60 batches of 500: two windows of 30, the better arm converts ten times
+    as slowly. ``declared``: delays of the two arms as the spec says them."""
+    metric = {**LIKED, "attribution_window": "300s", "default_when_silent": 0, "pending": pending}
+    bounds = {"floor": 0.02, "control_floor": 0.02}
+    value = to_mapping(spec_of(metrics=[metric], baseline="stationary", bounds=bounds))
+    for arm, each in zip(value["arms"], declared, strict=False):
+        arm["delay"] = {"liked": DELAYS[each]}
+    # 0.11 within the window: an exponential of mean 100 s has 5 % of its mass behind 300 s.
+    late = 0.11 / -math.expm1(-3.0)
+    laws = {
+        "a": {"liked": {"mean": 0.10, "delay": "10s"}},
+        "b": {"liked": {"mean": late, "delay": "100s"}},
+    }
+    made, found = runs_of(parse_mapping(value), world_of(500, 60, laws), 60, runs)
+    assert made.best == 1
+    assert np.mean([run.shares[-1, 1] > 0.5 for run in found]) >= 0.8
+    return np.array([run.served[:, 0].sum() for run in found])
 
-    Two windows long, 80 runs: 57 lost when pending decisions are weighed by the curves that are learned on the way, 52
-    by the true ones, 103 when waiting. The design's own run knew the curves: 72 weighed and 147 waited in 200 periods.
+
+DELAYS = {"quick": {"median": "6931ms", "p90": "23026ms"}, "slow": {"median": "64427ms", "p90": "192928ms"}}
+"""Of exponentials of mean 10 s and 100 s, of what comes within 300 s."""
+
+
+def test_pending_decisions_are_weighed_by_their_age() -> None:
+    """Pitfall 12. Counting silence as failure would choose the arm that is quick and worse.
+
+    57 lost by curves that are learned on the way, 103 when waiting: 0.55 of it, with so many runs +- 0.03. An estimate
+    that knew no laws of delay had 0.78.
     """
-    lost = {}
-    for pending in ("weigh", "wait"):
-        metric = {**LIKED, "attribution_window": "300s", "default_when_silent": 0, "pending": pending}
-        spec = spec_of(metrics=[metric], baseline="stationary", bounds={"floor": 0.02, "control_floor": 0.02})
-        # 0.11 within the window: an exponential of mean 100 s has 5 % of its mass behind 300 s.
-        late = 0.11 / -math.expm1(-3.0)
-        laws = {
-            "a": {"liked": {"mean": 0.10, "delay": "10s"}},
-            "b": {"liked": {"mean": late, "delay": "100s"}},
-        }
-        made, found = runs_of(spec, world_of(500, 60, laws), 60, 30)
-        assert made.best == 1
-        assert np.mean([run.shares[-1, 1] > 0.5 for run in found]) >= 0.8
-        lost[pending] = float(np.mean([run.served[:, 0].sum() for run in found]))
-    assert lost["weigh"] <= 0.8 * lost["wait"]
+    assert lost(60).mean() <= 0.71 * lost(40, "wait").mean()
+
+
+@pytest.mark.parametrize(
+    ("declared", "most"), [(("quick", "slow"), 0.8), (("slow", "quick"), 0.9)], ids=["true", "wrong"]
+)
+def test_a_declared_delay_helps_where_it_is_true_and_is_overruled_where_not(
+    declared: tuple[str, ...], most: float
+) -> None:
+    """With 24 runs 0.48 +- 0.05 and 0.64 +- 0.05 of what waiting loses."""
+    assert lost(24, declared=declared).mean() <= most * WAITING
+
+
+WAITING = 10_300.0
+"""Requests that the worse arm has in such a run when nothing is read before its window has closed, +- 200."""
 
 
 def test_doubled_errors_are_stopped_in_time() -> None:
