@@ -30,10 +30,9 @@ from bandit.guardrails.base import (
     Verdict,
     slots,
 )
-from bandit.guardrails.by_features import Weighed
+from bandit.guardrails.by_features import weighed_of
 from bandit.guardrails.evidence import Material
 from bandit.guardrails.foresight import rewards_more
-from bandit.guardrails.harm import is_of_mean
 from bandit.guardrails.levels import fail_level, thresholds
 from bandit.guardrails.wording import Seen, sentence
 from bandit.kernels import watch, weigh
@@ -235,9 +234,7 @@ class _Weighing:
         self._place = place
         self._folded = folded
         self._told = told
-        self._weighed: Weighed | None = None
-        if spec.is_linear and guardrail.kind == "harm":
-            self._weighed = Weighed(spec, guardrail, table, self._every, of_mean=is_of_mean(spec, guardrail))
+        self._weighed = weighed_of(spec, guardrail, table, self._every)
         metric = spec.metric_index(guardrail.metric) if guardrail.metric else None
         # [K] so many outcomes of an arm, or decisions of all, are the evidence of one.
         self._effects = np.ones(len(spec.arms))

@@ -217,8 +217,8 @@ def _guardrails(spec: ExperimentSpec) -> Iterator[Finding]:
     for index, guardrail in enumerate(spec.guardrails):
         if guardrail.kind in KEPT_GUARDRAILS:
             continue
-        if guardrail.kind == "harm":
-            yield from _harm(spec, index, guardrail)
+        if guardrail.kind in ("harm", "response_rate"):
+            yield from _weighed(spec, index, guardrail)
             continue
         yield Finding(
             ("guardrails", index, "kind"),
@@ -229,7 +229,7 @@ def _guardrails(spec: ExperimentSpec) -> Iterator[Finding]:
         )
 
 
-def _harm(spec: ExperimentSpec, index: int, guardrail: Guardrail) -> Iterator[Finding]:
+def _weighed(spec: ExperimentSpec, index: int, guardrail: Guardrail) -> Iterator[Finding]:
     """What rewards weighed request by request cannot say."""
     at: Loc = ("guardrails", index)
     kind = spec.allocator.kind
@@ -238,8 +238,8 @@ def _harm(spec: ExperimentSpec, index: int, guardrail: Guardrail) -> Iterator[Fi
     if not spec.weighs:
         yield Finding(
             (*at, "kind"),
-            f"harm with {len(spec.features)} features and {len(spec.arms)} arms, of each of which a token brings a "
-            f"byte back; allowed: {MAX_FEATURES} together; declare fewer, or compare with a fixed limit",
+            f"{guardrail.kind} with {len(spec.features)} features and {len(spec.arms)} arms, of each of which a token "
+            f"brings a byte back; allowed: {MAX_FEATURES} together; declare fewer, or compare with a fixed limit",
             (("features", ANY), ("arms", ANY), (*at, "kind")),
         )
     refused: list[tuple[str, bool, str]] = [
@@ -268,6 +268,6 @@ def _harm(spec: ExperimentSpec, index: int, guardrail: Guardrail) -> Iterator[Fi
         if there:
             yield Finding(
                 (*at, field),
-                f"harm with kind {kind}, which weighs arms request by request: {why}",
+                f"{guardrail.kind} with kind {kind}, which weighs arms request by request: {why}",
                 (_KIND, (*at, field), ("metrics", ANY)),
             )

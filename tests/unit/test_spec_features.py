@@ -124,7 +124,6 @@ CASES: list[tuple[dict[Path, Any], str]] = [
         "guardrails.0.cohorts: harm with kind lin_ts",
     ),
     ({("guardrails",): limit("became_worse")}, "guardrails.0.kind: became_worse with kind lin_ts"),
-    ({("guardrails",): limit("response_rate", action="flag")}, "guardrails.0.kind: response_rate with kind lin_ts"),
     ({("guardrails",): limit("drift", action="flag")}, "guardrails.0.kind: drift with kind lin_ts"),
 ]  # fmt: skip
 
@@ -154,6 +153,17 @@ def test_guardrails_against_a_limit_are_kept(kind: str) -> None:
         parse_mapping(made)
     else:
         assert broken({("guardrails",): limit(kind, **more[kind])}) == []
+
+
+def test_responses_are_weighed_as_values_are() -> None:
+    assert broken({("guardrails",): limit("response_rate", action="flag", margin=1.1)}) == []
+    (line,) = broken(
+        {
+            ("guardrails",): limit("response_rate", action="flag"),
+            ("arms",): [{"name": f"a{n}", "control": n == 0} for n in range(29)],
+        }
+    )
+    assert line.startswith("guardrails.0.kind: response_rate with 3 features and 29 arms")
 
 
 @pytest.mark.parametrize("more", [{}, {"metric": "ms", "margin": 1.2}, {"margin_of": "mean", "margin": 1.1}])
