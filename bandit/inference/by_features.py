@@ -17,7 +17,7 @@ import numpy as np
 from bandit.inference.effects import Outcome, interval, pair_of, thinned
 from bandit.inference.means import StratifiedMean
 from bandit.inference.outcomes import Totals, events, objective_of, outcome_of, totals_of
-from bandit.inference.report import ArmMetric, Effect, MetricReport, Report
+from bandit.inference.report import Effect, Report
 from bandit.ledger import FloatArray, PeriodTable
 from bandit.linear.weights import CONTROLS, COUNT, OWN, REACH, ROUNDING, WW, WWX, WWXX, WX, W, read
 from bandit.spec.metric import MetricKind
@@ -25,9 +25,9 @@ from bandit.spec.model import ExperimentSpec
 
 UNLIKE = (
     "each arm serves other requests, by their features: plain means are of the requests that each arm served; effects "
-    "are of requests as the arm serves them, weighed by the exact chances of arm and control for each, at most "
-    f"{REACH} times as often as the control serves its like; no winner and no ratio of traffic is told; the "
-    "coefficients say what an arm is worth for which request"
+    "and means beside the control's are of requests as the arm serves them, weighed by the exact chances of arm and "
+    f"control for each, at most {REACH} times as often as the control serves its like; no winner and no "
+    "ratio of traffic is told; the coefficients say what an arm is worth for which request"
 )
 _UNKNOWN = StratifiedMean(math.nan, math.nan, 0.0, 0.0)
 _NO_CROSSES: dict[tuple[int, int], FloatArray] = {}
@@ -52,7 +52,21 @@ def by_features(
         objective = replace(objective, trust="asymptotic")
     return replace(
         report,
-        metrics=tuple(_metric(each, effects[each.metric]) for each in report.metrics),
+        metrics=tuple(
+            replace(
+                each,
+                arms=tuple(
+                    replace(
+                        arm,
+                        mean=weighed_mean(spec, table, each.metric, arm.arm, now_ms),
+                        effect=effects[each.metric][arm.arm],
+                    )
+                    for arm in each.arms
+                ),
+                cohorts=(),
+            )
+            for each in report.metrics
+        ),
         objective=tuple(_effects(spec, thinned(objective, design), table, totals, now_ms)),
         traffic=replace(
             report.traffic,
@@ -145,10 +159,20 @@ def _spread(sums: FloatArray, m: FloatArray) -> float:
     return float(np.maximum(found, 0.0).sum())
 
 
-def _metric(each: MetricReport, effects: list[Effect | None]) -> MetricReport:
-    arms = tuple(_arm(arm, effects[arm.arm]) for arm in each.arms)
-    return replace(each, arms=arms, cohorts=())
-
-
-def _arm(each: ArmMetric, effect: Effect | None) -> ArmMetric:
-    return replace(each, mean=_UNKNOWN, effect=effect)
+def weighed_mean(
+    spec: ExperimentSpec, table: PeriodTable, index: int, arm: int, now_ms: int
+) -> StratifiedMean:
+    """Mean of a challenger beside the control's over requests with the same weights, of closed windows, in the metric's
+    unit. ``n_effective`` (sum w)^2 / sum w^2 (Kish 1965); ``covered``: mean weight of the arm's rewards."""
+    if table.weighed is None or arm == spec.control_index or not _is_weighed(spec, index):
+        return _UNKNOWN
+    ripe = table.mature(spec.metrics[index].attribution_window, now_ms)
+    own, control = read(table.weighed[ripe][:, arm, index]).sum(axis=0)
+    if not (own[W] > 0.0 and control[W] > 0.0):
+        return _UNKNOWN
+    low, high = spec.metrics[index].scale
+    mean, beside = (low + (high - low) * float(each[WX] / each[W]) for each in (own, control))
+    rewards = float(table.n[ripe, arm, index].sum())
+    return StratifiedMean(
+        mean, beside, float(own[W] ** 2 / own[WW]), min(float(own[W]) / max(rewards, 1.0), 1.0)
+    )

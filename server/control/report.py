@@ -242,7 +242,8 @@ def _sample_ratio(spec: ExperimentSpec, traffic: Traffic) -> report_pb2.SampleRa
     seen = f"ln E {traffic.log_e:.2f}, an alarm from {traffic.log_threshold:.2f} on"
     if spec.is_linear:
         return report_pb2.SampleRatio(
-            message="not checked: each request has shares of its own, so that there is no one ratio to keep"
+            message="not checked: each request has shares of its own, so that there is no one ratio to keep; a "
+            "guardrail of kind response_rate holds rewards against the chances of their requests"
         )
     if not traffic.mismatch:
         text = f"decisions follow the shares ({seen})"

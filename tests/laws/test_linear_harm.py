@@ -20,7 +20,7 @@ from bandit.guardrails.evidence import outcomes
 from bandit.guardrails.harm import Harm
 from bandit.guardrails.judge import accumulate, judge
 from bandit.guardrails.levels import thresholds
-from bandit.inference.by_features import by_features, weighed_terms
+from bandit.inference.by_features import by_features, weighed_mean, weighed_terms
 from bandit.inference.effects import Interval
 from bandit.inference.report import report_of
 from bandit.kernels import watch, weigh
@@ -226,6 +226,19 @@ def test_one_request_adds_nothing_in_the_mean_where_the_null_holds(
     assert abs(total[TOTAL_SAFE]) <= 1e-6
     assert min(block[TOTAL] for block in scores.values()) >= -LEAST - 1e-9
     assert min(block[TOTAL_SAFE] for block in scores.values()) >= -LEAST - 1e-9
+
+
+def test_means_beside_the_controls_are_of_like_requests() -> None:
+    """Equal arms: plain means of the two are far apart, those of like requests are not."""
+    spec_, found = made(), alike(600)
+    gaps, plain = [], []
+    for run in range(40):
+        mean = weighed_mean(spec_, found.table(spec_, run), 0, 1, LATE)
+        gaps.append(mean.mean - mean.control)
+        n, bad = (each[:, run].sum(axis=(0, 1)) for each in (found.n, found.bad))
+        plain.append(bad[1] / n[1] - bad[0] / n[0])
+        assert 0.0 < mean.covered < 0.5
+    assert abs(np.mean(gaps)) < 0.02 < 0.1 < np.mean(plain)
 
 
 def test_folded_periods_are_in_the_evidence_once() -> None:

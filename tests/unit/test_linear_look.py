@@ -219,6 +219,12 @@ def test_effects_are_told_of_requests_that_both_may_serve() -> None:
     assert effect.estimate == pytest.approx(0.0, abs=0.08)
     assert effect.low < 0.0 < effect.high < effect.low + 0.25
     assert effect.n + effect.n_control == pytest.approx(2000, abs=100)
+    beside = good.arms[1]
+    assert beside.mean - beside.control_mean == pytest.approx(effect.estimate, abs=0.02)
+    assert beside.mean == pytest.approx(beside.plain_mean_biased, abs=1e-6)  # even shares: all weigh alike
+    assert beside.n_effective == pytest.approx(beside.n, rel=1e-3)
+    assert 0.96 <= beside.covered <= 1.0
+    assert not good.arms[0].HasField("mean")
     large = good.arms[2].effect
     assert large.estimate == pytest.approx(-0.25, abs=0.08)
     assert large.finding == report_pb2.Effect.FINDING_WORSE
