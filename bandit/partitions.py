@@ -107,7 +107,9 @@ def _fit_one(lead: Period, other: Ledger) -> set[int]:
     for period in mine:
         if period.number > following:
             gaps.append((following, period.number - 1, min(start_ms, period.start_ms)))
-        end_ms = lead.end_ms if period.last == lead.last else period.end_ms or lead.end_ms
+        # One that was open when its slot went back was closed by whatever allocation is known next.
+        within = period.last < lead.last and 0 < period.end_ms < lead.end_ms
+        end_ms = period.end_ms if within else lead.end_ms
         if period.end_ms != end_ms:
             period.end_ms = end_ms
             changed.add(period.number)

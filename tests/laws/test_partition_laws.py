@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit.errors import CorruptStored
-from bandit.ledger import ONE
+from bandit.ledger import ONE, Period
 from bandit.log import CORRECT, RETRACT
 from bandit.reward import Amendment, RewardRecord
 from server.evidence import Evidence
@@ -265,6 +266,10 @@ def test_every_write_of_a_compaction_may_be_the_last(after: bool) -> None:
     assert broken == 9
 
 
+def _number(period: Period) -> int:
+    return period.number
+
+
 def before_a_block(partitions: int = 3) -> Both:
     """Rewards of old periods, all counted and none folded yet."""
     both = Both(partitions, STICKY)
@@ -332,6 +337,40 @@ def test_another_slot_may_lose_anything_that_others_bring_again(old: bool) -> No
     both.go_on(compact=True)
     both.move(3)
     both.go_on()
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["open periods", "a block"])
+def test_periods_whose_allocations_are_let_go_are_made_anew_in_a_slot_that_lost_them(folded: bool) -> None:
+    both = Both(3, STICKY)
+    both.wait(700_000)
+    both.move(3)
+    both.turn()
+    kept = both.worlds[1].copied(1)
+    both.move(17)
+    for which in range(40):
+        both.reward(which, which % 3, ONE)
+    both.turn()
+    if folded:
+        both.wait(1_500_000)
+        both.old()
+    both.move(1)
+    both.turn()
+    both.move(1)
+    both.turn()
+    assert both.worlds[1].store.allocations("answers", 0)[0].number > 15
+    both.worlds[1].go_back(1, kept)
+    both.worlds[1].turn()
+    exposures = [each.ledger_read.totals().exposures for each in (both.single, both.several)]
+    assert (exposures[0] == exposures[1]).all()
+    if not folded:  # else the windows of what is sent again are closed by now
+        same_sums(both.single, both.several)
+        both.move(2)
+        both.go_on(compact=True)
+    first, second, _ = (sorted(part.state.ledger.periods.values(), key=_number) for part in both.parts)
+    assert any(each.is_block for each in first) == folded
+    assert (second[0].number, second[-1].last) == (first[0].number, first[-1].last)
+    assert all(before.last + 1 == after.number for before, after in pairwise(second))
+    assert all(before.start_ms <= after.start_ms for before, after in pairwise(second))
 
 
 def test_decisions_of_an_allocation_that_is_lost_for_good_count_with_the_newest() -> None:
