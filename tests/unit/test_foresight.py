@@ -38,9 +38,11 @@ def test_a_burn_in_is_about_as_long_as_it_says() -> None:
     assert "burn-in; " not in said(1.1 * wanted)
 
 
-@pytest.mark.parametrize("values", [[2.0, 2.0, 3.0], [1.0, 2.0, 2.0]], ids=["too many", "few enough"])
-def test_so_many_more_events_are_needed_as_it_says(values: list[float]) -> None:
-    spec = guarded({"kind": "event_rate", "metric": "calls", "limit": 2.0}, arms=PAIR)
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("values", [[2.0, 2.0, 3.0], [1.0, 2.0, 2.0]], ids=["many", "few"])
+def test_so_many_more_events_are_needed_as_it_says(values: list[float], direction: str) -> None:
+    calls = [each | {"direction": direction} if each["name"] == "calls" else each for each in METRICS]
+    spec = guarded({"kind": "event_rate", "metric": "calls", "limit": 2.0}, arms=PAIR, metrics=calls)
 
     def seen(times: float) -> Verdict:
         counted = {"calls": [[], values * round(20 * times)]}
@@ -50,7 +52,9 @@ def test_so_many_more_events_are_needed_as_it_says(values: list[float]) -> None:
     assert now.outcome is Outcome.INCONCLUSIVE
     needed = more(now.message) / 60
     assert seen(1.0 + 0.5 * needed).outcome is Outcome.INCONCLUSIVE
-    assert seen(1.0 + 1.5 * needed).outcome is (Outcome.FAIL if values[2] == 3.0 else Outcome.PASS)
+    assert seen(1.0 + 1.5 * needed).outcome is (
+        Outcome.FAIL if (values[2] == 3.0) == (direction == "minimize") else Outcome.PASS
+    )
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,18 @@ def test_a_ratio_is_one_of_sums_never_an_average_of_ratios(
         assert verdicts["small", "g1"].outcome is Outcome.FAIL
     # Before the control's ratio was known nothing counts.
     assert verdict.n == 5 * 800
+
+
+@pytest.mark.parametrize("guessed", [{"cost": 0.5}, {"calls": 0.5}, {"calls": 0.0}])
+def test_a_ratio_counts_from_the_time_that_both_its_means_were_learned(guessed: dict[str, float]) -> None:
+    """0.5 is where a mean begins that nobody gave a prior, 0 what a period has that knew none."""
+    spec = pair({"kind": "harm", "metric": "cost_per_call"})
+    found = ratio_period(spec, 2, 1.0, 1.0)
+    centres = {"cost": 0.2, "calls": 0.08} | guessed
+    begun = replace(found, centres=tuple(centres.get(metric.name, 0.0) for metric in spec.metrics))
+    verdict = judged(spec, [begun])["small", "g0"]
+    assert (verdict.outcome, verdict.n) == (Outcome.NO_DATA, 0)
+    assert judged(spec, [found])["small", "g0"].n == 800
 
 
 def rare_success(rate: float, of: str, margin: float) -> Outcome:
