@@ -77,6 +77,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 _WORDS = {str: "a text", dict: "an object", list: "a list", bool: "true or false", int: "a whole number"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_DELAY_S = 1e10
+MOST_DIGITS = 20
 ASSIGNED = "ASSIGNED"
 """The reason of a decision whose unit's point lies in a range that the arm owns."""
 
@@ -103,13 +104,17 @@ def read_lines(lines: Iterable[str], spec: ExperimentSpec, place: str) -> Logged
             collector.fault(number, "", f"no JSON: {error.msg}; write one object per line", error.colno)
         except _Wrong as error:
             collector.fault(number, error.field, error.sentence)
+        except UnicodeEncodeError:
+            collector.fault(
+                number, "", "half of a surrogate pair, which is no text; mend what writes the log"
+            )
         except RecursionError:
             collector.fault(number, "", "lists or objects far too deep; write one object per line")
     return collector.finish()
 
 
 def _object(line: str) -> dict[str, Any]:
-    found = json.loads(line, parse_constant=_no_number, object_pairs_hook=_once)
+    found = json.loads(line, parse_constant=_no_number, parse_int=_whole, object_pairs_hook=_once)
     if not isinstance(found, dict):
         raise _Wrong("", f"{line.strip()[:40]} is no object; write one object per line")
     return found
@@ -117,6 +122,12 @@ def _object(line: str) -> dict[str, Any]:
 
 def _no_number(text: str) -> NoReturn:
     raise _Wrong("", f"{text} is no number of JSON; leave the field out")
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise _Wrong("", f"{text[:MOST_DIGITS]}... is too long for a number; write fewer digits")
+    return int(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -146,15 +146,15 @@ class Collector:
                     f"{key[:80]!r} is that of line {self._keys[key][1]} too; tell each once",
                 )
                 return None
-        own = self._chances(line, index, propensity, propensities)
-        if own is None:
-            return None
         features = b"" if self._encoder is None else self._encoder.encode(attributes)
         cohort = (
             self._cohorts.get(attributes.get(self.spec.cohorts.attribute, ""), 0) if self.spec.cohorts else 0
         )
-        number = len(self._claims)
         hashed = hash_unit(SALT, unit) if unit else 0
+        own = self._chances(line, index, propensity, propensities)
+        if own is None:
+            return None
+        number = len(self._claims)
         self._claims.append(
             Claims(UID, EPOCH, 1, ISSUER, number, time_ms, hashed, round(own * PPM), cohort, index, features)
         )

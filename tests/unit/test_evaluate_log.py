@@ -96,6 +96,12 @@ def test_propensities_of_all_arms_are_taken() -> None:
         (['{"time": '], "log.jsonl:1:10: no JSON: Expecting value"),
         (["[1]"], "log.jsonl:1:1: [1] is no object"),
         (["[" * 100_000], "deep"),
+        ([line(unit="\ud800")], "half of a surrogate pair"),
+        (
+            [line().replace("0.25", "9" * 400)],
+            "log.jsonl:1:1: 99999999999999999999... is too long for a number",
+        ),
+        ([line().replace("0.25", "1e999")], "propensity: inf is not in (0, 1]"),
         ([line().replace("0.25", "NaN")], "NaN is no number of JSON"),
         ([line().replace("0.25", "Infinity")], "Infinity is no number of JSON"),
         ([line().replace('"arm"', '"time": "x", "arm"')], "time: told twice"),
