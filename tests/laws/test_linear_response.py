@@ -1,10 +1,12 @@
-"""Answers that one arm's requests do not get, where each request has shares of its own; seeded."""
+"""Answers that one arm's requests do not get, where each request has shares of its own; sums that are drawn at once."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +15,9 @@ from bandit.guardrails.by_features import WeighedResponse
 from bandit.guardrails.judge import judge
 from bandit.kernels import watch
 from bandit.kernels.overlap import LEAST, ODDS, SCORES, TOTAL, TOTAL_SAFE
-from bandit.ledger import FloatArray
+from bandit.ledger import ONE, FloatArray
 from bandit.linear.project import bounded_ppm
-from bandit.linear.weights import mean_sums
+from bandit.linear.weights import add, marks_of, mean_sums, read
 from bandit.ranges import PPM
 from bandit.spec.model import ExperimentSpec
 from tests.evidence import periods
@@ -109,3 +111,20 @@ def one_request(
         spec.guardrails[0].margin, sums, 1, np.ones(1, np.bool_)
     )
     return sums[watch.BLOCK : watch.AFTER], sums[watch.SECOND : watch.SECOND + SCORES]
+
+
+def test_rehearsed_sums_are_those_of_the_ledger_but_for_rounding() -> None:
+    chance = random.Random(3)
+    shares = [(250_000, 600_000, 150_000), (20_000, 900_000, 80_000)]
+    n, s1, s2 = (np.zeros((1, 2, 3, 1)) for _ in range(3))
+    sums = np.zeros((3, 1, 2, 6), np.int64)
+    for _ in range(200):
+        g, arm, q = chance.randrange(2), chance.randrange(3), chance.randrange(ONE + 1)
+        marks = np.frombuffer(marks_of(shares[g]), np.uint8)[None]
+        one = np.ones(1, np.int64)
+        add(sums, marks, np.array([shares[g][arm]]), arm * one, 0 * one, q * one, one, 0)
+        n[0, g, arm] += 1
+        s1[0, g, arm] += q / ONE
+        s2[0, g, arm] += (q / ONE) ** 2
+    found = mean_sums(n, s1, s2, np.array(shares)[None] / PPM, 0)
+    assert read(found[0]) == pytest.approx(read(sums), abs=2e-5)

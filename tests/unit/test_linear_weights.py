@@ -18,7 +18,7 @@ from bandit.counting import layout_of
 from bandit.decide import compile_table
 from bandit.errors import CorruptStored, Rejected
 from bandit.learn import fold, open_periods
-from bandit.ledger import CELL_ROOM, ONE, Ledger, Period, fold_block, table
+from bandit.ledger import CELL_ROOM, ONE, Cells, Layout, Ledger, Period, fold_block, table
 from bandit.linear.project import bounded_ppm
 from bandit.linear.weights import (
     COUNT,
@@ -38,7 +38,6 @@ from bandit.linear.weights import (
     add,
     fault,
     marks_of,
-    mean_sums,
     read,
     weights,
 )
@@ -188,7 +187,7 @@ def test_the_hand_checked_case() -> None:
     shares = (250_000, 600_000, 150_000)
     steps = [LADDER[mark] for mark in marks_of(shares)]
     assert steps == [249_880, 592_126, 145_730]
-    period = Period(1, 1, 1, 0, 0, shares, (0.5,), layout_cells())
+    period = Period(1, 1, 1, 0, 0, shares, (0.5,), Cells.zeros(Layout(1, 3, 1)))
     sums = np.zeros((3, 1, 2, 6), np.int64)
     marks = np.frombuffer(marks_of(shares) * 3, np.uint8).reshape(3, 3)
     arm = np.arange(3)
@@ -215,12 +214,6 @@ def test_the_hand_checked_case() -> None:
         assert found[k, side] == pytest.approx(expected, abs=2e-7)
     assert not found[0].any()
     assert not fault(replace(period, weighed=sums))
-
-
-def layout_cells() -> Any:
-    from bandit.ledger import Cells, Layout
-
-    return Cells.zeros(Layout(1, 3, 1))
 
 
 @given(st.lists(st.floats(1e-7, 1.0), min_size=2, max_size=8), st.integers(0, 7), st.integers(0, ONE))
@@ -263,7 +256,7 @@ def test_over_the_draw_arm_and_control_weigh_alike_and_never_much(
 
 
 def period_of(sums: np.ndarray[Any, Any]) -> Period:
-    return Period(1, 1, 1, 0, 0, (0,) * len(sums), (0.5,), layout_cells(), weighed=sums)
+    return Period(1, 1, 1, 0, 0, (0,) * len(sums), (0.5,), Cells.zeros(Layout(1, 3, 1)), weighed=sums)
 
 
 def test_a_share_that_does_not_fit_its_mark_counts_nowhere() -> None:
@@ -394,20 +387,3 @@ def test_a_decision_by_no_rule_brings_the_shares_of_all() -> None:
     found = made.decide("u", {"plan": "pro"})
     assert found.features == b"\x02" + marks_of(allocation.shares_ppm)
     assert found.propensity_ppm == allocation.shares_ppm[found.arm]
-
-
-def test_rehearsed_sums_are_those_of_the_ledger_but_for_rounding() -> None:
-    chance = random.Random(3)
-    shares = [(250_000, 600_000, 150_000), (20_000, 900_000, 80_000)]
-    n, s1, s2 = (np.zeros((1, 2, 3, 1)) for _ in range(3))
-    sums = np.zeros((3, 1, 2, 6), np.int64)
-    for _ in range(200):
-        g, arm, q = chance.randrange(2), chance.randrange(3), chance.randrange(ONE + 1)
-        marks = np.frombuffer(marks_of(shares[g]), np.uint8)[None]
-        one = np.ones(1, np.int64)
-        add(sums, marks, np.array([shares[g][arm]]), arm * one, 0 * one, q * one, one, 0)
-        n[0, g, arm] += 1
-        s1[0, g, arm] += q / ONE
-        s2[0, g, arm] += (q / ONE) ** 2
-    found = mean_sums(n, s1, s2, np.array(shares)[None] / PPM, 0)
-    assert read(found[0]) == pytest.approx(read(sums), abs=2e-5)
