@@ -85,3 +85,14 @@ def test_of_what_is_deleted_only_its_audit_and_who_did_it_stay_for_a_time(remote
     assert 0 < left["past"] <= PAST_TTL_MS
     assert 0 < left["deletion"] <= REQUEST_TTL_MS
     assert all(rest > 0 for rest in left.values())
+
+
+def test_a_log_that_somebody_removed_is_begun_by_nobody(remote: RedisStore) -> None:
+    """What would be folded from it would be taken for all there was."""
+    name = used(remote)
+    client: Any = remote._link._quick
+    client.delete(f"{remote._keys.namespace}:{{{name}}}:log")
+    assert remote.ship([Shipment(name, 7, 1, 10, 20, b"y")]) == [None]
+    assert not remote.feed(Feed(name, 7, "orders", counts={RECEIVED: 1})).taken
+    assert remote.append([Append(name, 7, REWARDS, b"x")]) == [""]
+    assert not [key for key in lives(remote) if key.endswith(":log")]

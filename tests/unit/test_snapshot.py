@@ -239,11 +239,13 @@ def test_an_empty_list_without_a_change_removes_nothing(keeper: SnapshotKeeper, 
     assert set(seen(keeper).entries) == {"answers"}
 
 
+@pytest.mark.parametrize("passed_s", [0.1, 6.0])
 @pytest.mark.parametrize("grown", [0, 1000])
 def test_nothing_is_removed_from_a_store_that_lost_everything(
-    keeper: SnapshotKeeper, store: Faulty, clock: FakeClock, grown: int
+    keeper: SnapshotKeeper, store: Faulty, clock: FakeClock, grown: int, passed_s: float
 ) -> None:
-    """Emptied: names, experiments and keys are gone, and its number may have moved on since."""
+    """Emptied: names, experiments and keys are gone, and its number may have moved on since; between two looks at the
+    keys or after the second."""
     put_running(store)
     put_running(store, "other")
     keeper.poll()
@@ -251,7 +253,7 @@ def test_nothing_is_removed_from_a_store_that_lost_everything(
     version = store.store.version()
     store.store = MemoryStore(clock.now_ms)
     store.instead["version"] = lambda: version + grown
-    clock.advance(6.0)
+    clock.advance(passed_s)
     for _ in range(3):
         keeper.poll()
         assert set(seen(keeper).entries) == {"answers", "other"}
@@ -285,6 +287,10 @@ def test_another_store_under_the_same_name_is_found_out_before_it_is_taken(
     assert entry(keeper).experiment.uid == before.experiment.uid
     assert entry(keeper).table.shares_ppm == before.table.shares_ppm
     assert seen(keeper).set_back
+    another.beat("learner", 1_000_000)
+    keeper.poll()
+    assert not seen(keeper).frozen
+    assert seen(keeper).mode_now(clock.monotonic_s()) is Mode.FROZEN
 
 
 def test_nothing_is_removed_after_the_number_of_changes_went_back(
