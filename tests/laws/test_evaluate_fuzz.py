@@ -36,7 +36,7 @@ TELLING = st.sampled_from(
     ]
 )
 NUMBERS = st.one_of(
-    st.sampled_from([0, 1, 0.5, 0.25, -1, 2.5, 1e300, 10**30, 10**400]), st.floats(), st.integers()
+    st.sampled_from([10**400, 0, 1, 0.5]), st.sampled_from([0.25, -1, 2.5, 1e300]), st.floats(), st.integers()
 )
 LEAVES = st.one_of(st.none(), st.booleans(), NUMBERS, TELLING, st.text(max_size=8))
 ANY = st.recursive(
