@@ -96,3 +96,29 @@ def test_a_log_that_somebody_removed_is_begun_by_nobody(remote: RedisStore) -> N
     assert not remote.feed(Feed(name, 7, "orders", counts={RECEIVED: 1})).taken
     assert remote.append([Append(name, 7, REWARDS, b"x")]) == [""]
     assert not [key for key in lives(remote) if key.endswith(":log")]
+
+
+def test_requests_of_more_than_a_day_ago_are_forgotten_while_others_come(remote: RedisStore) -> None:
+    """An experiment that changes each day would keep them all, since each renews the life of the whole."""
+    name = used(remote)
+    client: Any = remote._link._quick
+    space = f"{remote._keys.namespace}:{{{name}}}"
+    old = {b"old-%d" % number: remote.now_ms() - REQUEST_TTL_MS - 1 for number in range(50)}
+    client.hset(f"{space}:requests", mapping=dict.fromkeys(old, b"x"))
+    client.zadd(f"{space}:requested", old)
+    now = stored(remote, name)
+    remote.commit(following(now, audit=record(now), request_id="s"))
+    assert client.hlen(f"{space}:requests") == client.zcard(f"{space}:requested") == 2
+
+
+def test_an_experiment_begins_with_nothing_that_some_hand_left(remote: RedisStore) -> None:
+    name = new_name()
+    client: Any = remote._link._quick
+    space = f"{remote._keys.namespace}:{{{name}}}"
+    client.rpush(f"{space}:audit", b"{}")
+    client.hset(f"{space}:requests", b"x" * 16, b"y")
+    client.set(f"{space}:periods", b"of another type")
+    now = put(remote, name)
+    assert (now.audit_sequence, remote.audit(name, None, 10)) == (0, [])
+    assert client.exists(f"{space}:requests", f"{space}:periods", f"{space}:audit") == 0
+    assert remote.fold(name, simple_write(7, 0))

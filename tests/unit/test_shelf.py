@@ -62,6 +62,26 @@ def test_what_was_kept_is_served_again(kept: Kept, store: Faulty, tmp_path: Path
     assert now_s - snapshot.read_s == pytest.approx(30.0)
 
 
+def test_what_the_store_lost_is_known_after_the_end_of_the_process_too(
+    kept: Kept, store: Faulty, tmp_path: Path
+) -> None:
+    """Served as before and not counted, and the next process says why as this one does."""
+    old = load(store)
+    reshare(store, old, (600_000, 200_000, 200_000))
+    kept.keeper.poll()
+    store.instead["load_many"] = lambda names: {"answers": old}
+    reshare(store, load(store), (500_000, 250_000, 250_000))
+    assert kept.poll_and_save()
+    before = kept.snapshot.entries["answers"]
+    assert before.behind
+    after = again(kept, store, tmp_path)
+    assert after.restore()
+    entry = after.snapshot.entries["answers"]
+    assert (entry.behind, entry.fault, entry.table) == (True, before.fault, before.table)
+    assert "went back" in entry.fault
+    assert not entry.table.counted
+
+
 def test_it_is_stale_however_young_until_the_store_is_reached(
     kept: Kept, store: Faulty, tmp_path: Path
 ) -> None:
