@@ -86,6 +86,7 @@ def test_it_is_judged_up_to_the_time_that_every_log_was_folded_to() -> None:
 
 def test_the_status_tells_of_each_partition_and_of_all() -> None:
     world = World()
+    world.loop.step()
     for partition, count in enumerate((3, 0, 5)):
         if count:
             world.expose(partition, count)
