@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -125,3 +130,63 @@ def test_every_file_and_every_reason_is_used() -> None:
     for patterns in NOT_MET.values():
         for pattern in patterns:
             assert any(fnmatch(path, pattern) for path in paths), pattern
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same kind, too far off for any tolerance."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return 1.01 * value + 1e-3
+    if value is None:
+        return 1.0
+    if re.fullmatch(r"-?\d+", value):
+        return str(int(value) + 1)
+    if found := re.fullmatch(r"(-?\d+)/(\d+)", value):
+        return f"{101 * int(found[1]) + int(found[2])}/{100 * int(found[2])}"
+    try:
+        return repr(1.01 * float(value) + 1e-3)
+    except ValueError:
+        return f"{value}x"
+
+
+def with_changed(tree: Any, wanted: str, path: tuple[str, ...] = ()) -> Any:
+    if isinstance(tree, dict):
+        return {key: with_changed(each, wanted, (*path, key)) for key, each in tree.items()}
+    if isinstance(tree, list):
+        return [with_changed(each, wanted, (*path, "*")) for each in tree]
+    return changed(tree) if "/".join(path) == wanted else tree
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", FILES)
+def test_no_value_can_be_another(tmp_path: Path, name: str, full: bool) -> None:
+    """Value by value, by the name of its field: with it changed in a copy of the tests, one of them fails.
+
+    All ten files take half an hour and more, so this is for ``--full``; without it one field of the smallest is changed.
+    """
+    if not full and name != "eb_ipw":
+        pytest.skip("changes each value of the file in turn: --full")
+    shutil.copytree(HERE.parent, tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(HERE.parents[1] / "pyproject.toml", tmp_path)
+    file = tmp_path / "tests" / "golden" / f"{name}.json"
+    tree = json.loads(file.read_text())
+    fields = [path for path in dict.fromkeys(leaves(tree)) if reason(path) is None]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    unseen = []
+    for path in fields if full else fields[:1]:
+        file.write_text(json.dumps(with_changed(tree, path)))
+        ended = subprocess.run(
+            [*command, *(f"tests/{module}" for module in FILES[name].by)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if ended.returncode != 1:
+            unseen.append((path, ended.returncode))
+    assert unseen == []
