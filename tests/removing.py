@@ -13,6 +13,7 @@ import numpy as np
 from bandit import compact
 from bandit.facts import STRATA, stream_width, streams
 from bandit.ledger import ONE
+from bandit.linear.weights import SHARE_BYTES, marks_of
 from bandit.log import CORRECT, EXPOSURE, EXPOSURES, REPORT, RETRACT, LogEntry, exposure_entry
 from bandit.reward import Amendment, RewardRecord
 from bandit.rollout.quarantine import Quarantine
@@ -63,6 +64,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "features": [{"name": "size", "kind": "numeric", "low": 0, "high": 1}],
     },
 }
+
+
+SHARES = (500_000, 300_000, 200_000), (20_000, 900_000, 80_000)
+"""Of some requests and of others, where each has its own."""
 
 
 class Sent(NamedTuple):
@@ -202,10 +207,14 @@ class Side:
         issued, allocation, arm = self.decisions.setdefault(
             key, (self.ms, max(newest - event.number % 2, 1), event.number % 3)
         )
-        learned = event.metric in now.experiment.spec.learned
+        spec = now.experiment.spec
+        brought = bytes([event.number % 256]) if event.metric in spec.learned else b""
+        if spec.weighs:
+            shares = SHARES[event.number % len(SHARES)]
+            brought += marks_of(shares) + shares[arm].to_bytes(SHARE_BYTES, "little")
         record = RewardRecord(
             event.issuer, 1, event.number, issued, allocation, event.q, 0, arm, event.metric,
-            1 + event.number % 64, bytes([event.number % 256]) if learned else b"",
+            1 + event.number % 64, brought,
         )  # fmt: skip
         metric = now.experiment.spec.metrics[event.metric]
         if event.op != REPORT or metric.aggregate == "sum":
@@ -225,7 +234,9 @@ def alike(a: WriterState, b: WriterState, shape: str) -> None:
         for part in ("exposures", "sums", "clusters", "visits"):
             x, y = getattr(one.cells, part), getattr(other.cells, part)
             assert x is y is None or same_array(x, y), part
-        assert one.linear is other.linear is None or same_array(one.linear, other.linear)
+        for part in ("linear", "weighed"):
+            x, y = getattr(one, part), getattr(other, part)
+            assert x is y is None or same_array(x, y), part
         for part in ("facts", "units"):
             x, y = getattr(one, part), getattr(other, part)
             assert x is y is None or np.allclose(_plain(x, shape), _plain(y, shape), rtol=1e-9, atol=1e-9), (
