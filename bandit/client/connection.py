@@ -13,10 +13,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import grpc
 
+from bandit.client.changes import asked, reached
 from bandit.client.errors import answered, from_rpc
 from bandit.client.ingesting import IngestCalls
 from bandit.client.pages import pages
@@ -55,7 +56,9 @@ class Client(IngestCalls):
 
     ``target``: ``host:port``. ``timeout_s``: deadline of each call, retries included. ``actor``: who asks, for the
     audit. ``credentials``: for TLS; None speaks in the clear. What failed on the way is sent again (``retries``);
-    each write carries a request_id, so it has one effect. Experiments and arms are given by bare name.
+    each write carries a request_id, so it has one effect. Experiments and arms are given by bare name. ``durability``:
+    how safe each change of an experiment is to be before it is answered, as of :meth:`report_rewards`; "" waits for
+    nothing. What was reached by the last one is in ``reached``, "" when the server does not say.
 
     Every method raises the errors of ``bandit.errors`` that the proto names, and ServerUnavailable or
     UnexpectedAnswer of ``bandit.client.errors``.
@@ -68,7 +71,10 @@ class Client(IngestCalls):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         actor: str = "",
         credentials: grpc.ChannelCredentials | None = None,
+        durability: str = "",
     ) -> None:
+        self._asked = asked(durability)
+        self.reached = ""
         self.target = target
         self.timeout_s = timeout_s
         self.actor = actor
@@ -252,49 +258,49 @@ class Client(IngestCalls):
     def create(self, spec: ExperimentSpec) -> experiment_pb2.Experiment:
         """A new experiment in state DRAFT."""
         request = experiment_service_pb2.CreateExperimentRequest(spec=_proto(spec), **self._signed())
-        return self._call(self._experiments.CreateExperiment, request).experiment
+        return self._write(self._experiments.CreateExperiment, request).experiment
 
     def update(self, spec: ExperimentSpec, etag: str = "") -> experiment_service_pb2.UpdateExperimentResponse:
         """Replaces the spec, when the experiment still has this ``etag`` (empty: whatever it has)."""
         request = experiment_service_pb2.UpdateExperimentRequest(
             spec=_proto(spec), etag=etag, **self._signed()
         )
-        return self._call(self._experiments.UpdateExperiment, request)
+        return self._write(self._experiments.UpdateExperiment, request)
 
     def delete(self, experiment: str, etag: str = "") -> None:
         """Deletes an experiment with its statistics."""
         request = experiment_service_pb2.DeleteExperimentRequest(
             name=_experiment(experiment), etag=etag, **self._signed()
         )
-        self._call(self._experiments.DeleteExperiment, request)
+        self._write(self._experiments.DeleteExperiment, request)
 
     def start(self, experiment: str, etag: str = "") -> experiment_pb2.Experiment:
         """DRAFT to RUNNING."""
         request = experiment_service_pb2.StartExperimentRequest(
             name=_experiment(experiment), etag=etag, **self._signed()
         )
-        return self._call(self._experiments.StartExperiment, request).experiment
+        return self._write(self._experiments.StartExperiment, request).experiment
 
     def pause(self, experiment: str, reason: str = "", etag: str = "") -> experiment_pb2.Experiment:
         """RUNNING to PAUSED: every unit gets the control."""
         request = experiment_service_pb2.PauseExperimentRequest(
             name=_experiment(experiment), etag=etag, reason=reason, **self._signed()
         )
-        return self._call(self._experiments.PauseExperiment, request).experiment
+        return self._write(self._experiments.PauseExperiment, request).experiment
 
     def resume(self, experiment: str, etag: str = "") -> experiment_pb2.Experiment:
         """PAUSED to RUNNING."""
         request = experiment_service_pb2.ResumeExperimentRequest(
             name=_experiment(experiment), etag=etag, **self._signed()
         )
-        return self._call(self._experiments.ResumeExperiment, request).experiment
+        return self._write(self._experiments.ResumeExperiment, request).experiment
 
     def roll_back(self, experiment: str, arm: str, reason: str, etag: str = "") -> experiment_pb2.Experiment:
         """Takes all traffic from a challenger until it is cleared."""
         request = experiment_service_pb2.RollBackArmRequest(
             name=_arm(experiment, arm), etag=etag, reason=reason, **self._signed()
         )
-        return self._call(self._experiments.RollBackArm, request).experiment
+        return self._write(self._experiments.RollBackArm, request).experiment
 
     def clear_rollback(
         self, experiment: str, arm: str, reason: str = "", etag: str = ""
@@ -303,7 +309,7 @@ class Client(IngestCalls):
         request = experiment_service_pb2.ClearRollbackRequest(
             name=_arm(experiment, arm), etag=etag, reason=reason, **self._signed()
         )
-        return self._call(self._experiments.ClearRollback, request).experiment
+        return self._write(self._experiments.ClearRollback, request).experiment
 
     def promote(
         self, experiment: str, arm: str, reason: str = "", etag: str = ""
@@ -312,7 +318,7 @@ class Client(IngestCalls):
         request = experiment_service_pb2.PromoteArmRequest(
             name=_arm(experiment, arm), etag=etag, reason=reason, **self._signed()
         )
-        return self._call(self._experiments.PromoteArm, request).experiment
+        return self._write(self._experiments.PromoteArm, request).experiment
 
     def server(self) -> server_service_pb2.Server:
         """How the server stands that this client speaks to; it answers without the store too."""
@@ -339,6 +345,15 @@ class Client(IngestCalls):
     def _signed(self) -> dict[str, Any]:
         """The fields of every write: a fresh request_id, under which retries have one effect, and who asks."""
         return {"request_id": uuid.uuid4().hex, "actor": self.actor}
+
+    def _write(self, method: Callable[..., Reply], request: object) -> Reply:
+        called: Any = method  # its types do not say that it can answer with the call
+        try:
+            reply, call = called.with_call(request, timeout=self.timeout_s, metadata=self._asked)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.target, self.timeout_s) from error
+        self.reached = reached(call)
+        return cast("Reply", reply)
 
     def _call(self, method: Callable[..., Reply], request: object) -> Reply:
         try:

@@ -11,6 +11,7 @@ import click
 
 from bandit.ctl.invocation import Invocation, command, confirm, not_confirmed
 from bandit.ctl.text import count, plain
+from bandit.ctl.writes import durability_option, reached, warn, yes_option
 from bandit.errors import AlreadyExists, InvalidArgument, NotFound, Stale
 
 if TYPE_CHECKING:
@@ -32,15 +33,16 @@ MOST_BYTES = 4 << 20
     help="The spec; - reads it from stdin.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would change.")
-@click.option("--yes", is_flag=True, help="Ask nothing.")
+@yes_option
+@durability_option
 @click.pass_obj
-def apply(invocation: Invocation, path: str, dry_run: bool, yes: bool) -> int:
+def apply(invocation: Invocation, path: str, dry_run: bool, yes: bool, durability: str | None) -> int:
     """Create an experiment, or change it to what FILE says.
 
     Prints what changes and asks before it does it. A new experiment is a DRAFT until it is started.
     """
     spec = read_spec(path)
-    with invocation.connect() as client:
+    with invocation.connect(durability) as client:
         effect = client.dry_run(spec)
         if not invocation.documents:
             _print_effect(spec, effect)
@@ -53,7 +55,10 @@ def apply(invocation: Invocation, path: str, dry_run: bool, yes: bool) -> int:
             return not_confirmed()
         found = _write(client, spec, effect)
     if invocation.documents:
-        invocation.answer(_document(effect, applied=True, experiment=found))
+        invocation.answer(
+            {**_document(effect, applied=True, experiment=found), **reached(client, durability)}
+        )
+        warn(client, durability)
         return 0
     from bandit.client.words import enum_text
     from bandit.v1.experiment_pb2 import ExperimentState
@@ -63,6 +68,7 @@ def apply(invocation: Invocation, path: str, dry_run: bool, yes: bool) -> int:
     click.echo(f"{spec.experiment} is {done} as in {path}: {state}, epoch {found.epoch}, etag {found.etag}")
     if effect.creates:
         click.echo(f"`banditctl start {spec.experiment}` lets its shares move")
+    warn(client, durability)
     return 0
 
 

@@ -40,11 +40,11 @@ class Invocation:
     lines: bool = field(default=False, init=False)
     answered: bool = field(default=False, init=False)
 
-    def connect(self) -> Client:
-        """A client of the server; a context manager."""
+    def connect(self, durability: str | None = None) -> Client:
+        """A client of the server; a context manager. ``durability``: how safe its changes are to be."""
         from bandit.client import Client
 
-        return Client(self.server, timeout_s=self.timeout_s, actor=self.actor)
+        return Client(self.server, timeout_s=self.timeout_s, actor=self.actor, durability=durability or "")
 
     def answer(self, values: Mapping[str, Any]) -> None:
         """Prints the JSON document of this run, or one of its ``lines``."""

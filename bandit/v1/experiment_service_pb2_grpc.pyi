@@ -30,6 +30,8 @@ class ExperimentServiceStub:
     """ExperimentService is the operators' side: experiments, their state, what is known about them.
     Every write takes a request_id (at most 128 bytes): the same id again answers the first outcome without a second effect,
     for a day. Every write with an etag is refused with ABORTED when the experiment changed since.
+    A write with the metadata banditd-durability (memory, replicated or fsynced) is answered once the store was waited for, at
+    most some two seconds; the trailing metadata banditd-durability say how safe the change is by then. It is out before that.
     All: NOT_FOUND for an unknown name, UNAVAILABLE when the store does not answer.
     """
 
@@ -79,6 +81,8 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """ExperimentService is the operators' side: experiments, their state, what is known about them.
     Every write takes a request_id (at most 128 bytes): the same id again answers the first outcome without a second effect,
     for a day. Every write with an etag is refused with ABORTED when the experiment changed since.
+    A write with the metadata banditd-durability (memory, replicated or fsynced) is answered once the store was waited for, at
+    most some two seconds; the trailing metadata banditd-durability say how safe the change is by then. It is out before that.
     All: NOT_FOUND for an unknown name, UNAVAILABLE when the store does not answer.
     """
 
@@ -124,6 +128,8 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
     """ExperimentService is the operators' side: experiments, their state, what is known about them.
     Every write takes a request_id (at most 128 bytes): the same id again answers the first outcome without a second effect,
     for a day. Every write with an etag is refused with ABORTED when the experiment changed since.
+    A write with the metadata banditd-durability (memory, replicated or fsynced) is answered once the store was waited for, at
+    most some two seconds; the trailing metadata banditd-durability say how safe the change is by then. It is out before that.
     All: NOT_FOUND for an unknown name, UNAVAILABLE when the store does not answer.
     """
 

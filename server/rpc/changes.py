@@ -19,7 +19,7 @@ from bandit.rollout.transitions import Transition, audit_record, create
 from bandit.spec.model import ExperimentSpec
 from server.clock import Clock
 from server.rpc.securing import Securing
-from server.store.base import Commit, ControlStore, Stored
+from server.store.base import Commit, ControlStore, Durability, Stored
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +79,10 @@ class Changes:
         self._store = store
         self._clock = clock
         self._securing = Securing(store)
+
+    def told(self, name: str, etag: str = "") -> Durability:
+        """See ``Securing.told``."""
+        return self._securing.told(name, etag)
 
     def load(self, name: str) -> Stored:
         """The experiment. Raises NotFound, CorruptStored."""

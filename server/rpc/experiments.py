@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -22,6 +24,7 @@ from server.clock import Clock
 from server.rpc.changes import MAX_REASON_BYTES, Changes, arm_index, asked, check_text, missing
 from server.rpc.convert import audit_to_proto, changes_to_proto, experiment_to_proto
 from server.rpc.reports import read_report
+from server.rpc.securing import asks, tell
 from server.rpc.statuses import StatusReader
 from server.rpc.watch import CHECK_S, Watcher
 from server.store.base import ControlStore
@@ -31,6 +34,28 @@ MAX_PAGE = 1000
 PAGE_BYTES = 2 << 20
 """A page ends before this size, though fewer than asked: clients take messages of 4 MiB."""
 LOAD_AT_ONCE = 100
+
+
+Answer = TypeVar("Answer")
+
+
+def _told(call: Callable[[Any, Any, grpc.ServicerContext], Answer]) -> Callable[..., Answer]:
+    """A write: who asks how safe it is has that in the answer's trailing metadata; see ``securing``."""
+
+    @wraps(call)
+    def method(self: Experiments, request: Any, context: grpc.ServicerContext) -> Answer:
+        if not asks(context):
+            return call(self, request, context)
+        response: Any = call(self, request, context)
+        if isinstance(response, pb.DeleteExperimentResponse):
+            safe = self._changes.told(parse_experiment(request.name))
+        else:
+            after = response.experiment
+            safe = self._changes.told(parse_experiment(after.name), after.etag)
+        tell(context, safe)
+        return cast("Answer", response)
+
+    return method
 
 
 class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
@@ -49,6 +74,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         self._statuses = StatusReader(store, clock, standing)
         self.watcher = Watcher(self._statuses, clock, check_s=check_s)
 
+    @_told
     def CreateExperiment(  # noqa: N802
         self, request: pb.CreateExperimentRequest, context: grpc.ServicerContext
     ) -> pb.CreateExperimentResponse:
@@ -88,6 +114,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
                 response.experiments.append(message)
         return response
 
+    @_told
     def UpdateExperiment(  # noqa: N802
         self, request: pb.UpdateExperimentRequest, context: grpc.ServicerContext
     ) -> pb.UpdateExperimentResponse:
@@ -107,6 +134,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         response.experiment.CopyFrom(experiment_to_proto(done.experiment))
         return response
 
+    @_told
     def DeleteExperiment(  # noqa: N802
         self, request: pb.DeleteExperimentRequest, context: grpc.ServicerContext
     ) -> pb.DeleteExperimentResponse:
@@ -115,6 +143,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         self._changes.delete(parse_experiment(request.name), wanted)
         return pb.DeleteExperimentResponse(empty=Empty())
 
+    @_told
     def StartExperiment(  # noqa: N802
         self, request: pb.StartExperimentRequest, context: grpc.ServicerContext
     ) -> pb.StartExperimentResponse:
@@ -123,6 +152,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         done = self._changes.apply(parse_experiment(request.name), wanted, transitions.start)
         return pb.StartExperimentResponse(experiment=experiment_to_proto(done.experiment))
 
+    @_told
     def PauseExperiment(  # noqa: N802
         self, request: pb.PauseExperimentRequest, context: grpc.ServicerContext
     ) -> pb.PauseExperimentResponse:
@@ -136,6 +166,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         done = self._changes.apply(parse_experiment(request.name), wanted, move)
         return pb.PauseExperimentResponse(experiment=experiment_to_proto(done.experiment))
 
+    @_told
     def ResumeExperiment(  # noqa: N802
         self, request: pb.ResumeExperimentRequest, context: grpc.ServicerContext
     ) -> pb.ResumeExperimentResponse:
@@ -144,6 +175,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         done = self._changes.apply(parse_experiment(request.name), wanted, transitions.resume)
         return pb.ResumeExperimentResponse(experiment=experiment_to_proto(done.experiment))
 
+    @_told
     def RollBackArm(  # noqa: N802
         self, request: pb.RollBackArmRequest, context: grpc.ServicerContext
     ) -> pb.RollBackArmResponse:
@@ -167,6 +199,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         done = self._changes.apply(name, wanted, move)
         return pb.RollBackArmResponse(experiment=experiment_to_proto(done.experiment))
 
+    @_told
     def ClearRollback(  # noqa: N802
         self, request: pb.ClearRollbackRequest, context: grpc.ServicerContext
     ) -> pb.ClearRollbackResponse:
@@ -182,6 +215,7 @@ class Experiments(experiment_service_pb2_grpc.ExperimentServiceServicer):
         done = self._changes.apply(name, wanted, move)
         return pb.ClearRollbackResponse(experiment=experiment_to_proto(done.experiment))
 
+    @_told
     def PromoteArm(  # noqa: N802
         self, request: pb.PromoteArmRequest, context: grpc.ServicerContext
     ) -> pb.PromoteArmResponse:
