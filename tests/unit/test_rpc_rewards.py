@@ -410,6 +410,30 @@ def test_without_an_outcome_in_time_it_is_accepted(ground: Ground, how: str) -> 
     assert waited == ([] if how in ("no-time", "client-gone") else ["answers"])
 
 
+def test_rewards_go_to_the_partition_of_their_decision_and_are_waited_for_there(ground: Ground) -> None:
+    now = put_running(ground.store, partitions=3, rewards_without_token=True)
+    ground.keeper.poll()
+    asked: list[str] = []
+
+    def reply(ledger: str, token: bytes, timeout_s: float) -> bytes:
+        asked.append(ledger)
+        return bytes([1, 2])
+
+    ground.store.instead["await_reply"] = reply
+    events = [event(ground.token(now, issuer=issuer, number=5)) for issuer in (1, 2, 3, 4)]
+    results = ground.report(*events, wait=True, caller=Caller(2.0))
+    applied, repeated = pb.REWARD_OUTCOME_APPLIED, pb.REWARD_OUTCOME_DUPLICATE
+    assert [result.outcome for result in results] == [applied, applied, applied, repeated]
+    assert asked == ["answers", "answers/1", "answers/2"]
+    assert [len(ground.log(ledger)) for ledger in asked] == [2, 1, 1]
+    foreign = event(b"", experiment="experiments/answers", arm="small", unit="u", event_id="e")
+    ground.report(foreign)
+    ground.report(foreign)
+    assert sum(len(ground.log(ledger)) for ledger in asked) == 6
+    taken = [ledger for ledger in asked for record in ground.log(ledger) if record[0] == 0]
+    assert len(set(taken)) == 1, "the same thing goes the same way"
+
+
 def test_only_some_wait_at_a_time(ground: Ground) -> None:
     now = put_running(ground.store)
     ground.keeper.poll()
