@@ -66,8 +66,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-SHARES = (500_000, 300_000, 200_000), (20_000, 900_000, 80_000)
-"""Of some requests and of others, where each has its own."""
+ROUTED = (500_000, 300_000, 200_000), (20_000, 900_000, 80_000)
+"""Shares of some requests and of others, where each has its own."""
 
 
 class Sent(NamedTuple):
@@ -210,7 +210,7 @@ class Side:
         spec = now.experiment.spec
         brought = bytes([event.number % 256]) if event.metric in spec.learned else b""
         if spec.weighs:
-            shares = SHARES[event.number % len(SHARES)]
+            shares = ROUTED[event.number % len(ROUTED)]
             brought += marks_of(shares) + shares[arm].to_bytes(SHARE_BYTES, "little")
         record = RewardRecord(
             event.issuer, 1, event.number, issued, allocation, event.q, 0, arm, event.metric,
