@@ -80,7 +80,7 @@ def objects(fields: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(st.sampled_from(fields), st.one_of(ANY, st.lists(GIVEN, max_size=2)), max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(NEARLY, objects(DECISION), objects(ALONE), ANY), max_size=4), st.text(max_size=20))
 def test_any_line_is_read_or_refused(values: list[Any], text: str) -> None:
     lines = [json.dumps(each) for each in values]
@@ -99,7 +99,7 @@ def read(lines: list[str]) -> Logged | None:
         return None
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.one_of(TELLING, NUMBERS.map(str), st.text(max_size=6)), max_size=6), max_size=4))
 def test_any_row_is_read_or_refused(rows: list[list[str]]) -> None:
     head = "timestamp,item_id,click,propensity_score,position"

@@ -122,7 +122,7 @@ def test_replays_are_worth_what_rehearsals_bring() -> None:
     """The spec that learns from accepted decisions alone does as well as in a world with so much less traffic."""
     spec = spec_of(2, bounds={"floor": 0.05, "control_floor": 0.05})
     means = np.array([0.2, 0.7])
-    looks, per_look = 15, 16
+    looks, per_look = 12, 20
     world = world_of(per_look / 4, looks, {"a": {"liked": {"mean": 0.2}}, "b": {"liked": {"mean": 0.7}}})
     _, runs = runs_of(spec, world, looks, 120)
     rehearsed = np.array([float((run.served.sum(axis=0) @ means) / run.served.sum()) for run in runs])
@@ -131,7 +131,7 @@ def test_replays_are_worth_what_rehearsals_bring() -> None:
         return np.array([0.75, 0.25])
 
     found = [
-        by_replay(drawn(spec, seed, looks * per_look, uneven, means, step_ms=625), 10.0, seed=seed)
+        by_replay(drawn(spec, seed, looks * per_look, uneven, means, step_ms=500), 10.0, seed=seed)
         for seed in range(50)
     ]
     values = np.array([each.estimates[0].value.value for each in found])
