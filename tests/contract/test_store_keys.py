@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from bandit.errors import CorruptStored
 from bandit.log import REWARDS, Append
 from bandit.seen import BucketKey
 from server.store.base import Shipment
-from server.store.fed import RECEIVED, Feed
+from server.store.fed import RECEIVED, Feed, Move, Position
 from server.store.keys import PAST_TTL_MS, REPLY_TTL_S, REQUEST_TTL_MS
 from server.store.redis import RedisStore
 from tests.stores import following, new_name, put, record, simple_write, stored
@@ -122,3 +125,30 @@ def test_an_experiment_begins_with_nothing_that_some_hand_left(remote: RedisStor
     assert (now.audit_sequence, remote.audit(name, None, 10)) == (0, [])
     assert client.exists(f"{space}:requests", f"{space}:periods", f"{space}:audit") == 0
     assert remote.fold(name, simple_write(7, 0))
+
+
+def test_tokens_grow_though_the_stores_clock_went_back(remote: RedisStore) -> None:
+    name = put(remote, new_name()).experiment.name
+    client: Any = remote._link._quick
+    future = (remote.now_ms() + 86_400_000) * 1000
+    client.hset(f"{remote._keys.namespace}:{{{name}}}:head", "fence", future)
+    fence = remote.acquire(name, "a", 600_000)
+    assert fence is not None
+    assert fence.token == future + 1
+    assert remote.acquire(name, "b", 600_000) is None
+
+
+@pytest.mark.parametrize("value", [b"many", b"1" + b"0" * 17])
+def test_a_source_does_not_move_on_where_its_count_is_no_number(remote: RedisStore, value: bytes) -> None:
+    """Nothing is half done: neither the place nor another count."""
+    name = used(remote)
+    client: Any = remote._link._quick
+    fed = f"{remote._keys.namespace}:{{{name}}}:fed"
+    (field,) = (key for key in client.hkeys(fed) if client.hget(fed, key) == b"1")
+    client.hset(fed, field, value)
+    before = client.hgetall(fed)
+    with pytest.raises(CorruptStored):
+        remote.feed(
+            Feed(name, 7, "orders", [(REWARDS, b"x")], {RECEIVED: 1}, [Move(None, Position("p", "1", 1))])
+        )
+    assert client.hgetall(fed) == before

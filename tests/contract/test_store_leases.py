@@ -41,6 +41,19 @@ def test_renewing_prolongs_a_lease(kept: Kept) -> None:
     assert store.acquire(name, "b", 1000) is None
 
 
+def test_what_was_held_before_releases_nothing_now(kept: Kept) -> None:
+    """One owner lost its lease by time and has it again: whoever still holds the old one may end it no more."""
+    store, name = kept.store, put(kept.store, new_name()).experiment.name
+    first = store.acquire(name, "a", 30)
+    assert first is not None
+    kept.pass_ms(30)
+    second = store.acquire(name, "a", 60_000)
+    assert second is not None
+    store.release(name, first)
+    assert store.acquire(name, "b", 60_000) is None
+    assert store.acquire(name, "a", 60_000) == second
+
+
 def test_racing_for_a_lease_gives_it_to_one(store: Store) -> None:
     name = put(store, new_name()).experiment.name
     results = at_once(8, lambda index: store.acquire(name, f"owner-{index}", 60_000))

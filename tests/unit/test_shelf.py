@@ -62,6 +62,14 @@ def test_what_was_kept_is_served_again(kept: Kept, store: Faulty, tmp_path: Path
     assert now_s - snapshot.read_s == pytest.approx(30.0)
 
 
+def test_what_was_not_written_yet_is_when_the_process_ends(kept: Kept, store: Faulty, tmp_path: Path) -> None:
+    reshare(store, load(store), (600_000, 200_000, 200_000))
+    kept.keeper.poll()
+    after = again(kept, store, tmp_path)
+    assert after.restore()
+    assert after.snapshot.entries["answers"].table.shares_ppm == (600_000, 200_000, 200_000)
+
+
 def test_what_the_store_lost_is_known_after_the_end_of_the_process_too(
     kept: Kept, store: Faulty, tmp_path: Path
 ) -> None:
