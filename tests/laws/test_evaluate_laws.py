@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from bandit.evaluate.logged import Logged
 from bandit.evaluate.rejection import by_replay
 from bandit.evaluate.weights import ESTIMATORS, by_weights
-from bandit.ledger import FloatArray
+from bandit.ledger import ONE, FloatArray
+from bandit.rng import hash_unit
 from tests.evaluations import drawn, logged, spec_of
 from tests.rehearsals import runs_of, world_of
 
@@ -116,6 +117,22 @@ def test_a_spec_is_worth_its_own_log(kind: str) -> None:
         assert each.lift.value == pytest.approx(0.0, abs=1e-9)
         assert each.lift.se == pytest.approx(0.0, abs=1e-9)
     assert found.arms[1].last > 0.5
+
+
+def test_what_a_replay_did_not_accept_it_does_not_know() -> None:
+    spec, chances, seed = spec_of(2), np.array([0.7, 0.3]), 5
+    log = drawn(spec, 1, 300, lambda rng, size: chances, np.array([0.3, 0.6]))
+    found = by_replay(log, EVERY_S, seed=seed)
+    interval = (log.time_ms - log.time_ms[0]) // round(EVERY_S * 1000)
+    u = np.array([hash_unit(seed.to_bytes(16, "little"), str(at)) for at in range(300)]) / 2.0**64
+    accepted = u < found.shares[interval, log.arm] * chances.min() / chances[log.arm]
+    assert accepted.sum() == found.accepted
+    liked = log.rewards.q[np.argsort(log.rewards.decision)] / ONE
+    other = np.where(accepted, liked, 1.0 - liked)
+    again = by_replay(logged(spec, log.arm.tolist(), chances, other), EVERY_S, seed=seed)
+    np.testing.assert_array_equal(found.shares, again.shares)
+    assert found.estimates[0].value == again.estimates[0].value
+    assert found.estimates[0].value.value == pytest.approx(liked[accepted].mean())
 
 
 def test_replays_are_worth_what_rehearsals_bring() -> None:
