@@ -10,6 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
+from bandit.guardrails.by_features import WeighedHarm
+from bandit.guardrails.evidence import outcomes
+from bandit.guardrails.harm import Harm
+from bandit.guardrails.levels import thresholds
+from bandit.kernels import watch, weigh
 from bandit.ledger import FloatArray, PeriodTable
 from bandit.linear.weights import mean_sums
 from bandit.ranges import PPM
@@ -81,9 +86,11 @@ def releases(
     rise: float = 2.0,
     good: FloatArray = GOOD,
     answers: FloatArray | None = None,
+    levels: FloatArray = LEVELS,
 ) -> Releases:
     """The challenger has ``worse`` [G] times the control's bad outcomes and ``add`` more; levels rise ``rise``-fold.
-    ``answers`` [G, K]: parts of the decisions with a reward; all, where left out."""
+    ``answers`` [G, K]: parts of the decisions with a reward; all, where left out; ``levels``
+    [G]: bad outcomes of each kind, at first."""
     chance = np.random.default_rng(seed)
     shape = (PERIODS, runs, 2, 2)
     one, two, three, four = (np.zeros(shape) for _ in range(4))
@@ -96,7 +103,7 @@ def releases(
         share = np.clip(1.0 / (1.0 + np.exp(-1.7 * gap)), 0.02, 0.95)
         share = np.rint(share * PPM) / PPM
         shares = np.stack([1.0 - share, share], axis=2)
-        rate = LEVELS * (1.0 + (rise - 1.0) * period / PERIODS)
+        rate = levels * (1.0 + (rise - 1.0) * period / PERIODS)
         rates = np.stack([rate, worse * rate + add], axis=1)
         found.centre[period] = failed / before
         n, bad, well = _drawn(chance, shares, rates, good, answers)
@@ -116,3 +123,32 @@ def _drawn(
     if answers is not None:
         n = chance.binomial(n, answers)
     return n.astype(float), chance.binomial(n, rates).astype(float), chance.binomial(n, good).astype(float)
+
+
+class Watched(NamedTuple):
+    """[R]: period after which the guardrail failed, PERIODS when never; whether it passed in the end."""
+
+    failed: FloatArray
+    passed: FloatArray
+
+
+def watched(found: Releases, spec_: ExperimentSpec) -> Watched:
+    """The harm guardrail at every look of every release."""
+    guardrail = spec_.guardrails[0]
+    test, levels = Harm(), thresholds(spec_, guardrail, 1)
+    params, runs = test.params(spec_, guardrail), found.n.shape[1]
+    failed, passed = np.full(runs, float(PERIODS)), np.zeros(runs)
+    none = np.zeros((0, watch.EDGES))
+    for run in range(runs):
+        table = found.table(spec_, run)
+        every = outcomes(spec_, guardrail.metric, table, LATE)
+        weighed = WeighedHarm(spec_, guardrail, table, every, of_mean=False)
+        sums, answers = np.zeros(watch.COLUMNS), np.zeros(weigh.ANSWERS)
+        for period in range(PERIODS):
+            weighed.add(float(params[0]), sums, 1, np.arange(PERIODS) == period)
+            weigh.weigh(watch.HARM, params, sums, none, answers)
+            if answers[weigh.LOG_E] >= levels.fail:
+                failed[run] = period
+                break
+        passed[run] = answers[weigh.LOG_E_SAFE] >= levels.safe
+    return Watched(failed, passed)

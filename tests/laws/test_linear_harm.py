@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,11 +18,10 @@ from bandit.guardrails.by_features import WeighedHarm
 from bandit.guardrails.evidence import outcomes
 from bandit.guardrails.harm import Harm
 from bandit.guardrails.judge import accumulate, judge
-from bandit.guardrails.levels import thresholds
 from bandit.inference.by_features import by_features, weighed_mean, weighed_terms
 from bandit.inference.effects import Interval
 from bandit.inference.report import report_of
-from bandit.kernels import watch, weigh
+from bandit.kernels import watch
 from bandit.kernels.overlap import LEAST, ODDS, SCORES, TOTAL, TOTAL_SAFE
 from bandit.ledger import FloatArray
 from bandit.linear.project import bounded_ppm
@@ -35,36 +33,7 @@ from bandit.simulate.run import rehearse
 from bandit.simulate.world import parse_world
 from bandit.spec.model import ExperimentSpec
 from tests.evidence import periods
-from tests.routed import LATE, PERIODS, Releases, made, releases
-
-
-class Watched(NamedTuple):
-    """[R]: period after which the guardrail failed, PERIODS when never; whether it passed in the end."""
-
-    failed: FloatArray
-    passed: FloatArray
-
-
-def watched(found: Releases, spec_: ExperimentSpec) -> Watched:
-    """The harm guardrail at every look of every release."""
-    guardrail = spec_.guardrails[0]
-    test, levels = Harm(), thresholds(spec_, guardrail, 1)
-    params, runs = test.params(spec_, guardrail), found.n.shape[1]
-    failed, passed = np.full(runs, float(PERIODS)), np.zeros(runs)
-    none = np.zeros((0, watch.EDGES))
-    for run in range(runs):
-        table = found.table(spec_, run)
-        every = outcomes(spec_, guardrail.metric, table, LATE)
-        weighed = WeighedHarm(spec_, guardrail, table, every, of_mean=False)
-        sums, answers = np.zeros(watch.COLUMNS), np.zeros(weigh.ANSWERS)
-        for period in range(PERIODS):
-            weighed.add(float(params[0]), sums, 1, np.arange(PERIODS) == period)
-            weigh.weigh(watch.HARM, params, sums, none, answers)
-            if answers[weigh.LOG_E] >= levels.fail:
-                failed[run] = period
-                break
-        passed[run] = answers[weigh.LOG_E_SAFE] >= levels.safe
-    return Watched(failed, passed)
+from tests.routed import LATE, PERIODS, Releases, made, releases, watched
 
 
 def ended(found: Releases, spec_: ExperimentSpec, *, weighed: bool) -> list[Outcome]:
