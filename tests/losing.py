@@ -198,7 +198,16 @@ class World:
             previous_hash=now.audit_hash,
             now_ms=at,
         )
-        self.store.commit(Commit(now.generation, moved.experiment, moved.allocation, record))
+        self.store.commit(
+            Commit(
+                now.generation,
+                moved.experiment,
+                moved.allocation,
+                record,
+                request_id=f"roll back {arm}",
+                answer=b"done",
+            )
+        )
 
 
 def answers(store: RedisStore) -> bool:

@@ -2,9 +2,9 @@
 
 A store that was set back by seconds (a replica took over that had not heard the last writes, the end of the file was
 cut) has an ancestor of what we know: the lost commits are made once more, with the same documents and the same audit
-records, so the chain, the rollbacks and the numbers of allocations are as everybody saw them. A store that is no
-ancestor (an old copy, or somebody committed meanwhile) is another past: nothing is put back, and nobody learns from
-it until an operator restores it or accepts it as it is.
+records, so the chain, the rollbacks and the numbers of allocations are as everybody saw them; so are request ids, and
+a command that is sent again finds that it was done. A store that is no ancestor (an old copy, or somebody committed
+meanwhile) is another past: nothing is put back, and nobody learns from it until an operator restores it or accepts it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from bandit.errors import NotAllowed
 from bandit.rollout.audit import AuditRecord
-from server.store.base import Commit, ControlStore, Fence, Stored
+from server.store.base import Commit, ControlStore, Fence, Request, Stored
 
 KEPT = (
     256  # commits and records remembered; a failover loses seconds, an experiment commits at most each tick
@@ -31,6 +31,7 @@ class Past:
         self._store = store
         self._seen: deque[Stored] = deque(maxlen=KEPT)
         self._records: dict[int, AuditRecord] = {}
+        self._requests: dict[int, Request] = {}
         self.sequences: dict[str, int] = {}
 
     @property
@@ -44,6 +45,7 @@ class Past:
         if newest is not None and newest.experiment.uid != stored.experiment.uid:
             self._seen.clear()
             self._records.clear()
+            self._requests.clear()
             self.sequences = {}
             newest = None
         if newest is not None:
@@ -57,6 +59,10 @@ class Past:
                 self._records |= {record.sequence: record for record in found}
                 oldest = stored.audit_sequence - KEPT
                 self._records = {number: each for number, each in self._records.items() if number > oldest}
+                requests = self._store.requests(stored.experiment.name, min(missing, KEPT))
+                self._requests = {each.outcome.revision: each for each in requests} | self._requests
+                while len(self._requests) > KEPT:
+                    del self._requests[min(self._requests)]
         self._seen.append(stored)
 
     def lost_by(self, order: tuple[int, int]) -> int:
@@ -98,7 +104,7 @@ class Past:
                 reason="ANOTHER_PAST",
                 name=name,
             )
-        generation, sequence = now.generation, now.audit_sequence
+        generation, sequence, revision = now.generation, now.audit_sequence, now.experiment.revision
         for lost in (each for each in self._seen if each.generation > now.generation):
             records = [self._records.get(number) for number in range(sequence + 1, lost.audit_sequence + 1)]
             if None in records:
@@ -109,11 +115,17 @@ class Past:
                     name=name,
                 )
             # Not fewer commits than there were: a server knows by the generation what is newer.
+            requests = [
+                self._requests[number]
+                for number in range(revision + 1, lost.experiment.revision + 1)
+                if number in self._requests
+            ]
             while records or generation < lost.generation:
                 record = records.pop(0) if records else None
-                yield Commit(generation, lost.experiment, lost.allocation, audit=record, fence=fence)
+                request = requests.pop(0) if requests else None
+                yield Commit(generation, lost.experiment, lost.allocation, record, fence, request=request)
                 generation += 1
-            sequence = lost.audit_sequence
+            sequence, revision = lost.audit_sequence, lost.experiment.revision
 
 
 def _marks(stored: Stored) -> tuple[object, ...]:

@@ -22,6 +22,7 @@ from bandit.seen import BucketKey, Page, PageKey, Seen, ValuePage
 from bandit.token import KeyRing
 from server.store.fed import FeedStore
 from server.store.findings import Finding
+from server.store.keys import request_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,27 @@ class Fence(NamedTuple):
     token: int
 
 
+class Outcome(NamedTuple):
+    """What a write with a request id came to: the revision that resulted, and the answer that it was committed with."""
+
+    revision: int
+    answer: bytes = b""
+
+
+class Request(NamedTuple):
+    """A write with a request id as it is remembered: ``keys.request_digest`` of the id, and what it came to."""
+
+    digest: bytes
+    outcome: Outcome
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """One compare-and-set of an experiment.
 
     ``expected_generation`` 0 creates. With a ``fence`` the lease must still be held. ``audit`` (already chained)
     is appended when given. ``request_id`` is remembered for a day with the revision that resulted and ``answer``, what
-    the caller told of it beside the experiment (opaque here).
+    the caller told of it beside the experiment (opaque here). ``request``: in their place, of a commit made once more.
     """
 
     expected_generation: int
@@ -61,13 +76,14 @@ class Commit:
     fence: Fence | None = None
     request_id: str = ""
     answer: bytes = b""
+    request: Request | None = None
 
-
-class Outcome(NamedTuple):
-    """What a write with a request id came to: the revision that resulted, and the answer that it was committed with."""
-
-    revision: int
-    answer: bytes = b""
+    @property
+    def remembered(self) -> Request | None:
+        """What is to be remembered of the request that it is of."""
+        if not self.request_id:
+            return self.request
+        return Request(request_digest(self.request_id), Outcome(self.experiment.revision, self.answer))
 
 
 @dataclass(slots=True)
@@ -231,6 +247,9 @@ class ControlStore(Protocol):
 
     def outcome_of(self, name: str, request_id: str) -> Outcome | None:
         """What the write with this request id came to, or None."""
+
+    def requests(self, name: str, limit: int) -> list[Request]:
+        """The newest requests that are remembered, newest first."""
 
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """Audit records newest first, with sequence below ``before``."""

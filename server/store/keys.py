@@ -45,6 +45,7 @@ log, writer, periods, pages, exposed, shipped, foreign and its lists, fed, and r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -168,6 +169,11 @@ class Keys:
             "foreign folded fed shipped"
         )
         return ExperimentKeys(root, *(root + part for part in parts.split()))
+
+
+def request_digest(request_id: str) -> bytes:
+    """16 bytes under which a request is remembered; the id may be any text."""
+    return hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def bucket_name(key: BucketKey) -> str:

@@ -19,9 +19,9 @@ from bandit.rollout.state import Allocation
 from bandit.spec.model import MAX_PARTITIONS
 from bandit.token import KeyRing
 from server.store import codec
-from server.store.base import Commit, Durability, Fence, Outcome, Stored, Subscription
+from server.store.base import Commit, Durability, Fence, Outcome, Request, Stored, Subscription
 from server.store.findings import Finding
-from server.store.keys import REQUEST_TTL_MS
+from server.store.keys import REQUEST_TTL_MS, request_digest
 from server.store.memory_fed import MemoryFed
 from server.store.memory_ledger import Kept
 from server.store.refusals import HIGHEST_NUMBER, KEY_BYTES, check_lease, deletion_refusal, refusal
@@ -107,9 +107,8 @@ class MemoryStore(MemoryFed):
             if audit:
                 kept.audit.append(audit_row)
                 kept.audit_hash = audit.hash
-            if commit.request_id:
-                outcome = Outcome(experiment.revision, commit.answer)
-                kept.requests[commit.request_id] = outcome, self._clock_ms() + REQUEST_TTL_MS
+            if (request := commit.remembered) is not None:
+                kept.requests[request.digest] = request.outcome, self._clock_ms() + REQUEST_TTL_MS
             self._announce(experiment.name)
             return kept.generation
 
@@ -151,8 +150,17 @@ class MemoryStore(MemoryFed):
         """See ControlStore."""
         with self._changed:
             kept = self._kept.get(name)
-            outcome, until_ms = kept.requests.get(request_id, (None, 0)) if kept else (None, 0)
+            outcome, until_ms = (
+                kept.requests.get(request_digest(request_id), (None, 0)) if kept else (None, 0)
+            )
             return outcome if until_ms > self._clock_ms() else None
+
+    def requests(self, name: str, limit: int) -> list[Request]:
+        """See ControlStore."""
+        with self._changed:
+            kept = self._kept.get(name)
+            newest = sorted(kept.requests.items(), key=lambda each: each[1][1], reverse=True) if kept else []
+            return [Request(digest, outcome) for digest, (outcome, _) in newest[:limit]]
 
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """See ControlStore."""

@@ -70,7 +70,7 @@ class Kept:
     allocations: dict[int, bytes] = field(default_factory=dict)
     audit: list[bytes] = field(default_factory=list)
     audit_hash: str = GENESIS
-    requests: dict[str, tuple[Outcome, int]] = field(default_factory=dict)
+    requests: dict[bytes, tuple[Outcome, int]] = field(default_factory=dict)
     fence: int = 0
     lease: tuple[Fence, int] | None = None
     status: bytes | None = None

@@ -8,7 +8,6 @@ and after (a poll in between reads the old state, and the crash then hides the n
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Sequence
 
@@ -18,8 +17,8 @@ from bandit.rollout.audit import GENESIS, AuditRecord
 from bandit.rollout.state import Allocation, Experiment
 from bandit.token import KeyRing
 from server.store import codec, scripts
-from server.store.base import Commit, Durability, Fence, Outcome, Stored, Subscription
-from server.store.keys import REQUEST_TTL_MS, SECURED_MS, ExperimentKeys, Keys
+from server.store.base import Commit, Durability, Fence, Outcome, Request, Stored, Subscription
+from server.store.keys import REQUEST_TTL_MS, SECURED_MS, ExperimentKeys, Keys, request_digest
 from server.store.link import Link
 from server.store.packed import reading, whole
 from server.store.redis_partitions import begin, buckets_of, clear_strangers
@@ -112,6 +111,7 @@ class RedisControl:
             raise ValueError(f"{experiment.name}: {problem}")
         member = _member(experiment.name)
         begun_ms = scripts.prepare(self._link, self._keys, member, experiment.name, experiment.uid)
+        request = commit.remembered
         call = scripts.CommitCall(
             expected_generation=commit.expected_generation,
             uid=experiment.uid,
@@ -123,8 +123,8 @@ class RedisControl:
             audit_hash=audit.hash if audit else "",
             owner=commit.fence.owner if commit.fence else "",
             token=commit.fence.token if commit.fence else None,
-            request=_digest(commit.request_id) if commit.request_id else b"",
-            outcome=_packed(Outcome(experiment.revision, commit.answer)),
+            request=request.digest if request else b"",
+            outcome=_packed(request.outcome) if request else b"",
             not_after_ms=begun_ms + CHANGE_WITHIN_MS,
             remember_ms=REQUEST_TTL_MS,
         )
@@ -149,7 +149,7 @@ class RedisControl:
         """See ControlStore."""
         keys = self._keys.of(name)
         record = codec.dump_audit(last) if last else b""
-        request = _digest(request_id) if request_id else b""
+        request = request_digest(request_id) if request_id else b""
         member = _member(name)
         not_after_ms = scripts.prepare(self._link, self._keys, member, name, None) + CHANGE_WITHIN_MS
         for _ in range(_TRIES):
@@ -176,7 +176,7 @@ class RedisControl:
 
     def outcome_of(self, name: str, request_id: str) -> Outcome | None:
         """See ControlStore."""
-        keys, digest = self._keys.of(name), _digest(request_id)
+        keys, digest = self._keys.of(name), request_digest(request_id)
         answers = self._link.batch(
             [("HGET", keys.requests, digest), ("ZSCORE", keys.requested, digest), ("TIME",)],
             key=keys.requests,
@@ -188,9 +188,14 @@ class RedisControl:
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         if packed is None or at is None or float(at) + REQUEST_TTL_MS <= now_ms:
             return None
-        with reading(keys.requests):
-            revision, _, answer = packed.partition(b" ")
-            return Outcome(whole(revision), answer)
+        return _outcome(keys, packed)
+
+    def requests(self, name: str, limit: int) -> list[Request]:
+        """See ControlStore."""
+        keys = self._keys.of(name)
+        digests = self._link.call("ZREVRANGE", keys.requested, 0, limit - 1)
+        packed = self._link.call("HMGET", keys.requests, *digests) if digests else []
+        return [Request(each, _outcome(keys, raw)) for each, raw in zip(digests, packed, strict=True) if raw]
 
     def audit(self, name: str, before: int | None, limit: int) -> list[AuditRecord]:
         """See ControlStore."""
@@ -202,7 +207,7 @@ class RedisControl:
 
     def deleted_by(self, name: str, request_id: str) -> bool:
         """See ControlStore."""
-        return bool(self._link.call("GET", self._keys.of(name).deletion) == _digest(request_id))
+        return bool(self._link.call("GET", self._keys.of(name).deletion) == request_digest(request_id))
 
     def _audit(self, key: str, before: int | None, limit: int) -> list[AuditRecord]:
         newest = int(self._link.call("LLEN", key))
@@ -380,5 +385,8 @@ def _packed(outcome: Outcome) -> bytes:
     return b"%d %b" % outcome if outcome.answer else b"%d" % outcome.revision
 
 
-def _digest(request_id: str) -> bytes:
-    return hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).digest()[:16]
+def _outcome(keys: ExperimentKeys, packed: bytes) -> Outcome:
+    """Inverse of :func:`_packed`."""
+    with reading(keys.requests):
+        revision, _, answer = packed.partition(b" ")
+        return Outcome(whole(revision), answer)

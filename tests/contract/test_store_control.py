@@ -205,6 +205,24 @@ def test_what_was_answered_is_remembered_with_the_request_id(store: Store, answe
     assert store.outcome_of(now.experiment.name, "r") == (2, answer)
 
 
+def test_requests_can_be_remembered_once_more(kept: Kept) -> None:
+    """As of commits that a failover lost and that are made again: without the id, with the revision of then."""
+    store = kept.store
+    now = put(store, new_name())
+    name = now.experiment.name
+    assert store.requests(name, 9) == []
+    store.commit(following(now, request_id="r", answer=b"a \xff"))
+    kept.pass_ms(2)  # they are in the order of the store's clock
+    store.commit(following(stored(store, name), request_id="s"))
+    newest, older = store.requests(name, 9)
+    assert (newest.outcome, older.outcome) == ((3, b""), (2, b"a \xff"))
+    assert store.requests(name, 1) == [newest]
+    again = put(store, new_name())
+    store.commit(replace(following(again), request=older))
+    assert store.outcome_of(again.experiment.name, "r") == (2, b"a \xff")
+    assert store.outcome_of(again.experiment.name, "s") is None
+
+
 def test_deleting_needs_the_generation(store: Store) -> None:
     now = put(store, new_name())
     name = now.experiment.name

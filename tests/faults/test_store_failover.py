@@ -61,6 +61,8 @@ def test_a_failover_that_lost_writes_is_mended_exactly(tmp_path: Path, full: boo
             records = made.store.audit(NAME, None, 1000)[::-1]
             assert first_broken(records) is None
             assert before.audit_hash in {record.hash for record in records}
+            told = made.store.outcome_of(NAME, "roll back 2")
+            assert told == (before.experiment.revision, b"done"), "sent again, it is not done again"
             assert made.telemetry.set_backs["put back"] >= 1
             assert made.telemetry.set_backs["frozen"] == 0
             assert made.doubt.counts.put_back == 100
