@@ -38,12 +38,13 @@ class Removals:
         source = _source(request.source)
         wanted = asked(request.etag, request.request_id, request.actor)
         reason = check_text("reason", request.reason, MAX_REASON_BYTES)
-        since_ms = request.since_time.ToMilliseconds() if request.HasField("since_time") else None
+        since = request.since_time  # any bytes: its own conversion raises for what is no time
+        since_ms = since.seconds * 1000 + since.nanos // 1_000_000 if request.HasField("since_time") else None
         if since_ms is not None and request.kept_only:
             raise InvalidArgument.at("kept_only", "it is set with since_time; send one of them")
         if since_ms is not None and not 0 <= since_ms <= self._clock.now_ms():
             raise InvalidArgument.at(
-                "since_time", f"{_utc(since_ms)} is not in the past; send when its events turned bad"
+                "since_time", f"{since_ms} ms since 1970 is not in the past; send when its events turned bad"
             )
 
         def move(experiment: Experiment, allocation: Allocation, now_ms: int) -> Transition:
