@@ -9,8 +9,9 @@ import pytest
 from bandit.errors import CorruptStored
 from bandit.log import REWARDS, Append
 from bandit.seen import BucketKey
+from server.store import redis_fed
 from server.store.base import Shipment
-from server.store.fed import RECEIVED, Feed, Move, Position
+from server.store.fed import DEAD, RECEIVED, Burial, Feed, Letter, Move, Position
 from server.store.keys import PAST_TTL_MS, REPLY_TTL_S, REQUEST_TTL_MS
 from server.store.redis import RedisStore
 from tests.stores import following, new_name, put, record, simple_write, stored
@@ -152,3 +153,16 @@ def test_a_source_does_not_move_on_where_its_count_is_no_number(remote: RedisSto
             Feed(name, 7, "orders", [(REWARDS, b"x")], {RECEIVED: 1}, [Move(None, Position("p", "1", 1))])
         )
     assert client.hgetall(fed) == before
+
+
+def test_so_many_places_of_letters_are_remembered_and_no_more(
+    remote: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_fed, "MOST_LETTERS", 5)
+    for number in range(9):
+        letter = Letter("s", "BAD", "it cannot be read", b"x", place=f"p/{number}")
+        assert remote.bury(Burial("s", [letter], {DEAD: 1}, once=True)).taken
+    client: Any = remote._link._quick
+    space = f"{remote._keys.namespace}:{{_sources}}"
+    assert client.zcard(f"{space}:places") == 5
+    assert client.xlen(f"{space}:letters") == 5
