@@ -21,6 +21,7 @@ from server.store.keys import NAMESPACE
 from server.store.memory import MemoryStore
 from server.store.redis import RedisStore
 from server.store.rights import ACL_LINE
+from tests import stores
 from tests.clusters import Cluster, Node, Watched, free_ports
 from tests.clusters import server as server_node
 from tests.fakes import FakeClock
@@ -175,6 +176,12 @@ def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
 def store(kept: Kept) -> Store:
     """Each member of the stores, empty."""
     return kept.store
+
+
+@pytest.fixture(params=[0, 2], ids=["first", "third"])
+def each_ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is promised of an experiment's own ledger is promised of a further partition's."""
+    monkeypatch.setattr(stores, "PARTITION", request.param)
 
 
 @pytest.fixture(params=SERVERS)

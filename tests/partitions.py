@@ -11,17 +11,44 @@ import numpy as np
 
 from bandit.errors import StoreUnavailable
 from bandit.ids import ledger_name
-from bandit.ledger import Period
-from bandit.log import EXPOSURE, Append, exposure_entry, partition_of
+from bandit.ledger import ONE, Period
+from bandit.linear.weights import SHARE_BYTES, marks_of
+from bandit.log import EXPOSURE, RETRACT, Append, exposure_entry, partition_of
 from bandit.reward import Amendment, RewardRecord
 from bandit.rollout.transitions import create, reallocate, start
 from server.evidence import Evidence
-from server.partitioned import open_writer
+from server.learner import Writer
+from server.partitioned import Partitioned, open_writer
 from server.store.base import Commit, FoldWrite, Shipment, Stored
 from server.store.memory import MemoryStore
 from server.store.memory_ledger import Kept
 from tests.builders import NOW, SALT, spec
 
+ISSUERS = (1, 2, 3, 8)
+STICKY: dict[str, Any] = {
+    "metrics": [
+        {"name": "satisfied", "kind": "bernoulli", "direction": "maximize", "attribution_window": "1m",
+         "corrections": True},
+        {"name": "cost", "kind": "gaussian", "direction": "minimize", "range": [0, 2], "attribution_window": "1m"},
+        {"name": "clicked", "kind": "bernoulli", "direction": "maximize", "attribution_window": "2m"},
+    ],
+    "objective": [{"metric": "satisfied"}],
+    "cohorts": {"attribute": "plan", "values": ["pro"]},
+    "guardrails": [
+        {"name": "dear", "kind": "harm", "metric": "cost", "method": "asymptotic"},
+        {"name": "clicks", "kind": "rate_limit", "metric": "clicked", "limit": 0.9},
+    ],
+    "rewards_without_token": True,
+}  # fmt: skip
+LINEAR: dict[str, Any] = STICKY | {
+    "unit": {"kind": "request", "mode": "request"},
+    "allocator": {"kind": "lin_ts"},
+    "features": [{"name": "tokens", "kind": "numeric", "low": 0, "high": 10}],
+    "baseline": "stationary",
+    "rewards_without_token": False,
+    "guardrails": [{"name": "clicks", "kind": "rate_limit", "metric": "clicked", "limit": 0.9}],
+}
+SATISFIED, COST, CLICKED = range(3)
 READ = 7
 
 
@@ -207,3 +234,143 @@ def _equal(left: Any, right: Any) -> bool:
     if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
         return bool(np.array_equal(left, right))
     return bool(left == right)
+
+
+class Both:
+    """The experiment in one ledger and in several; each step is told to both."""
+
+    def __init__(self, partitions: int, changes: dict[str, Any]) -> None:
+        self.worlds = [Split(1, changes), Split(partitions, changes)]
+        self.linear = "features" in changes
+        self.decided: list[Decided] = []
+        self.sent: list[RewardRecord | Amendment] = []
+        self.following = dict.fromkeys(ISSUERS, 0)
+
+    @property
+    def single(self) -> Evidence:
+        """What judges read of the one ledger."""
+        found = self.worlds[0].writer
+        assert found is not None
+        return found
+
+    @property
+    def several(self) -> Evidence:
+        """What judges read of all partitions."""
+        found = self.worlds[1].writer
+        assert found is not None
+        return found
+
+    @property
+    def parts(self) -> tuple[Writer, ...]:
+        """The writers of the partitions."""
+        assert isinstance(self.several, Partitioned)
+        return self.several.parts
+
+    def breaks(self, left: int, *, after: bool) -> None:
+        """After so many folds of the partitions one breaks."""
+        self.worlds[1].store.left, self.worlds[1].store.after = left, after
+
+    def tell(self, step: tuple[Any, ...]) -> None:
+        """One step."""
+        getattr(self, step[0])(*step[1:])
+
+    def serve(self, issuer: int, count: int) -> None:
+        """Decisions of one issuer under the newest allocation."""
+        world = self.worlds[0]
+        newest, first = world.stored.allocation.number, self.following[issuer]
+        fresh = [
+            Decided(
+                issuer, number, newest, (number + issuer) % 3, number % 2, world.now_ms, 1 + number * 7 % 64
+            )
+            for number in range(first, first + count)
+        ]
+        self.following[issuer] += count
+        self.decided += fresh
+        for each in self.worlds:
+            each.serve(fresh)
+
+    def reward(self, which: int, metric: int, q: int) -> None:
+        """A reward of some decision."""
+        if self.decided:
+            self._send(self._record(self.decided[which % len(self.decided)], metric, q))
+
+    def amend(self, which: int, operation: int, order: int) -> None:
+        """A correction or retraction of some decision's value."""
+        if self.decided:
+            q = 0 if operation == RETRACT else ONE
+            self._send(
+                Amendment(
+                    self._record(self.decided[which % len(self.decided)], SATISFIED, q), order, 0, operation
+                )
+            )
+
+    def foreign(self, number: int, metric: int, q: int) -> None:
+        """A reward without a token, where they are taken."""
+        if self.linear:
+            return
+        at = self.worlds[0].now_ms - number * 100
+        self._send(
+            RewardRecord(0, 1, number * 0x9E3779B97F4A7C15 % 2**64, at, 0, q, 0, number % 3, metric, 3)
+        )
+
+    def again(self, which: int) -> None:
+        """Something that was sent before."""
+        if self.sent:
+            self._send(self.sent[which % len(self.sent)])
+
+    def move(self, count: int) -> None:
+        """Other shares, so many times, and a decision of each issuer under each."""
+        for _ in range(count):
+            for issuer in ISSUERS:
+                self.serve(issuer, 1)
+            for world in self.worlds:
+                now = world.stored.allocation
+                world.move((now.shares_ppm[1], now.shares_ppm[2], now.shares_ppm[0]), now.centres)
+            self.wait(500)
+
+    def wait(self, ms: int) -> None:
+        """Time passes."""
+        for world in self.worlds:
+            world.now_ms += ms
+
+    def turn(self) -> None:
+        """All is folded, and then the same."""
+        self._turn(compact=False)
+
+    def old(self) -> None:
+        """Old periods are folded too."""
+        self._turn(compact=True)
+
+    def go_on(self, *, compact: bool = False) -> None:
+        """All is folded; sums alone are compared, for repeats were counted on one side."""
+        for world in self.worlds:
+            world.surely(compact)
+        same_sums(self.single, self.several)
+
+    def _turn(self, *, compact: bool) -> None:
+        for world in self.worlds:
+            world.surely(compact)
+        same(self.single, self.several)
+
+    def _record(self, of: Decided, metric: int, q: int) -> RewardRecord:
+        features = bytes([of.number % 200]) if self.linear and metric == SATISFIED else b""
+        if self.linear:  # drawn evenly, whatever the allocation says
+            features += marks_of((333_333,) * 3) + (333_333).to_bytes(SHARE_BYTES, "little")
+        place = (
+            of.issuer,
+            1,
+            of.number,
+            of.issued_ms,
+            of.allocation,
+            q,
+            of.cohort,
+            of.arm,
+            metric,
+            of.bucket,
+        )
+        return RewardRecord(*place, features=features)
+
+    def _send(self, made: RewardRecord | Amendment) -> None:
+        self.sent.append(made)
+        for world in self.worlds:
+            world.reward(made)

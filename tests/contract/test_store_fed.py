@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 from bandit.log import REWARDS, START
 from server.store.base import Durability, Store
 from server.store.fed import DEAD, RECEIVED, Burial, Fed, Feed, Letter, Move, Position
-from tests import stores
 from tests.conftest import Kept
 from tests.stores import delete_ledger, new_name, put_ledger
 
-
-@pytest.fixture(params=[0, 2], ids=["first", "third"], autouse=True)
-def partition(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it is promised of an experiment's own ledger and of a further partition's."""
-    monkeypatch.setattr(stores, "PARTITION", request.param)
+pytestmark = pytest.mark.usefixtures("each_ledger")
 
 
 def at(offset: int, epoch: str = "e1", partition: str = "topic/0") -> Position:

@@ -36,11 +36,7 @@ from tests.stores import (
     stored,
 )
 
-
-@pytest.fixture(params=[0, 2], ids=["first", "third"], autouse=True)
-def partition(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it is promised of an experiment's own ledger and of a further partition's."""
-    monkeypatch.setattr(stores, "PARTITION", request.param)
+pytestmark = pytest.mark.usefixtures("each_ledger")
 
 
 def entries(name: str, count: int, first: int = 0) -> list[Append]:
