@@ -19,6 +19,7 @@ from bandit.learn import Folding
 from bandit.ledger import Ledger
 from bandit.log import LogEntry
 from bandit.seen import Seen
+from server.control.turns import Turns
 from server.difference import difference
 from server.evidence import KeptEvents
 from server.learner import Writer
@@ -32,7 +33,7 @@ SLACK_MS = 60_000
 BATCH_MS = 30_000
 """The trailing ledger folds so much of the log at once, by the log's clock: pages are written once for many rewards."""
 BATCH = 2000
-"""Entries read and folded in one turn, for other experiments have their turns between."""
+"""Entries read at once; of them a turn folds a portion (``control.turns``), for others have their turns between."""
 MOST_UNWRITTEN = 64
 """Periods that the trailing ledger opens before it writes them without entries; until then allocations are kept."""
 TIDY_MS = 60_000
@@ -152,6 +153,7 @@ class Trailing(Writer):
 
     def __init__(self, store: Store, stored: Stored, state: WriterState, ledger: str = "") -> None:
         super().__init__(store, stored, state, ledger)
+        self._turns = Turns(store, BATCH)
         self._next_ms = 0
 
     @classmethod
@@ -187,14 +189,15 @@ class Trailing(Writer):
         edge_ms = split_offset(offset)[0] - retention_ms - SLACK_MS
         if edge_ms < self._next_ms:
             return False
-        entries = self._store.read({self.ledger: self.state.offset}, BATCH, 0).get(self.ledger, [])
+        entries = self._turns.next(self.offsets, 0).get(self.ledger, ())
         if not entries or entries[0].time_ms > edge_ms - BATCH_MS:
             self._next_ms = (entries[0].time_ms if entries else edge_ms) + BATCH_MS
             return False
-        due = whole_ms([entry for entry in entries if entry.time_ms <= edge_ms], more=len(entries) == BATCH)
+        more = self.ledger in self._turns.more
+        due = whole_ms([entry for entry in entries if entry.time_ms <= edge_ms], more=more)
         self.fold([entry._replace(reply=b"") for entry in due])
         self.compact(due[-1].time_ms)
-        return len(entries) == BATCH
+        return more
 
 
 class Replay(Writer):
@@ -203,6 +206,7 @@ class Replay(Writer):
     ``left``: about so many entries there were to read when it began; ``read``: those read since.
     """
 
+    turns: Turns
     left = 0
     read = 0
 
@@ -214,13 +218,14 @@ class Replay(Writer):
         if state is None:
             raise Stale(f"{ledger}: the experiment was deleted or made again", reason="NOT_THE_WRITER")
         replay = cls(store, stored, state, ledger)
+        replay.turns = Turns(store, BATCH)
         replay.left = store.behind(ledger, state.offset)
         return replay
 
     def go_on(self, offset: str) -> bool:
         """Fold some of the entries up to ``offset``; True when they are all folded."""
         end = split_offset(offset)
-        entries = self._store.read({self.ledger: self.state.offset}, BATCH, 0).get(self.ledger, [])
+        entries = self.turns.next(self.offsets, 0).get(self.ledger, ())
         wanted = [entry for entry in entries if split_offset(entry.id) <= end]
         if wanted:
             self.read += len(wanted)
@@ -228,7 +233,7 @@ class Replay(Writer):
             self.fold(wanted)
             if self._housekept_ms != tidied_ms:
                 self.compact(wanted[-1].time_ms)
-        return len(wanted) < BATCH
+        return not entries or split_offset(entries[-1].id) >= end
 
     def _write(self, folding: Folding, *, log_ms: int = 0) -> None:
         if log_ms - self._housekept_ms > TIDY_MS:
