@@ -12,6 +12,16 @@ the samples of 10,000 rows that come with that dataset:
 
 The women's log has propensities of 1e-6: without floors one decision is two thirds of all weight, and every estimator
 but switch_dr is off by half of the value. That is why allocations here have floors.
+
+Behind them, what specs would have been worth (``bandit.evaluate``, a look an hour): by weights on LOGGED, and on
+UNIFORM by weights and by replay. Men:
+
+    spec       weights, LOGGED   weights, UNIFORM   replay
+    fixed      .0030 +- .0008    .0046 +- .0007     no click in 276 accepted
+    thompson   .0039 +- .0016    .0048 +- .0012     no click in 275 accepted
+    kl_ucb     .0011 +- .0007    .0040 +- .0014     no click in 295 accepted
+
+With 46 clicks in a week nothing is learned that is worth more than even shares, and replays keep too little of it.
 """
 
 from __future__ import annotations
@@ -21,11 +31,17 @@ from pathlib import Path
 
 import numpy as np
 
+from bandit.ctl.evaluate import read_log
+from bandit.evaluate.outcome import Evaluation
+from bandit.evaluate.rejection import by_replay
+from bandit.evaluate.weights import by_weights
 from bandit.inference.offpolicy import Estimator, Log, anytime, value
-from benchmarks.replay_obd import read_rows
+from benchmarks.replay_obd import read_rows, replay_spec
 
 ESTIMATORS: tuple[Estimator, ...] = ("ips", "snips", "dr", "switch_dr")
 TAU = 10.0
+ALLOCATORS = ("fixed", "thompson", "kl_ucb")
+EVERY_S = 3600.0
 
 
 def main() -> None:
@@ -61,6 +77,19 @@ def main() -> None:
     if options.uniform:
         truth = np.array([row.click for row in read_rows(options.uniform)])
         print(f"truth {truth.mean():.5f}, standard error {truth.std() / np.sqrt(len(truth)):.5f}")
+    for allocator in ALLOCATORS:
+        spec = replay_spec("items", items, allocator)
+        show(f"{allocator} by weights", by_weights(read_log(str(options.logged), spec), EVERY_S))
+        if options.uniform:
+            even = read_log(str(options.uniform), spec)
+            show(f"{allocator} by weights on the uniform log", by_weights(even, EVERY_S))
+            show(f"{allocator} by replay on the uniform log", by_replay(even, EVERY_S))
+
+
+def show(what: str, found: Evaluation) -> None:
+    """A line of each estimate."""
+    each = ", ".join(f"{e.estimator} {e.value.value:.5f} +- {e.value.se:.5f}" for e in found.estimates)
+    print(f"{what}: {each}" + ("" if found.accepted is None else f", {found.accepted} accepted"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from bandit.evaluate.worth import Worth
 from bandit.inference.offpolicy import standard_error
 from bandit.ledger import FloatArray, Int64Array
 
+FEW_EVENTS = 10
+
 
 def valued_of(log: Logged, found: Worth) -> Int64Array:
     """Indexes of the decisions that have a value. Raises InvalidArgument without any."""
@@ -72,6 +74,33 @@ def by_look(plan: Schedule, target: FloatArray) -> FloatArray:
     """[J, K] mean probabilities between looks."""
     found: FloatArray = np.add.reduceat(target, plan.first[:-1], axis=0) / np.diff(plan.first)[:, None]
     return found
+
+
+def few(rewards: FloatArray) -> list[str]:
+    """A sentence where hardly any value differs from the others, so that their spread says little."""
+    _, counts = np.unique(rewards, return_counts=True)
+    rest = int(rewards.size - counts.max(initial=0))
+    if rest >= FEW_EVENTS:
+        return []
+    told = (
+        f"{rest:,} of {rewards.size:,} decisions brought another value than the rest: standard errors are guesses; go "
+        "by the interval that holds at every look"
+    )
+    return [told]
+
+
+def honest(span: Span, rewards: FloatArray, interval: tuple[float, float]) -> Span:
+    """Where all values are the same their spread, nothing, is no error: as wide as the ``interval`` that holds at every
+    look."""
+    if rewards.size and np.ptp(rewards) > 0.0:
+        return span
+    low, high = interval
+    return span._replace(low=min(span.low, low), high=max(span.high, high))
+
+
+def in_units(ends: tuple[float, float], lowest: float, span: float) -> tuple[float, float]:
+    """Ends on [0, 1] in units of what is ``lowest`` at 0 and ``lowest + span`` at 1."""
+    return lowest + span * ends[0], lowest + span * ends[1]
 
 
 def clipped(span: Span, least: float = 0.0) -> Span:

@@ -18,7 +18,18 @@ from bandit.errors import InvalidArgument
 from bandit.evaluate.learner import Learner
 from bandit.evaluate.logged import Logged
 from bandit.evaluate.outcome import Estimate, Evaluation, Fall, MetricValue, Span
-from bandit.evaluate.parts import arms_of, by_look, clipped, counts_of, logged_of, unit_of, valued_of
+from bandit.evaluate.parts import (
+    arms_of,
+    by_look,
+    clipped,
+    counts_of,
+    few,
+    honest,
+    in_units,
+    logged_of,
+    unit_of,
+    valued_of,
+)
 from bandit.evaluate.periods import TOLERANCE, Schedule, schedule
 from bandit.evaluate.support import answers, keeps_arms
 from bandit.evaluate.worth import Worth, worth, worthed
@@ -124,7 +135,8 @@ def _evaluation(
     rewards = found.unit[own]
     estimate = Span.of(float(rewards.mean()), standard_error(rewards, unit))
     low, high = anytime(Log(np.zeros(own.size, np.int64), np.ones(own.size), rewards, np.ones(1), unit))
-    warnings = answers(log, found)
+    estimate = honest(estimate, rewards, (low, high))
+    warnings = answers(log, found) + few(rewards)
     if own.size < FEW:
         warnings.append(
             f"{own.size:,} accepted decisions have a value: take standard errors for guesses, or give a longer log"
@@ -144,7 +156,7 @@ def _evaluation(
                 clipped(_lift(log, found.unit, valued, accepted), -1.0).scaled(0.0, found.span),
             ),
         ),
-        anytime=(found.lowest + found.span * low, found.lowest + found.span * high),
+        anytime=in_units((low, high), found.lowest, found.span),
         anytime_lift=None,
         trust=None,
         accepted=int(accepted.sum()),

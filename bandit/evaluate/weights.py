@@ -20,7 +20,18 @@ import numpy as np
 from bandit.evaluate.learner import Learner, Target
 from bandit.evaluate.logged import Logged
 from bandit.evaluate.outcome import Estimate, Evaluation, Fall, MetricValue, Span, Trust
-from bandit.evaluate.parts import arms_of, by_look, clipped, counts_of, logged_of, unit_of, valued_of
+from bandit.evaluate.parts import (
+    arms_of,
+    by_look,
+    clipped,
+    counts_of,
+    few,
+    honest,
+    in_units,
+    logged_of,
+    unit_of,
+    valued_of,
+)
 from bandit.evaluate.periods import Schedule, schedule
 from bandit.evaluate.support import (
     KEPT,
@@ -51,6 +62,7 @@ TAU = 10.0
 DRAWN = 100.0
 """Decisions that the mean of all arms counts as in an arm's model."""
 MIDDLE = 0.5
+Held = tuple[tuple[float, float], tuple[float, float]]
 
 
 def by_weights(
@@ -137,23 +149,21 @@ def _evaluation(
     part = float(lacking[valued].mean())
     plain = value(wide, "ips")
     warnings += plain.warnings
-    interval, lift = None, None
+    warnings += few(wide.reward[wide.weight > 0.0])
+    held = None
     if keeps_arms(log):
         warnings.append(KEPT)
     else:
-        low, high = anytime(wide)
-        interval = (found.lowest + found.span * low, found.lowest + found.span * high)
-        low, high = anytime_lift(wide)
-        lift = (found.span * low, found.span * high)
+        held = anytime(wide), anytime_lift(wide)
     return Evaluation(
         experiment=log.spec.experiment,
         mode="weights",
         counts=counts_of(log, plan, found),
         range=(found.lowest, found.lowest + found.span),
         logged=logged_of(found, valued, unit),
-        estimates=tuple(_estimate(wide, each, model[valued], found, part) for each in ESTIMATORS),
-        anytime=interval,
-        anytime_lift=lift,
+        estimates=tuple(_estimate(wide, each, model[valued], found, part, held) for each in ESTIMATORS),
+        anytime=None if held is None else in_units(held[0], found.lowest, found.span),
+        anytime_lift=None if held is None else in_units(held[1], 0.0, found.span),
         trust=Trust(
             effective=plain.effective,
             mean_weight=plain.mean_weight,
@@ -171,13 +181,19 @@ def _evaluation(
     )
 
 
-def _estimate(wide: Log, estimator: Estimator, model: FloatArray, found: Worth, part: float) -> Estimate:
-    """``part``: what has no evidence, which ips counts as worth nothing and the others guess."""
+def _estimate(
+    wide: Log, estimator: Estimator, model: FloatArray, found: Worth, part: float, held: Held | None
+) -> Estimate:
+    """``part``: what has no evidence, which ips counts as worth nothing and the others guess; ``held``: intervals of
+    value and lift that hold at every look, on [0, 1] and [-1, 1]."""
     terms = influence(wide, estimator, model=model, tau=TAU)
     lower = 0.0 if estimator == "ips" else part
     own = Span.of(float(terms.mean()), standard_error(terms, wide.unit), lower, part)
     apart = terms - wide.reward
     lift = Span.of(float(apart.mean()), standard_error(apart, wide.unit), lower, part)
+    seen = wide.reward[wide.weight > 0.0]
+    interval, apart_by = held or ((0.0, 1.0), (-1.0, 1.0))
+    own, lift = honest(own, seen, interval), honest(lift, seen, apart_by)
     return Estimate(
         estimator, clipped(own).scaled(found.lowest, found.span), clipped(lift, -1.0).scaled(0.0, found.span)
     )

@@ -332,3 +332,18 @@ def test_cohorts_may_have_shares_of_their_own() -> None:
     alike = by_weights(routed(spec_of(2, cohorts=cohorts), 3000, names), 20.0)
     assert found.estimates[1].value.low > alike.estimates[1].value.high + 0.1
     assert found.estimates[1].value.value == pytest.approx(0.8, abs=0.1)
+
+
+def test_values_that_are_all_alike_are_not_for_sure() -> None:
+    spec = spec_of(2, **FIXED)
+    log = drawn(spec, 1, 400, even, np.zeros(2))
+    for found in (by_weights(log, 50.0), by_replay(log, 50.0)):
+        assert "0 of " in warned(found)
+        assert "brought another value than the rest: standard errors are guesses" in warned(found)
+        assert found.anytime is not None
+        for each in found.estimates:
+            assert each.value.value == pytest.approx(0.0, abs=0.01)
+            assert each.value.high >= found.anytime[1] - 1e-12 > 0.005
+    assert "standard errors are guesses" not in warned(
+        by_weights(drawn(spec, 1, 400, even, np.full(2, 0.5)), 50.0)
+    )
