@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bandit.apart import STAYS, parted, segments
+from bandit.allocate import propose
+from bandit.apart import STAYS, parted, propose_each, segments
 from bandit.baselines.base import evidence_of
 from bandit.guardrails.base import ArmStanding, Folded, Outcome, Verdict
 from bandit.guardrails.judge import accumulate, judge
@@ -22,7 +23,7 @@ from bandit.simulate.run import rehearse
 from bandit.simulate.standard import standard_worlds
 from bandit.simulate.world import WorldFile
 from bandit.spec.model import ExperimentSpec
-from tests.builders import spec
+from tests.builders import running, spec
 from tests.evidence import periods
 
 LATE = 10**10
@@ -154,6 +155,37 @@ def test_a_dead_arm_parts_nobody() -> None:
     rows, made = told([0.05, 0.05, -0.05, 0.05, 0.05]), of()
     found = segments(made, evidence_of(made, rows, LATE), frozenset({2}))
     assert parted(made, found, np.array([True, False]), {2: 1}) == {}
+
+
+def test_shares_begin_anew_after_a_pause_and_go_on_from_where_they_were_else() -> None:
+    """Where no cohort parts, cohorts that may are no reason for another ramp."""
+    made = of(bounds={"floor": 0.05, "control_floor": 0.05, "ramp_per_minute": 0.1})
+    evidence, live = evidence_of(made, told([0.05] * 5), LATE), np.ones(2, np.bool_)
+    _, allocation = running((600_000, 400_000), **made.model_dump(exclude={"experiment"}, exclude_unset=True))
+    found = []
+    for fresh, before in ((True, None), (False, (600_000, 400_000))):
+        got, parting = propose_each(made, evidence, live, [None] * 2, allocation, 30.0, 500.0, fresh=fresh)
+        assert parting == ()
+        assert got.shares_ppm == propose(made, evidence, live, [None] * 2, before, 30.0, 500.0).shares_ppm
+        found.append(got.shares_ppm)
+    assert found[0] != found[1]
+
+
+def test_of_a_batch_the_cohorts_that_share_get_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an index pours over the requests to come are those that come to them."""
+    made = of()
+    evidence, live = evidence_of(made, told([0.05, 0.05, -0.05, 0.05, 0.05]), LATE), np.ones(2, np.bool_)
+    _, allocation = running((600_000, 400_000), **made.model_dump(exclude={"experiment"}, exclude_unset=True))
+    batches = []
+
+    def spy(*args: Any) -> Any:
+        batches.append(args[-1])
+        return propose(*args)
+
+    monkeypatch.setattr("bandit.apart.propose", spy)
+    _, parting = propose_each(made, evidence, live, [None] * 2, allocation, 30.0, 1000.0, fresh=False)
+    assert [each.cohort for each in parting] == [2]
+    assert batches == [pytest.approx(800.0)]
 
 
 # --- no comparison is fooled: pitfall 31 ---
