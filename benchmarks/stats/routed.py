@@ -21,8 +21,8 @@ from bandit.guardrails.judge import judge
 from tests.routed import LATE, PERIODS, made, releases, watched
 
 RESULTS = Path(__file__).with_name("routed.jsonl")
-LEVELS = ((0.002, 0.01), (0.05, 0.2), (0.2, 0.4))
-WORSE = (1.0, 1.2, 1.5, 2.0, 3.0)
+LEVELS = ((0.002, 0.01), (0.05, 0.2), (0.1, 0.25))
+WORSE = (1.0, 1.2, 1.5, 2.0)
 AT_ONCE, POOLED = 500, 100
 
 
