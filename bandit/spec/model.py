@@ -220,9 +220,9 @@ class ExperimentSpec(Frozen):
     )
     partitions: Annotated[StrictInt, Field(ge=1, le=MAX_PARTITIONS)] = Field(
         1,
-        description="how many logs and ledgers, each in a slot of its own, share the counting; fixed for its life. More "
-        "than one pays on a cluster, for an experiment that is more than one of its servers can take; at most one for "
-        "each serving process",
+        description="how many logs and ledgers, each in a slot of its own, share the counting; fixed for its life. "
+        "More than one pays on a cluster, for an experiment that is more than one of its servers can take; at most one "
+        "for each serving process",
     )
     event_retention: Duration = Field(
         0.0,

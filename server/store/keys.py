@@ -2,8 +2,8 @@
 
 Keys of one experiment share the hash tag ``{name}``, so one script touches one slot. Experiment names begin with a
 letter, so the tags ``{_registry}`` and ``{_sources}`` of what belongs to all experiments can never be one of them. A
-further partition of an experiment has the tag ``{name/1}`` and so on, and of the keys below head (uid, sequence, sizes),
-log, writer, periods, pages, exposed, shipped, foreign and its lists, fed, and replies::
+further partition of an experiment has the tag ``{name/1}`` and so on, and of the keys below head (uid, sequence and
+sizes), log, writer, periods, pages, exposed, shipped, foreign and its lists, fed, and replies::
 
     {name}:head         hash    documents, generation, fences and sizes of the ledger    lives with the experiment
     {name}:allocations  zset    allocations that are no periods yet, by number           lives with the experiment
