@@ -343,7 +343,13 @@ def mapping_of(seed: int) -> dict[str, Any]:
         "decay": {"half_life": dice.span(10**11)},
         "cohorts": {"attribute": dice.text(1), "values": values},
         "rewards_without_token": dice.coin(),
-        "event_retention": dice.choice(("0s", "1m", "36h", "90d")),
+        **dice.choice(
+            (
+                *({"event_retention": each} for each in ("0s", "1m", "36h", "90d")),
+                {"partitions": 2},
+                {"partitions": 16},
+            )
+        ),
         "allocator": dice.choice(
             (
                 {"kind": "kl_ucb"},
