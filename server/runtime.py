@@ -54,7 +54,7 @@ class Telemetry(Protocol):
         """So many leases are held."""
 
     def set_back(self, action: str) -> None:
-        """The store had lost commits or folds of an experiment that this learner knew; what was done of it."""
+        """The store lacked commits, folds or unread entries of an experiment; what was done of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ EVALUATED = Family(
 SET_BACKS = Family(
     "banditd_store_set_backs_total",
     Kind.COUNTER,
-    "Times that the store had lost commits or folds of an experiment that the learner knew, by what was done.",
+    "Times that the store lacked commits, folds or unread entries of an experiment, by what was done.",
     ("action",),
 )
 LEASES = Family(

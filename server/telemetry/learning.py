@@ -83,7 +83,7 @@ class LearnerTelemetry:
         self._leases.set(held)
 
     def set_back(self, action: str) -> None:
-        """The store had lost commits or folds of an experiment; what was done of it."""
+        """The store lacked commits, folds or unread entries of an experiment; what was done of it."""
         self._set_backs.labels(self._bounded(action)).inc()
 
     def _write(self, label: str) -> None:
