@@ -79,6 +79,16 @@ def test_where_silence_has_a_value_only_what_arrived_is_known() -> None:
     assert 10 * 0.4 < design_effects(made, clusters, rows)[0] < 10 * 1.7
 
 
+def test_units_more_even_than_chance_make_no_evidence_stronger() -> None:
+    """An effect below 1 would count each value for more than it is; here every bucket has the same mean."""
+    made = made_of()
+    clusters = np.zeros((2, 1, BUCKETS, 2), np.int64)
+    clusters[..., 0], clusters[..., 1] = 100, 30 * ONE
+    n = np.full((1, 2, 1), 100.0 * BUCKETS)
+    even = Clusters(clusters, clusters[:, 0, :, 0].copy(), np.zeros(2, np.int64))
+    assert design_effects(made, even, periods(made, n, 0.3 * n)).tolist() == [1.0]
+
+
 def test_few_values_and_no_clusters_say_nothing() -> None:
     made = made_of()
     rows, clusters = drawn(made, np.ones((2, 30, 1)))

@@ -81,6 +81,16 @@ def test_the_cheapest_that_is_good_enough() -> None:
     assert free.shares_ppm[0] > 990_000
 
 
+def test_what_is_to_be_low_may_lie_within_so_much_above_the_lowest() -> None:
+    """Of a cost the cheapest is the best, and it always keeps its own constraint."""
+    kept = made(objective=SUCCESS, constraints=[{"metric": "cost", "within": 0.05, "probability": 0.95}])
+    proposal = decide(kept, read(kept, [0.4, 0.5, 0.6], [0.50, 0.51, 0.9], 5000.0))
+    assert proposal.feasible is not None
+    assert proposal.feasible[0] > 0.95
+    assert proposal.feasible[1] > 0.95
+    assert proposal.feasible[2] == 0.0
+
+
 def test_within_is_measured_from_live_arms() -> None:
     kept = made(objective=COST, constraints=[{"metric": "satisfied", "within": 0.05}])
     reading = read(kept, [0.42, 0.4, 0.6], [0.5, 0.2, 1.0], 5000.0)
