@@ -4,7 +4,7 @@
 
 Releases of 12,000 requests of two kinds that a feature routes, whose level of bad outcomes differs between the kinds
 and doubles for all arms together; sums, scores and evidence as shipped, looked at 40 times at alpha 5 %; seeded.
-Beside them the guardrail of other specs on the same releases, kinds pooled, which is what features make wrong. """
+Beside them the guardrail of other specs on the same releases, kinds pooled, which is what features make wrong."""
 
 from __future__ import annotations
 

@@ -63,7 +63,9 @@ def pack_period(period: Period) -> bytes:
     if period.linear is not None:
         body += _LINEAR.pack(*period.linear.shape[1:]) + period.linear.astype("<i8", copy=False).tobytes()
         if period.weighed is not None:
-            body += _WEIGHED.pack(period.weighed.shape[1]) + period.weighed.astype("<i8", copy=False).tobytes()
+            body += (
+                _WEIGHED.pack(period.weighed.shape[1]) + period.weighed.astype("<i8", copy=False).tobytes()
+            )
     return frame(_PERIOD, body, decimal(period.number))
 
 
