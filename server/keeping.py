@@ -194,7 +194,10 @@ class Trailing(Writer):
             self._next_ms = (entries[0].time_ms if entries else edge_ms) + BATCH_MS
             return False
         more = self.ledger in self._turns.more
-        due = whole_ms([entry for entry in entries if entry.time_ms <= edge_ms], more=more)
+        due = [entry for entry in entries if entry.time_ms <= edge_ms]
+        following = self._turns.following(self.ledger)
+        if len(due) == len(entries) and (more if following is None else following.time_ms == due[-1].time_ms):
+            due = whole_ms(due)
         self.fold([entry._replace(reply=b"") for entry in due])
         self.compact(due[-1].time_ms)
         return more
@@ -244,12 +247,10 @@ class Replay(Writer):
         self._accumulated = False
 
 
-def whole_ms(entries: Sequence[LogEntry], *, more: bool) -> Sequence[LogEntry]:
-    """Those entries of whose millisecond none is missing, when ``more`` may follow: all that are kept can then be told
-    from all that are not by the time alone."""
-    last_ms = entries[-1].time_ms
-    whole = [entry for entry in entries if entry.time_ms < last_ms] if more else entries
-    return whole or entries
+def whole_ms(entries: list[LogEntry]) -> list[LogEntry]:
+    """Those of whose millisecond none is missing, where more of the last one may follow: all that are kept can then be
+    told from all that are not by the time alone. All of them when they are of one millisecond."""
+    return [entry for entry in entries if entry.time_ms < entries[-1].time_ms] or entries
 
 
 def _received(counts: RewardCounts) -> int:

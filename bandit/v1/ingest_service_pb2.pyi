@@ -482,8 +482,8 @@ class RemoveSourceResponse(_message.Message):
     COUNTED_FIELD_NUMBER: _builtins.int
     STAYING_FIELD_NUMBER: _builtins.int
     counted: _builtins.int
-    """Rewards of the source that were counted, by the newest status, and those of them that stay: they are older than the
-    events kept, or than since_time.
+    """Rewards of the source that were counted when this was asked, and those that stay counted because they are older
+    than the events kept.
     """
     staying: _builtins.int
     @_builtins.property

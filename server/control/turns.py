@@ -54,6 +54,11 @@ class Turns:
                 self.more.add(ledger)
         return portions
 
+    def following(self, ledger: str) -> LogEntry | None:
+        """The entry after the portion of the last turn, as far as it was read."""
+        left = self._left.get(ledger)
+        return left[1][0] if left else None
+
     def _portion(self, entries: Sequence[LogEntry]) -> int:
         """How many of the first entries are a portion: one at least."""
         total = 0
