@@ -280,18 +280,15 @@ def linear(dice: Dice, spec: dict[str, Any]) -> None:
     for arm in spec["arms"]:
         arm.pop("prior", None)
     kept = ("rate_limit", "breaker", "quantile_limit", "event_rate", "silence")
+    compared = ("harm", "response_rate")
     weighed = {each["name"] for each in fit} if len(spec["arms"]) <= 28 else set()
-    spec["guardrails"] = [
-        each
-        for each in spec["guardrails"]
-        if each["kind"] in kept
-        or (
-            each["kind"] in ("harm", "response_rate")
-            and each["metric"] in weighed
-            and each.get("method") != "asymptotic"
-            and each.get("cohorts") != "each"
-        )
-    ]
+    refused = {"method": "asymptotic", "cohorts": "each"}
+
+    def fits(each: dict[str, Any]) -> bool:
+        odd = any(each.get(name) == value for name, value in refused.items())
+        return each["kind"] in kept or (each["kind"] in compared and each["metric"] in weighed and not odd)
+
+    spec["guardrails"] = list(filter(fits, spec["guardrails"]))
     spec["objective"] = [{"metric": dice.choice(fit)["name"]}]
     spec["baseline"] = "stationary"
     rule: dict[str, Any] = {"kind": dice.choice(("lin_ts", "lin_ucb"))}
