@@ -19,6 +19,7 @@ from bandit.kernels.best_arm import BETA, NORMAL
 from bandit.ledger import FloatArray
 from bandit.pacing import DAY_MS, Cost, cost_of, pacing, priced, spending
 from bandit.reading import Reading
+from bandit.spec.channels import log_scale
 from bandit.spec.model import ExperimentSpec
 from tests.builders import spec
 from tests.evidence import evidence_from, periods
@@ -66,6 +67,30 @@ def test_a_limit_is_the_posterior_below_it() -> None:
     assert found is not None
     exact = [stats.t(df, at, by).cdf(0.5) for at, by, df in beliefs[1].params]
     assert found.chance[0] == pytest.approx(exact, abs=1e-9)
+
+
+def test_a_limit_on_a_mean_whose_range_begins_above_zero() -> None:
+    """Waiting times from 2 to 10 s: their mean is lognormal in seconds, not in parts of the range."""
+    wait = {"name": "wait", "kind": "lognormal", "direction": "minimize", "range": [2.0, 10.0]}
+    waits = made(
+        metrics=[wait | {"attribution_window": "1h"}],
+        objective=[{"metric": "wait"}],
+        constraints=[{"metric": "wait", "limit": 4.0}],
+    )
+    low, high = log_scale(waits.metrics[0])
+    n, mean = 50.0, np.array([3.5, 3.9, 4.3])
+    sums, squares = np.zeros((3, 2)), np.zeros((3, 2))
+    for at, (middle, sd) in enumerate(
+        (((mean - 2.0) / 8.0, 0.05), ((np.log(mean) - low) / (high - low), 0.1))
+    ):
+        sums[:, at], squares[:, at] = n * middle, n * (middle**2 + sd**2)
+    reading = Reading(np.full(3, n), np.full((3, 2), n), sums, squares)
+    beliefs = BASELINES["stationary"].beliefs(evidence_from(waits, reading))
+    found = feasibility(waits, beliefs, LIVE)
+    assert found is not None
+    exact = [stats.norm(at, sd).cdf(np.log(4.0 / 8.0)) for at, sd, *_ in beliefs[0].params]
+    assert found.chance[0] == pytest.approx(exact, abs=1e-9)
+    assert found.chance[0, 2] < 0.3 < found.chance[0, 1] < 0.95 < found.chance[0, 0]
 
 
 def test_the_cheapest_that_is_good_enough() -> None:
