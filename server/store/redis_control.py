@@ -12,16 +12,15 @@ import secrets
 from collections.abc import Sequence
 
 from bandit.errors import BanditError, CorruptStored, Overloaded, StoreUnavailable
-from bandit.ids import ledger_name
 from bandit.rollout.audit import GENESIS, AuditRecord
-from bandit.rollout.state import Allocation, Experiment
+from bandit.rollout.state import Allocation
 from bandit.token import KeyRing
 from server.store import codec, scripts
 from server.store.base import Commit, Durability, Fence, Outcome, Request, Stored, Subscription
 from server.store.keys import REQUEST_TTL_MS, SECURED_MS, ExperimentKeys, Keys, request_digest
 from server.store.link import Link
 from server.store.packed import reading, whole
-from server.store.redis_partitions import begin, buckets_of, clear_strangers
+from server.store.redis_partitions import buckets_of, clear_strangers, may_be_several, plant_all
 from server.store.refusals import (
     CHANGE_WITHIN_MS,
     HIGHEST_NUMBER,
@@ -130,8 +129,8 @@ class RedisControl:
         )
         leftovers = keys.all(*self._buckets(keys))[6:] if creates else []
         word, *values = scripts.commit(self._link, keys, call, leftovers)
-        if creates and word == b"ok":
-            self._plant(experiment)
+        if creates and word == b"ok" and experiment.spec.partitions > 1:
+            plant_all(self._link, self._keys, experiment.name, experiment.uid, experiment.spec.partitions)
         self._announce(member, experiment.name, changed=word == b"ok")
         if word == b"ok":
             return int(values[0])
@@ -151,6 +150,7 @@ class RedisControl:
         record = codec.dump_audit(last) if last else b""
         request = request_digest(request_id) if request_id else b""
         member = _member(name)
+        several = may_be_several(self._link, keys)
         not_after_ms = scripts.prepare(self._link, self._keys, member, name, None) + CHANGE_WITHIN_MS
         for _ in range(_TRIES):
             word, *values = scripts.delete(
@@ -168,7 +168,8 @@ class RedisControl:
         self._announce(member, name, changed=ok, gone_uid=values[0] if ok else b"")
         if not ok:
             raise deletion_refusal(name, expected_generation, int(values[0]) if values else None)
-        self.clear_partitions(name)
+        if several:
+            self.clear_partitions(name)
 
     def clear_partitions(self, name: str) -> None:
         """See ControlStore."""
@@ -307,13 +308,6 @@ class RedisControl:
         if first is None:
             raise Overloaded(f"no {kind} numbers are left below {HIGHEST_NUMBER}; begin with an empty store")
         return first
-
-    def _plant(self, experiment: Experiment) -> None:
-        """Make the slots of its partitions ready before anybody is told of it; else the learner does when it comes."""
-        for partition in range(1, experiment.spec.partitions):
-            begin(self._link, self._keys, ledger_name(experiment.name, partition), experiment.uid)
-        # Afterwards: what an older one left, and what was just made if somebody deleted the new one meanwhile.
-        clear_strangers(self._link, self._keys, experiment.name)
 
     def _buckets(self, keys: ExperimentKeys) -> tuple[list[str], list[str]]:
         """Of the ledger and of the trailing one."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bandit.errors import BanditError, CorruptStored, StoreUnavailable
-from bandit.ids import ledger_name
+from bandit.ids import ledger_name, ledger_names
 from bandit.spec.model import MAX_PARTITIONS
-from server.store import scripts
+from server.store import codec, scripts
 from server.store.keys import ExperimentKeys, Keys
 from server.store.link import Link
 
@@ -23,6 +23,23 @@ _TRIES = 5
 def begin(link: Link, keys: Keys, ledger: str, uid: int) -> bool:
     """See LedgerStore."""
     return _planted(link, keys.of(ledger), str(uid), clear=False) == "ok"
+
+
+def plant_all(link: Link, keys: Keys, name: str, uid: int, partitions: int) -> None:
+    """Make the slots of a new experiment ready before anybody is told of it; else the learner does when it comes."""
+    for ledger in ledger_names(name, partitions)[1:]:
+        begin(link, keys, ledger, uid)
+    # Afterwards: what an older one left, and what was just made if somebody deleted the new one meanwhile.
+    clear_strangers(link, keys, name)
+
+
+def may_be_several(link: Link, keys: ExperimentKeys) -> bool:
+    """Has an experiment partitions? Else no other slot may hold its deletion up, for that server may be away."""
+    try:
+        raw = link.call("HGET", keys.head, "experiment")
+        return raw is None or codec.load_experiment(keys.head, raw).spec.partitions > 1
+    except CorruptStored:
+        return True
 
 
 def clear_strangers(link: Link, keys: Keys, name: str) -> None:

@@ -223,7 +223,8 @@ def test_a_server_that_is_away_stops_what_it_counts_and_nothing_is_lost(
     spread: Cluster, tmp_path: Path
 ) -> None:
     name = apart(spread, "away")
-    node = owners(spread, name)[2]
+    home = spread.owner(Keys().version)
+    node = next(each for each in owners(spread, name) if each is not home)
     with contextlib.closing(RedisStore(spread.url, timeout_s=1.0)) as store:
         world = World(store, tmp_path, name)
         world.decide(20)
@@ -231,11 +232,25 @@ def test_a_server_that_is_away_stops_what_it_counts_and_nothing_is_lost(
         node.kill()
         with pytest.raises(StoreUnavailable):
             world.turn()
+        # Experiments of one slot have nothing to do with the servers of others.
+        until(lambda: made_and_deleted(store, spread, home), "another one is made and deleted")
         node.start()
         node.ready()
         world.decide(20)
         world.settle()
         world.check()
+
+
+def made_and_deleted(store: RedisStore, cluster: Cluster, home: Node) -> bool:
+    """Make and delete an experiment in one slot of a living server; False while that cannot be said yet."""
+    names = (f"small-{number}" for number in range(500))
+    name = next(each for each in names if cluster.owner(Keys().of(each).head) is home)
+    try:
+        now = store.load(name) or put_running(store, name)
+        store.delete(name, now.generation)
+    except StoreUnavailable:
+        return False
+    return store.load(name) is None
 
 
 class Breaking:
