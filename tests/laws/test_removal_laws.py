@@ -21,7 +21,7 @@ HOUR_MS = 3_600_000
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**40), lengths=st.tuples(*[st.integers(1, 40)] * 3), release=st.booleans())
 def test_after_a_removal_all_is_as_if_the_source_never_was(
     shape: str, seed: int, lengths: tuple[int, int, int], release: bool
