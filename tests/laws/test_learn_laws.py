@@ -131,6 +131,32 @@ def test_exposures_count_once_however_they_are_sent_again(count: int, chance: ra
     sums_match(ledger, oracle)
 
 
+def test_exposures_that_come_again_after_newer_ones_move_nothing_back() -> None:
+    """A server that died in between sends what it sent before, and then again what came after it."""
+    experiment, allocations, ledger = world()
+    row, seen = EXPOSURE.pack(allocations[0].number, 0, 1, 0), Seen()
+    first, second = (exposure_entry(4, 1, start, row * 5) for start in (0, 5))
+    counted = [
+        fold([entry(NOW, EXPOSURES, payload)], experiment, ledger, seen).exposures
+        for payload in (first, second, first, second, first)
+    ]
+    assert counted == [5, 5, 0, 0, 0]
+    assert seen.exposed == {4: 10}
+
+
+@pytest.mark.parametrize(("cohort", "arm"), [(1, 1), (2, 1), (255, 1), (0, 3), (0, 255)])
+def test_exposures_of_no_known_cohort_are_of_the_others_and_of_no_known_arm_lost(
+    cohort: int, arm: int
+) -> None:
+    """This experiment has one cohort and three arms; nothing is counted for a neighbour in the array."""
+    experiment, allocations, ledger = world()
+    payload = exposure_entry(4, 1, 0, EXPOSURE.pack(allocations[0].number, cohort, arm, 0))
+    folding = fold([entry(NOW, EXPOSURES, payload)], experiment, ledger, Seen())
+    assert (folding.exposures, folding.exposures_lost) == ((1, 0) if arm < 3 else (0, 1))
+    cells = ledger.periods[allocations[0].number].cells
+    assert cells.exposures.tolist() == [[0, 1 if arm < 3 else 0, 0]]
+
+
 def test_a_gap_in_exposures_is_counted_as_lost() -> None:
     experiment, allocations, ledger = world()
     payload = exposure_entry(4, 1, 10, EXPOSURE.pack(allocations[0].number, 0, 1, 0))
