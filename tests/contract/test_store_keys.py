@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from bandit.errors import CorruptStored
+from bandit.errors import CorruptStored, StoreUnavailable
 from bandit.log import REWARDS, Append
 from bandit.seen import BucketKey
-from server.store import redis_fed
+from server.store import redis_control, redis_fed
 from server.store.base import Shipment
 from server.store.fed import DEAD, RECEIVED, Burial, Feed, Letter, Move, Position
-from server.store.keys import PAST_TTL_MS, REPLY_TTL_S, REQUEST_TTL_MS
+from server.store.keys import PAST_TTL_MS, REPLY_TTL_S, REQUEST_TTL_MS, ExperimentKeys
 from server.store.redis import RedisStore
 from tests.stores import following, new_name, put, record, simple_write, stored
 
@@ -166,3 +166,34 @@ def test_so_many_places_of_letters_are_remembered_and_no_more(
     space = f"{remote._keys.namespace}:{{_sources}}"
     assert client.zcard(f"{space}:places") == 5
     assert client.xlen(f"{space}:letters") == 5
+
+
+def test_a_delete_that_comes_too_late_deletes_nothing(
+    remote: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked was told long ago that it is not known whether it was done."""
+    name = used(remote)
+    before = lives(remote).keys()
+    monkeypatch.setattr(redis_control, "CHANGE_WITHIN_MS", -1)
+    with pytest.raises(StoreUnavailable):
+        remote.delete(name, stored(remote, name).generation)
+    assert lives(remote).keys() == before
+
+
+def test_ids_that_come_while_an_experiment_is_deleted_go_with_it(
+    remote: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fold between the look at its buckets and the delete."""
+    name, look = used(remote), remote._buckets
+    folds = [lambda: remote.fold(name, simple_write(7, 1, add_foreign={BucketKey(489_125, 1, 0): {6: 6}}))]
+
+    def buckets(keys: ExperimentKeys) -> Any:
+        found = look(keys)
+        if folds:
+            assert folds.pop()()
+        return found
+
+    monkeypatch.setattr(remote, "_buckets", buckets)
+    remote.delete(name, stored(remote, name).generation)
+    assert not [key for key in lives(remote) if ":foreign" in key]
+    assert remote.load(name) is None
