@@ -233,7 +233,9 @@ def test_a_server_that_is_away_stops_what_it_counts_and_nothing_is_lost(
         with pytest.raises(StoreUnavailable):
             world.turn()
         # Experiments of one slot have nothing to do with the servers of others.
-        until(lambda: made_and_deleted(store, spread, home), "another one is made and deleted")
+        names = (f"small-{number}" for number in range(100_000))
+        here = (each for each in names if spread.owner(Keys().of(each).head) is home)
+        until(lambda: made_and_deleted(store, next(here)), "another one is made and deleted")
         node.start()
         node.ready()
         world.decide(20)
@@ -241,13 +243,10 @@ def test_a_server_that_is_away_stops_what_it_counts_and_nothing_is_lost(
         world.check()
 
 
-def made_and_deleted(store: RedisStore, cluster: Cluster, home: Node) -> bool:
-    """Make and delete an experiment in one slot of a living server; False while that cannot be said yet."""
-    names = (f"small-{number}" for number in range(500))
-    name = next(each for each in names if cluster.owner(Keys().of(each).head) is home)
+def made_and_deleted(store: RedisStore, name: str) -> bool:
+    """Make and delete an experiment in one slot of a living server; False where either was not said to be done."""
     try:
-        now = store.load(name) or put_running(store, name)
-        store.delete(name, now.generation)
+        store.delete(name, put_running(store, name).generation)
     except StoreUnavailable:
         return False
     return store.load(name) is None
