@@ -33,7 +33,7 @@ steps = st.lists(
 
 
 @pytest.mark.parametrize("changes", [STICKY, LINEAR], ids=["sticky", "linear"])
-@settings(max_examples=20)
+@settings(max_examples=14)
 @given(partitions=st.sampled_from([2, 3, 5]), told=steps)
 def test_partitions_have_the_sums_of_one(
     changes: dict[str, Any], partitions: int, told: list[tuple[Any, ...]]
@@ -50,7 +50,7 @@ def test_partitions_have_the_sums_of_one(
     assert any(each.is_block for each in both.single.ledger_read.periods.values())
 
 
-@settings(max_examples=20)
+@settings(max_examples=14)
 @given(partitions=st.sampled_from([2, 4]), told=steps, left=st.integers(0, 12), after=st.booleans())
 def test_a_crash_between_the_writes_of_partitions_changes_nothing(
     partitions: int, told: list[tuple[Any, ...]], left: int, after: bool
