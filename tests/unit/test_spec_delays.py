@@ -119,7 +119,7 @@ def test_a_ratio_has_none() -> None:
 
 def test_an_arms_own_delay_comes_first() -> None:
     spec = of(delay=SAID, of_arm={"sold": {"median": "1h", "strength": 9}})
-    assert spec.delays(0) == (Delay(median="2h", p90="20h"), Delay(median="1h", strength=9))  # type: ignore[arg-type]
+    assert spec.delays(0) == (Delay(median="2h", p90="20h"), Delay(median="1h", strength=9))
     assert spec.delays(1) == (None, None)
 
 
