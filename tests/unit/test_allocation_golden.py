@@ -131,6 +131,7 @@ def test_projection(case: dict[str, Any]) -> None:
     p, low, high = (np.array(case[key], np.float64) for key in ("p", "lo", "hi"))
     w = np.empty(p.size)
     feasible = project_kl(p, low, high, w)
+    assert (case["kl_exact"] is None) == (case["kl"] is None)
     if case["name"] == "zero_mass_arm_needs_mass":  # solved as the limit: hopeless arms share alike
         assert feasible
         assert w == pytest.approx([0.4, 0.3, 0.3], rel=0, abs=1e-12)
