@@ -81,8 +81,12 @@ class KernelCache(FunctionCache):
 
 
 def stamp(function: Callable[..., Any]) -> str:
-    """Digest of all that the compiled code of a function depends on: the files of all kernels, its own constants."""
-    digest = hashlib.sha256(_files())
+    """Digest of all that the compiled code of a function depends on: the files of all kernels, those beside its own
+    where it is kept elsewhere, its own constants."""
+    digest = hashlib.sha256(_files(FOLDER))
+    own = Path(function.__code__.co_filename)
+    if own.parent != FOLDER and own.is_file():
+        digest.update(_files(own.parent))
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
         if isinstance(value, CONSTANT):
@@ -90,9 +94,12 @@ def stamp(function: Callable[..., Any]) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=1)
-def _files() -> bytes:
-    return b"".join(path.name.encode() + path.read_bytes() for path in sorted(FOLDER.glob("*.py")))
+@lru_cache(maxsize=8)
+def _files(folder: Path) -> bytes:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
 
 
 def warm_all() -> None:

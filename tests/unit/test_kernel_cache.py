@@ -100,6 +100,22 @@ def test_another_kernel_file_makes_it_stale(folder: Path) -> None:
     assert run(folder).hits == 1
 
 
+def test_a_kernel_kept_elsewhere_is_stale_when_it_changes_or_what_is_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulations and tests have kernels of their own."""
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
+    monkeypatch.setattr(jit, "FOLDER", kernels)
+    file = tmp_path / "one.py"
+    file.write_text(ONE.replace("PARTS", "2.0"))
+    assert [run(tmp_path)[:2], run(tmp_path)[:2]] == [(1.5, 0), (1.5, 1)]
+    file.write_text(ONE.replace("PARTS", "4.0"))
+    assert run(tmp_path)[:2] == (0.75, 0)
+    (tmp_path / "two.py").write_text("# changed\n")
+    assert run(tmp_path).hits == 0
+
+
 def test_a_folder_that_cannot_be_written_compiles_each_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
