@@ -112,7 +112,7 @@ def test_text_of_a_server_is_one_line_and_moves_nothing(ctl: Command, ground: Gr
     ("arguments", "said"),
     [
         (("stauts", "x"), "did you mean status?"),
-        (("frobnicate",), "commands are validate, rehearse, apply"),
+        (("frobnicate",), "commands are validate, rehearse, evaluate, apply"),
         (("status",), "Missing argument 'NAME'"),
         (("status", "a", "b"), "unexpected extra argument"),
         (("status", "a", "--frob"), "No such option"),
