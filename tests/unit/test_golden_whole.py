@@ -165,7 +165,8 @@ def with_changed(tree: Any, wanted: str, path: tuple[str, ...] = ()) -> Any:
 def test_no_value_can_be_another(tmp_path: Path, name: str, full: bool) -> None:
     """Value by value, by the name of its field: with it changed in a copy of the tests, one of them fails.
 
-    All ten files take half an hour and more, so this is for ``--full``; without it one field of the smallest is changed.
+    All ten files take half an hour and more, so this is for ``--full``; without it one field of the smallest is
+    changed.
     """
     if not full and name != "eb_ipw":
         pytest.skip("changes each value of the file in turn: --full")
