@@ -82,7 +82,7 @@ class LogEntry(NamedTuple):
 class Append(NamedTuple):
     """One entry to append to a log, ``experiment`` its ledger's name (``bandit.ids.ledger_name``).
 
-    ``uid`` is the experiment's: no other of its name counts it.
+    ``uid`` is the experiment's: no other of its name counts it. ``source``: as of :class:`LogEntry`.
     """
 
     experiment: str
@@ -90,6 +90,7 @@ class Append(NamedTuple):
     kind: bytes
     payload: bytes
     reply: bytes = b""
+    source: bytes = b""
 
 
 def exposure_entry(issuer: int, epoch: int, first: int, records: bytes) -> bytes:

@@ -132,12 +132,18 @@ class Client(IngestCalls):
         )
 
     def report_rewards(
-        self, events: Iterable[reward_service_pb2.RewardEvent], *, wait: bool = False, durability: str = ""
+        self,
+        events: Iterable[reward_service_pb2.RewardEvent],
+        *,
+        wait: bool = False,
+        durability: str = "",
+        source: str = "",
     ) -> Reported:
         """What became of each event, in order. ``wait``: until it is counted, as long as the timeout allows.
 
         ``durability``: how safe they are to be before the answer: ``memory``, ``replicated``, ``fsynced``, or as the
         server is configured; what was reached is in the answer's ``durability``.
+        ``source``: the name of who sends; the rewards are counted, and can be removed, under ``grpc/{source}``.
         Sent in batches of 1000. After an error send all again: what was counted is not counted twice.
         """
 
@@ -146,7 +152,7 @@ class Client(IngestCalls):
         ) -> reward_service_pb2.ReportRewardsResponse:
             return self._call(self._rewards.ReportRewards, request)
 
-        return report(send, events, wait=wait, durability=durability, target=self.target)
+        return report(send, events, wait=wait, durability=durability, source=source, target=self.target)
 
     def report_reward(
         self, token: bytes, metric: str, value: float, *, wait: bool = False

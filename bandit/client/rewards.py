@@ -34,6 +34,7 @@ def report(
     *,
     wait: bool,
     durability: str,
+    source: str = "",
     target: str,
 ) -> Reported:
     """Send events in batches by ``send``; ``target`` names its server.
@@ -47,7 +48,7 @@ def report(
     reached: list[pb.Durability.ValueType] = []
     for start in range(0, len(todo), MAX_EVENTS):
         batch = todo[start : start + MAX_EVENTS]
-        reply = send(pb.ReportRewardsRequest(events=batch, wait=wait, durability=wanted))
+        reply = send(pb.ReportRewardsRequest(events=batch, wait=wait, durability=wanted, source=source))
         if len(reply.results) != len(batch):
             raise UnexpectedAnswer(
                 f"{target} answered {len(reply.results)} results for {len(batch)} rewards; send them again "

@@ -26,31 +26,31 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ndit/v1/reward_service.proto\x12\tbandit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x02\n\x0bRewardEvent\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nexperiment\x18\x06 \x01(\t\x12\x0b\n\x03\x61rm\x18\x07 \x01(\t\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12-\n\toperation\x18\t \x01(\x0e\x32\x1a.bandit.v1.RewardOperation\x12\x15\n\x08sequence\x18\n \x01(\x04H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x0b\n\t_sequence\"w\n\x14ReportRewardsRequest\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.bandit.v1.RewardEvent\x12\x0c\n\x04wait\x18\x02 \x01(\x08\x12)\n\ndurability\x18\x03 \x01(\x0e\x32\x15.bandit.v1.Durability\"Z\n\x0cRewardResult\x12)\n\x07outcome\x18\x01 \x01(\x0e\x32\x18.bandit.v1.RewardOutcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"l\n\x15ReportRewardsResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.bandit.v1.RewardResult\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.bandit.v1.Durability\"M\n\x19ReportRewardStreamRequest\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.bandit.v1.ReportRewardsRequest\"|\n\x1aReportRewardStreamResponse\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32 .bandit.v1.ReportRewardsResponse\x12*\n\x07\x65lapsed\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration*\xf8\x01\n\rRewardOutcome\x12\x1e\n\x1aREWARD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17REWARD_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17REWARD_OUTCOME_REJECTED\x10\x02\x12\x17\n\x13REWARD_OUTCOME_LATE\x10\x03\x12\x1a\n\x16REWARD_OUTCOME_APPLIED\x10\x04\x12\x1c\n\x18REWARD_OUTCOME_DUPLICATE\x10\x05\x12\x1b\n\x17REWARD_OUTCOME_CONFLICT\x10\x06\x12\x1d\n\x19REWARD_OUTCOME_SUPERSEDED\x10\x07*\x8c\x01\n\x0fRewardOperation\x12 \n\x1cREWARD_OPERATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17REWARD_OPERATION_REPORT\x10\x01\x12\x1c\n\x18REWARD_OPERATION_CORRECT\x10\x02\x12\x1c\n\x18REWARD_OPERATION_RETRACT\x10\x03*r\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x02\x12\x16\n\x12\x44URABILITY_FSYNCED\x10\x03\x32\xca\x01\n\rRewardService\x12R\n\rReportRewards\x12\x1f.bandit.v1.ReportRewardsRequest\x1a .bandit.v1.ReportRewardsResponse\x12\x65\n\x12ReportRewardStream\x12$.bandit.v1.ReportRewardStreamRequest\x1a%.bandit.v1.ReportRewardStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ndit/v1/reward_service.proto\x12\tbandit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x02\n\x0bRewardEvent\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nexperiment\x18\x06 \x01(\t\x12\x0b\n\x03\x61rm\x18\x07 \x01(\t\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12-\n\toperation\x18\t \x01(\x0e\x32\x1a.bandit.v1.RewardOperation\x12\x15\n\x08sequence\x18\n \x01(\x04H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x0b\n\t_sequence\"\x87\x01\n\x14ReportRewardsRequest\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.bandit.v1.RewardEvent\x12\x0c\n\x04wait\x18\x02 \x01(\x08\x12)\n\ndurability\x18\x03 \x01(\x0e\x32\x15.bandit.v1.Durability\x12\x0e\n\x06source\x18\x04 \x01(\t\"Z\n\x0cRewardResult\x12)\n\x07outcome\x18\x01 \x01(\x0e\x32\x18.bandit.v1.RewardOutcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"l\n\x15ReportRewardsResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.bandit.v1.RewardResult\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.bandit.v1.Durability\"M\n\x19ReportRewardStreamRequest\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.bandit.v1.ReportRewardsRequest\"|\n\x1aReportRewardStreamResponse\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32 .bandit.v1.ReportRewardsResponse\x12*\n\x07\x65lapsed\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration*\xf8\x01\n\rRewardOutcome\x12\x1e\n\x1aREWARD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17REWARD_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17REWARD_OUTCOME_REJECTED\x10\x02\x12\x17\n\x13REWARD_OUTCOME_LATE\x10\x03\x12\x1a\n\x16REWARD_OUTCOME_APPLIED\x10\x04\x12\x1c\n\x18REWARD_OUTCOME_DUPLICATE\x10\x05\x12\x1b\n\x17REWARD_OUTCOME_CONFLICT\x10\x06\x12\x1d\n\x19REWARD_OUTCOME_SUPERSEDED\x10\x07*\x8c\x01\n\x0fRewardOperation\x12 \n\x1cREWARD_OPERATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17REWARD_OPERATION_REPORT\x10\x01\x12\x1c\n\x18REWARD_OPERATION_CORRECT\x10\x02\x12\x1c\n\x18REWARD_OPERATION_RETRACT\x10\x03*r\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x02\x12\x16\n\x12\x44URABILITY_FSYNCED\x10\x03\x32\xca\x01\n\rRewardService\x12R\n\rReportRewards\x12\x1f.bandit.v1.ReportRewardsRequest\x1a .bandit.v1.ReportRewardsResponse\x12\x65\n\x12ReportRewardStream\x12$.bandit.v1.ReportRewardStreamRequest\x1a%.bandit.v1.ReportRewardStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bandit.v1.reward_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REWARDOUTCOME']._serialized_start=912
-  _globals['_REWARDOUTCOME']._serialized_end=1160
-  _globals['_REWARDOPERATION']._serialized_start=1163
-  _globals['_REWARDOPERATION']._serialized_end=1303
-  _globals['_DURABILITY']._serialized_start=1305
-  _globals['_DURABILITY']._serialized_end=1419
+  _globals['_REWARDOUTCOME']._serialized_start=929
+  _globals['_REWARDOUTCOME']._serialized_end=1177
+  _globals['_REWARDOPERATION']._serialized_start=1180
+  _globals['_REWARDOPERATION']._serialized_end=1320
+  _globals['_DURABILITY']._serialized_start=1322
+  _globals['_DURABILITY']._serialized_end=1436
   _globals['_REWARDEVENT']._serialized_start=111
   _globals['_REWARDEVENT']._serialized_end=381
-  _globals['_REPORTREWARDSREQUEST']._serialized_start=383
-  _globals['_REPORTREWARDSREQUEST']._serialized_end=502
-  _globals['_REWARDRESULT']._serialized_start=504
-  _globals['_REWARDRESULT']._serialized_end=594
-  _globals['_REPORTREWARDSRESPONSE']._serialized_start=596
-  _globals['_REPORTREWARDSRESPONSE']._serialized_end=704
-  _globals['_REPORTREWARDSTREAMREQUEST']._serialized_start=706
-  _globals['_REPORTREWARDSTREAMREQUEST']._serialized_end=783
-  _globals['_REPORTREWARDSTREAMRESPONSE']._serialized_start=785
-  _globals['_REPORTREWARDSTREAMRESPONSE']._serialized_end=909
-  _globals['_REWARDSERVICE']._serialized_start=1422
-  _globals['_REWARDSERVICE']._serialized_end=1624
+  _globals['_REPORTREWARDSREQUEST']._serialized_start=384
+  _globals['_REPORTREWARDSREQUEST']._serialized_end=519
+  _globals['_REWARDRESULT']._serialized_start=521
+  _globals['_REWARDRESULT']._serialized_end=611
+  _globals['_REPORTREWARDSRESPONSE']._serialized_start=613
+  _globals['_REPORTREWARDSRESPONSE']._serialized_end=721
+  _globals['_REPORTREWARDSTREAMREQUEST']._serialized_start=723
+  _globals['_REPORTREWARDSTREAMREQUEST']._serialized_end=800
+  _globals['_REPORTREWARDSTREAMRESPONSE']._serialized_start=802
+  _globals['_REPORTREWARDSTREAMRESPONSE']._serialized_end=926
+  _globals['_REWARDSERVICE']._serialized_start=1439
+  _globals['_REWARDSERVICE']._serialized_end=1641
 # @@protoc_insertion_point(module_scope)

@@ -193,11 +193,16 @@ class ReportRewardsRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     wait: _builtins.bool
     """Wait for the final outcome of each event, as long as the deadline allows."""
     durability: Global___Durability.ValueType
     """How safe the accepted events are to be before the answer; unset: as the server is configured. The answer says
     what was reached; a store that is too slow or cannot tell has them all the same.
+    """
+    source: _builtins.str
+    """Who sends: a lower-case name with hyphens, at most 41 characters. The rewards are counted under source
+    grpc/{source}, by which they can be removed; unset: grpc. It is the sender's word. RESOURCE_EXHAUSTED beyond 64.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardEvent]:
@@ -209,10 +214,11 @@ class ReportRewardsRequest(_message.Message):
         events: _abc.Iterable[Global___RewardEvent] | None = ...,
         wait: _builtins.bool = ...,
         durability: Global___Durability.ValueType = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "events", b"events", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "events", b"events", "source", b"source", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

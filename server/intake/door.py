@@ -8,6 +8,7 @@ from bandit.errors import CorruptStored, Rejected
 from bandit.ids import parse_ledger
 from server.clock import Clock
 from server.intake.codec import Arrived, Poison
+from server.intake.senders import Senders
 from server.intake.sort import Fate, Sorted, counts_of, entries_of, fresh_enough, refused, sort_arrived
 from server.snapshot import SnapshotKeeper
 from server.store.base import Durability
@@ -40,13 +41,14 @@ class Door:
         self._store = store
         self._keeper = keeper
         self._clock = clock
-        self._source = source
+        self._senders = Senders(source)
 
-    def take(self, arrived: Sequence[Arrived | Poison]) -> Taken:
-        """What became of each; an accepted one is in the log when this returns.
+    def take(self, arrived: Sequence[Arrived | Poison], sender: str = "") -> Taken:
+        """What became of each; an accepted one is in the log when this returns. ``sender``: see ``senders``.
 
         Raises StoreUnavailable: then some may have been taken, and all may be sent again.
         """
+        source = self._senders.source_of(sender)
         snapshot, now_ms = fresh_enough(self._keeper), self._clock.now_ms()
         events = [
             refused(each) if isinstance(each, Poison) else sort_arrived(self._keeper, snapshot, each, now_ms)
@@ -58,7 +60,7 @@ class Door:
                 slots.setdefault(event.slot, []).append(place)
         safe: list[Durability] = []
         for slot, places in slots.items():
-            for place, error in self._feed(slot, [events[place] for place in places], places, safe):
+            for place, error in self._feed(source, slot, [events[place] for place in places], places, safe):
                 events[place] = events[place].died(error)
         # The caller keeps them, so they are no letters: to the accounts they are rejected.
         told = Taken(
@@ -67,14 +69,19 @@ class Door:
         told.safe = min(safe, default=None)
         nowhere = [told[place] for place, event in enumerate(events) if event.fate is Fate.DEAD]
         if nowhere:
-            self._store.bury(Burial(self._source, counts=counts_of(nowhere)))
+            self._store.bury(Burial(source, counts=counts_of(nowhere)))
         return told
 
     def _feed(
-        self, slot: Slot, events: Sequence[Sorted], places: Sequence[int], safe: list[Durability]
+        self,
+        source: str,
+        slot: Slot,
+        events: Sequence[Sorted],
+        places: Sequence[int],
+        safe: list[Durability],
     ) -> list[tuple[int, Rejected]]:
         """Places of those that could not be taken, with why; how safe the others are goes to ``safe``."""
-        feed = Feed(*slot, self._source, entries_of(events), counts_of(events))
+        feed = Feed(*slot, source, entries_of(events), counts_of(events))
         try:
             fed = self._store.feed(feed, self._wanted if feed.entries else None)
             if fed.taken:

@@ -19,6 +19,7 @@ import grpc
 from bandit.errors import InvalidArgument, Rejected, StoreUnavailable
 from bandit.ids import parse_ledger
 from bandit.log import (
+    GRPC,
     OUTCOME_APPLIED,
     OUTCOME_CONFLICT,
     OUTCOME_DUPLICATE,
@@ -32,6 +33,7 @@ from bandit.v1 import reward_service_pb2 as pb
 from bandit.v1 import reward_service_pb2_grpc
 from server.clock import Clock
 from server.intake.accept import accept
+from server.intake.senders import Senders
 from server.rates import Rates, client_of
 from server.rpc.appends import Appends
 from server.rpc.convert import duration, reward_event
@@ -124,6 +126,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         self._appends = {wire: Appends(store, safe, self.doubt.remember) for wire, safe in _LEVELS.items()}
         self._clock = clock
         self._waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
+        self._senders = Senders(GRPC.decode())
 
     def ReportRewards(  # noqa: N802
         self, request: pb.ReportRewardsRequest, context: grpc.ServicerContext
@@ -133,6 +136,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             raise InvalidArgument.at(
                 "events", f"{len(request.events)} events; send 1 to {MAX_EVENTS} in a batch"
             )
+        source = self._senders.source_of(request.source)
         if self._rates is not None:
             self._rates.take(client_of(context.peer()), len(request.events))
         snapshot = self._keeper.snapshot
@@ -142,9 +146,12 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
             )
         results: list[pb.RewardResult] = [_ACCEPTED] * len(request.events)
         batches = self._sort(snapshot, request, results)
-        safe = self._append(batches, results, request.durability) if batches else pb.DURABILITY_UNSPECIFIED
+        safe = pb.DURABILITY_UNSPECIFIED
+        if batches:
+            named = source.encode() if request.source else b""
+            safe = self._append(batches, results, request.durability, named)
         if self._tally is not None:
-            _account(self._tally, batches, results)
+            _account(self._tally, batches, results, source)
         if batches and request.wait and self._waiting.acquire(blocking=False):
             try:
                 self._await(batches, results, context)
@@ -192,7 +199,11 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
         return accept(self._keeper, snapshot, event.token, event.experiment, reward_event(event), now_ms)
 
     def _append(
-        self, batches: Batches, results: list[pb.RewardResult], wanted: pb.Durability.ValueType
+        self,
+        batches: Batches,
+        results: list[pb.RewardResult],
+        wanted: pb.Durability.ValueType,
+        source: bytes,
     ) -> pb.Durability.ValueType:
         """Append, and answer what is gone. Returns how safe the rest is."""
         appends = self._appends.get(wanted or self._durability)
@@ -201,7 +212,7 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
                 "durability", f"{wanted} is none; send MEMORY, REPLICATED, FSYNCED or none"
             )
         entries = [
-            Append(name, batch.uid, kind, b"".join(batch.records), batch.reply)
+            Append(name, batch.uid, kind, b"".join(batch.records), batch.reply, source)
             for (name, kind), batch in batches.items()
         ]
         began = perf_counter()
@@ -242,16 +253,16 @@ class Rewards(reward_service_pb2_grpc.RewardServiceServicer):
                     results[index] = _OUTCOMES.get(outcome, _ACCEPTED)
 
 
-def _account(tally: Tally, batches: Batches, results: list[pb.RewardResult]) -> None:
+def _account(tally: Tally, batches: Batches, results: list[pb.RewardResult], source: str) -> None:
     """Tell the tally what became of a call's events, before anybody waits for more."""
     left = len(results)
     for (name, _), batch in batches.items():
         count = len(batch.places)
         left -= count
-        tally.add((name, batch.uid), Counter({RECEIVED: count}))
+        tally.add((name, batch.uid), Counter({RECEIVED: count}), source)
     if left:
         late = sum(each.outcome == pb.REWARD_OUTCOME_LATE for each in results)
-        tally.add(NOWHERE, Counter({RECEIVED: left, LATE: late, REJECTED: left - late}))
+        tally.add(NOWHERE, Counter({RECEIVED: left, LATE: late, REJECTED: left - late}), source)
 
 
 def _refused(error: Rejected) -> pb.RewardResult:

@@ -23,7 +23,7 @@ NOWHERE = ("", 0)
 
 
 class Tally:
-    """Counts by slot (name of the ledger, uid of the experiment) and word of ``server.store.fed``.
+    """Counts by source, slot (name of the ledger, uid of the experiment) and word of ``server.store.fed``.
 
     Safe for several threads.
     """
@@ -31,15 +31,15 @@ class Tally:
     def __init__(self, store: FeedStore, source: str = GRPC.decode()) -> None:
         self._store = store
         self._source = source
-        self._counts: dict[tuple[str, int], Counter[str]] = {}
+        self._counts: dict[tuple[str, tuple[str, int]], Counter[str]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tally", daemon=True)
 
-    def add(self, slot: tuple[str, int], counts: Counter[str]) -> None:
-        """So many more."""
+    def add(self, slot: tuple[str, int], counts: Counter[str], source: str = "") -> None:
+        """So many more of a source; "": of the door itself."""
         with self._lock:
-            self._counts.setdefault(slot, Counter()).update(counts)
+            self._counts.setdefault((source or self._source, slot), Counter()).update(counts)
 
     def start(self) -> None:
         """Begin to tell."""
@@ -56,12 +56,12 @@ class Tally:
         with self._lock:
             told, self._counts = self._counts, {}
         while told:
-            slot, counts = told.popitem()
+            (source, slot), counts = told.popitem()
             try:
                 if slot == NOWHERE:
-                    self._store.bury(Burial(self._source, counts=counts))
+                    self._store.bury(Burial(source, counts=counts))
                 else:
-                    self._store.feed(Feed(*slot, self._source, counts=counts))
+                    self._store.feed(Feed(*slot, source, counts=counts))
             except StoreUnavailable:
                 # Whether it was taken is not known. Rather a second untold than one told twice.
                 with self._lock:

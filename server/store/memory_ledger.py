@@ -105,7 +105,9 @@ class MemoryLedger:
                     ids.append("")
                     continue
                 place, id_ = self._next_id()
-                made = LogEntry(id_, bytes(entry.kind), bytes(entry.payload), entry.reply, uid=entry.uid)
+                made = LogEntry(
+                    id_, bytes(entry.kind), bytes(entry.payload), entry.reply, entry.source, entry.uid
+                )
                 kept.log.append((place, made))
                 ids.append(id_)
             self._changed.notify_all()

@@ -68,6 +68,7 @@ class RedisLedger:
                 raise ValueError(f"an entry for {entry.experiment} has no kind")
             command: list[Argument] = ["XADD", self._keys.of(entry.experiment).log, "NOMKSTREAM", "*"]
             command += [entry.kind, entry.payload, _UID, entry.uid]
+            command += [SOURCE_FIELD, entry.source] if entry.source else []
             commands.append([*command, _REPLY, entry.reply] if entry.reply else command)
         return commands
 

@@ -1,5 +1,6 @@
 """``POST /v1/events``: rewards over HTTP, as CloudEvents (structured, binary, batches) or as plain JSON.
 
+A sender may name itself in the header ``banditd-source``; its events are counted under source ``http/NAME``.
 Answers 202 when all was decided, each event with its outcome (accepted, late, rejected and why), and how safe the
 accepted ones are; 400 for one event that is rejected, or what is no event at all; 408, 413 and 415 for what is too
 slow, too large or of another type; 429 with Retry-After when one client sends too many; 503 with Retry-After when the
@@ -16,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from bandit.errors import Overloaded, StoreUnavailable
+from bandit.errors import InvalidArgument, Overloaded, StoreUnavailable
 from server.intake.codec import (
     BATCH,
     MOST_BODY_BYTES,
@@ -32,7 +33,10 @@ from server.intake.door import Taken
 from server.intake.sort import Fate
 from server.rates import Rates
 
-Take = Callable[[Sequence[Arrived | Poison]], Taken]
+Take = Callable[[Sequence[Arrived | Poison], str], Taken]
+"""Takes the events of a sender, see ``server.intake.senders``."""
+SENDER = "banditd-source"
+"""Header in which a sender names itself."""
 MOST_BATCH_BYTES = 1 << 20
 _MOST_DRAINED = 8 << 20
 BODY_S = 10.0
@@ -83,11 +87,13 @@ class Events:
                 response = _refused(429, error.reason, str(error))
                 response.headers["retry-after"] = str(math.ceil(float(error.metadata["retry_delay_s"])))
                 return response
-        return await self._answer(arrived, one=one)
+        return await self._answer(arrived, headers.get(SENDER, ""), one=one)
 
-    async def _answer(self, arrived: Sequence[Arrived | Poison], *, one: bool) -> Response:
+    async def _answer(self, arrived: Sequence[Arrived | Poison], sender: str, *, one: bool) -> Response:
         try:
-            ended = await run_in_threadpool(self._take, arrived)
+            ended = await run_in_threadpool(self._take, arrived, sender)
+        except InvalidArgument as error:
+            return _refused(400, error.reason, str(error))
         except (StoreUnavailable, Overloaded) as error:
             response = _refused(503, error.reason, str(error))
             response.headers["retry-after"] = str(RETRY_AFTER_S)

@@ -8,6 +8,7 @@ import pytest
 
 from bandit.errors import BanditError, InvalidArgument, NotAllowed, NotFound
 from bandit.ledger import ONE
+from bandit.log import Append
 from bandit.v1 import ingest_service_pb2 as pb
 from server.rpc.removals import Removals
 from server.store.base import RewardCounts
@@ -168,3 +169,18 @@ def test_an_experiment_keeps_so_many_removals() -> None:
         ask(side)
         service(side).release(pb.ReleaseSourceRequest(name=f"experiments/{NAME}", source="clicks"))
     assert "the most" in refused(NotAllowed, side)
+
+
+def test_one_sender_of_the_reward_service_is_removed_and_the_others_stay() -> None:
+    side = world()
+    records = [side._record(Sent(GRPC, 1, number, 1, ONE)) for number in range(3)]
+    for source, record in zip((b"grpc/bot", b"grpc/bot", b"grpc/billing"), records, strict=True):
+        side.store.append([Append(NAME, 7, record.kind, record.pack(), source=source)])
+    side.learn()
+    assert (counts(side, "grpc/bot").applied, counts(side, "grpc/billing").applied) == (2, 1)
+    assert ask(side, "grpc/bot").counted == 2
+    side.writer.sync(side.stored)
+    side.settle()
+    assert counts(side, "grpc/bot") == RewardCounts(rejected=2)
+    assert counts(side, "grpc/billing").applied == 1
+    assert counts(side, "grpc").applied == 1

@@ -96,6 +96,16 @@ def edge() -> Iterator[Edge]:
     edge.close()
 
 
+def test_a_sender_names_itself_in_a_header(edge: Edge) -> None:
+    good = edge.world.good(2)
+    assert edge.post(good[0], **{"banditd-source": "billing"}).status == 202
+    assert edge.post(good[1]).status == 202
+    assert edge.world.ends("http/billing")["applied"] == edge.ends()["applied"] == 1
+    refused = edge.post(good[1], **{"banditd-source": "No Name"})
+    assert (refused.status, edge.ends()["received"]) == (400, 1)
+    assert "not the name of a sender" in refused.body["error"]["message"]
+
+
 def test_a_client_that_sends_too_many_is_told_when_to_go_on(edge: Edge) -> None:
     edge.rates.per_s = 1
     good = edge.world.good(4)
