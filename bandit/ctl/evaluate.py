@@ -198,6 +198,7 @@ def _answer(invocation: Invocation, found: Evaluation, plot: str | None) -> None
         return
     from bandit.ctl.render import screen, show
 
-    show(screen(), evaluation_view(found))
+    console = screen()
+    show(console, evaluation_view(found, console.width))
     if plot:
         click.echo(f"the picture is in {plot}")

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bandit.ctl.render import WIDE
 from bandit.ctl.tables import table
 from bandit.ctl.text import count, number, plain, signed, span
 from bandit.evaluate.outcome import Evaluation, Span
@@ -20,23 +21,26 @@ TOLD = (
 )
 
 
-def evaluation_view(found: Evaluation) -> RenderableType:
-    """What was valued and by how much of the log, the values, arms, metrics, what guardrails did, doubts."""
-    counts = found.counts
+def evaluation_view(found: Evaluation, width: int) -> RenderableType:
+    """What was valued and by how much of the log, the values, arms, metrics, what guardrails did, doubts.
+
+    ``width``: columns of the terminal; where they are few, errors and counts that intervals tell too are left out.
+    """
+    counts, narrow = found.counts, width < WIDE
     head = Text(f"{plain(found.experiment)} by {found.mode}", "bold")
     head.append(
         f"  {count(counts.decisions, 'decision')}, {counts.valued:,} valued, "
         f"{count(counts.looks, 'look')} each {span(counts.every_s)}",
         "dim",
     )
-    parts: list[RenderableType] = [head, *_lines(found), Text(), _estimates(found)]
+    parts: list[RenderableType] = [head, *_lines(found), Text(), _estimates(found, narrow=narrow)]
     if found.anytime is not None:
         low, high = found.anytime
         held = f"holds at every look, whatever the weights: {number(low)} to {number(high)}"
         if found.anytime_lift is not None:
             held += f"; than the log {signed(found.anytime_lift[0])} to {signed(found.anytime_lift[1])}"
         parts.append(Text(held, "dim"))
-    parts += [Text(), _arms(found), Text(), _metrics(found)]
+    parts += [Text(), _arms(found), Text(), _metrics(found, narrow=narrow)]
     for fall in found.falls:
         at = datetime.fromtimestamp(fall.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         done = fall.action.replace("_", " ")
@@ -75,18 +79,15 @@ def _lines(found: Evaluation) -> list[Text]:
     return lines
 
 
-def _estimates(found: Evaluation) -> Table:
-    made = table("ESTIMATOR", ">VALUE", ">+-", ">95 %", ">MORE THAN THE LOG", ">+-", ">95 %")
+def _estimates(found: Evaluation, *, narrow: bool) -> Table:
+    error = () if narrow else (">+-",)
+    more = ">MORE" if narrow else ">MORE THAN THE LOG"
+    made = table("|ESTIMATOR", ">VALUE", *error, ">95 %", more, *error, ">95 %")
     for each in found.estimates:
-        made.add_row(
-            each.estimator,
-            number(each.value.value),
-            number(each.value.se),
-            _ends(each.value),
-            signed(each.lift.value),
-            number(each.lift.se),
-            _ends(each.lift),
-        )
+        row = [each.estimator]
+        for told, write in ((each.value, number), (each.lift, signed)):
+            row += [write(told.value), *(() if narrow else (number(told.se),)), _ends(told)]
+        made.add_row(*row)
     return made
 
 
@@ -103,18 +104,19 @@ def _arms(found: Evaluation) -> Table:
     return made
 
 
-def _metrics(found: Evaluation) -> Table:
-    made = table("METRIC", ">DECISIONS", ">LOG", ">SPEC", ">95 %", ">MORE", ">95 %")
+def _metrics(found: Evaluation, *, narrow: bool) -> Table:
+    heads = ("METRIC", ">LOG", ">SPEC", ">MORE", ">95 %")
+    made = table(*heads) if narrow else table("METRIC", ">DECISIONS", *heads[1:3], ">95 %", *heads[3:])
     for metric in found.metrics:
-        made.add_row(
-            plain(metric.metric),
-            f"{metric.decisions:,}",
+        row = [
             number(metric.logged),
             number(metric.value.value),
-            _ends(metric.value),
             signed(metric.lift.value),
             _ends(metric.lift),
-        )
+        ]
+        if not narrow:
+            row = [f"{metric.decisions:,}", *row[:2], _ends(metric.value), *row[2:]]
+        made.add_row(plain(metric.metric), *row)
     return made
 
 

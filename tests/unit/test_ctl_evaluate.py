@@ -66,7 +66,8 @@ def values(result: Result) -> dict[str, Any]:
     return found
 
 
-def test_people_get_values_and_doubts(files: tuple[str, str]) -> None:
+def test_people_get_values_and_doubts(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     spec, log = files
     told = run("-f", spec, "--log", log)
     assert told.return_value == Exit.OK, told.stderr
@@ -77,6 +78,18 @@ def test_people_get_values_and_doubts(files: tuple[str, str]) -> None:
     replayed = run("-f", spec, "--log", log, "--mode", "replay", "--every", "40s")
     assert "20 looks each 40 s" in replayed.stdout
     assert "note: the spec saw" in replayed.stdout
+
+
+def test_a_narrow_terminal_cuts_nothing(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, log = files
+    monkeypatch.setenv("COLUMNS", "80")
+    told = run("-f", spec, "--log", log).stdout.splitlines()
+    assert max(map(len, told)) <= 80
+    assert (
+        sum(line.startswith(("ips ", "snips ", "dr ", "switch_dr ", "liked ", "unsafe ")) for line in told)
+        == 6
+    )
+    assert next(line.split() for line in told if line.startswith("ESTIMATOR"))[-3:] == ["MORE", "95", "%"]
 
 
 def test_scripts_get_a_document(files: tuple[str, str]) -> None:
